@@ -1,0 +1,90 @@
+"""Files that are either whole or absent."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from meddino.core.errors import MeddinoError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` that becomes `path` when the block succeeds.
+
+    Works for files and for folders (the block creates either at the yielded path). On an error
+    the temporary is removed and an existing `path` stays as it was.
+
+    Raises:
+        MeddinoError: the folder cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        _replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):
+            raise
+        raise MeddinoError(
+            f"cannot write {path}: {error.strerror}; free space or permit writing there, then rerun"
+        ) from error
+    finally:
+        _remove(temporary)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Move `temporary` onto `path`; a folder in the way is set aside first and then removed."""
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    aside = temporary.with_suffix(".old")
+    os.replace(path, aside)
+    os.replace(temporary, path)
+    _remove(aside)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file to disk, so that a crash after the rename cannot leave it empty."""
+    if path.is_file():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as sorted, indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        MeddinoError: the file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+    except ValueError as error:
+        raise MeddinoError(f"{path} is not valid JSON ({error}); delete it and rerun") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The registry of public CT datasets, their download, and the procedural CT phantom."""

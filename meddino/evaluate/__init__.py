@@ -1,0 +1,1 @@
+"""DSC and NSD of predictions, per case and class."""
