@@ -1,10 +1,10 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,24 +13,31 @@ from typing import Any
 from meddino.core.errors import MeddinoError
 
 
+# What a user can mend about the place that is written to; any other OSError is a bug or bad input.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` that becomes `path` when the block succeeds.
 
-    Works for files and for folders (the block creates either at the yielded path). On an error
-    the temporary is removed and an existing `path` stays as it was.
+    Works for files and for folders (the block creates either at the yielded path). The temporary
+    keeps the suffixes of `path`, since writers choose a format by them, and its name is fixed, so
+    that a killed run's leftover is replaced by the next one. On an error the temporary is removed
+    and an existing `path` stays as it was.
 
     Raises:
         MeddinoError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         _sync(temporary)
         _replace(temporary, path)
     except OSError as error:
-        if error.errno is None or isinstance(error, FileNotFoundError):
+        if error.errno not in _UNWRITABLE:
             raise
         raise MeddinoError(
             f"cannot write {path}: {error.strerror}; free space or permit writing there, then rerun"
@@ -44,7 +51,8 @@ def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    aside = temporary.with_suffix(".old")
+    aside = path.with_name(f".old-{path.name}")
+    _remove(aside)
     os.replace(path, aside)
     os.replace(temporary, path)
     _remove(aside)
