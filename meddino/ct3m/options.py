@@ -1,0 +1,80 @@
+"""Options of the curation of CT-3M: volumes to axial slices to shards to an index."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from meddino.core.options import Options
+from meddino.datasets.options import Layout
+
+
+class Curation(Options):
+    """How volumes become slices (paper, section 3.2)."""
+
+    datasets: tuple[str, ...] = Field(min_length=1)
+    """The datasets that CT-3M is made of."""
+    spacing_mm: float = Field(0.45, ge=0.1, le=10)
+    """In-plane spacing that slices are resampled to first, in mm (3.2)."""
+    sizes_px: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field((256, 512), min_length=1)
+    """Side of the square that slices are then resized to, in pixels: 256 (3.2), and 512 for the
+    crops of stages 2 and 3."""
+    hu_range: tuple[
+        Annotated[int, Field(ge=-32768, le=32767)], Annotated[int, Field(ge=-32768, le=32767)]
+    ] = (-1024, 3071)
+    """Lowest and highest value kept, in HU: a 12-bit scanner's range; padding falls on the lower."""
+    min_body_fraction: float = Field(0.02, ge=0, lt=1)
+    """Slices with a smaller fraction of pixels above -500 HU show air only and are dropped."""
+    min_slices: int = Field(8, ge=1)
+    """Volumes with fewer axial slices are quarantined: localisers and fragments."""
+    max_oblique_deg: float = Field(30.0, ge=0, lt=45)
+    """Volumes whose slices are tilted further from the axial plane are quarantined, in degrees."""
+    volumes_per_chunk: int = Field(20, ge=1)
+    """Volumes that one job reads; datasets are cut into as many chunks as that takes."""
+    modalities: tuple[Literal["CT", "MR"], ...] = Field(("CT",), min_length=1)
+    """Modalities that are kept."""
+    row_group_rows: int = Field(32, ge=1, le=4096)
+    """Slices that are compressed, and later read, together."""
+    compression_level: int = Field(3, ge=1, le=22)
+    """Zstandard level of the shards."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.hu_range[0] >= self.hu_range[1]:
+            raise ValueError("hu_range: the lower end must be below the upper one")
+        for name in ("datasets", "sizes_px", "modalities"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: names a value twice")
+        return self
+
+    def chunks(self, volumes: int | None) -> int:
+        """Into how many chunks a dataset of `volumes` images (None: unknown) is cut."""
+        return 1 if volumes is None else -(-volumes // self.volumes_per_chunk)
+
+
+class SliceOptions(Options):
+    """One chunk of one dataset."""
+
+    dataset_name: str = Field(min_length=1)
+    """Key of the dataset."""
+    dataset: Layout
+    """How its folder is read."""
+    chunk: int = Field(ge=0)
+    """Which chunk: cases chunk, chunk + chunks, chunk + 2 chunks, ..."""
+    chunks: int = Field(ge=1)
+    """Into how many chunks the dataset is cut."""
+    curation: Curation
+    """How volumes become slices; `datasets` and `volumes_per_chunk` do not matter here."""
+
+    @model_validator(mode="after")
+    def _chunk_exists(self) -> Self:
+        if self.chunk >= self.chunks:
+            raise ValueError(f"chunk {self.chunk}: there are only {self.chunks}, counted from 0")
+        return self
+
+
+class IndexOptions(Options):
+    """Which index."""
+
+    size_px: int = Field(ge=16, le=2048)
+    """Side of the slices, in pixels."""

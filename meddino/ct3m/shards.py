@@ -1,0 +1,149 @@
+"""Shards: Parquet files of axial slices, one row a slice, and how to read them back.
+
+Pixels are stored as they are measured, in HU, so that windows and normalisation stay a choice of
+whoever trains on them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic
+
+PIXEL_TYPE = np.dtype("<i2")
+PIXELS = "pixels"
+
+METADATA = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("case", pa.string(), nullable=False),
+        pa.field("slice", pa.int32(), nullable=False),  # 0 is the lowest, towards the feet
+        pa.field("z_mm", pa.float32(), nullable=False),  # scanner coordinate, upwards
+        pa.field("spacing_mm_y", pa.float32(), nullable=False),  # as acquired
+        pa.field("spacing_mm_x", pa.float32(), nullable=False),
+        pa.field("spacing_mm_z", pa.float32(), nullable=False),
+        pa.field("rows", pa.int32(), nullable=False),  # as acquired
+        pa.field("columns", pa.int32(), nullable=False),
+        pa.field("hu_min", pa.int16(), nullable=False),  # of the stored pixels
+        pa.field("hu_max", pa.int16(), nullable=False),
+        pa.field("hu_mean", pa.float32(), nullable=False),
+        pa.field("hu_std", pa.float32(), nullable=False),
+        pa.field("body_fraction", pa.float32(), nullable=False),
+        # Of the slice as acquired, in canonical orientation: equal for copies in other datasets.
+        pa.field("sha", pa.string(), nullable=False),
+    ]
+)
+"""Columns that describe a slice."""
+
+SCHEMA = pa.schema([pa.field(PIXELS, pa.binary(), nullable=False), *METADATA])
+"""Columns of a shard: `pixels` holds size x size int16, little-endian, row by row, in HU."""
+
+
+class ShardWriter:
+    """Writes rows to one shard, a row group at a time.
+
+    The bytes are a function of the rows and settings alone: no times, no paths.
+    """
+
+    def __init__(self, path: Path, size_px: int, *, level: int, group_rows: int) -> None:
+        """Open `path` for slices of `size_px` squared; `level` is Zstandard's."""
+        self._rows: list[Mapping[str, Any]] = []
+        self._group_rows = group_rows
+        # The size is stored, since an empty shard could not tell it otherwise.
+        schema = SCHEMA.with_metadata({"size_px": str(size_px)})
+        self._schema = schema
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=level,
+            use_dictionary=["dataset", "case"],
+            # Statistics would double the footer, which every reader parses, and nothing asks them.
+            write_statistics=False,
+        )
+
+    def add(self, pixels: npt.NDArray[np.int16], metadata: Mapping[str, Any]) -> None:
+        """Append one slice: int16 (size, size) in HU, and the columns of METADATA."""
+        stored = np.ascontiguousarray(pixels, dtype=PIXEL_TYPE).tobytes()
+        self._rows.append({PIXELS: stored, **metadata})
+        if len(self._rows) == self._group_rows:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+def write(
+    path: Path,
+    size_px: int,
+    rows: Iterable[tuple[npt.NDArray[np.int16], Mapping[str, Any]]],
+    *,
+    level: int = 3,
+    group_rows: int = 32,
+) -> None:
+    """Write a whole shard, atomically: slices int16 (size, size) in HU with their METADATA."""
+    with atomic(path) as temporary:
+        writer = ShardWriter(temporary, size_px, level=level, group_rows=group_rows)
+        for pixels, metadata in rows:
+            writer.add(pixels, metadata)
+        writer.close()
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """Open a shard.
+
+    Raises:
+        MeddinoError: the file is absent or is no Parquet.
+    """
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; run the stage `slices` again") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
+
+
+def size_px(shard: pq.ParquetFile) -> int:
+    """Side of a shard's slices, in pixels."""
+    return int(shard.schema_arrow.metadata[b"size_px"])
+
+
+def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
+    """Pixels of one row group: int16 (rows, size, size) in HU."""
+    side = size_px(shard)
+    column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
+    chunks = [_values(chunk) for chunk in column.chunks]
+    return np.concatenate(chunks).reshape(len(column), side, side)
+
+
+def _values(chunk: pa.BinaryArray) -> npt.NDArray[np.int16]:
+    """The cells of a binary array, joined, without a copy of each."""
+    offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)
+    start, stop = (int(offsets[i]) for i in (chunk.offset, chunk.offset + len(chunk)))
+    length = (stop - start) // PIXEL_TYPE.itemsize
+    return np.frombuffer(chunk.buffers()[2], dtype=PIXEL_TYPE, count=length, offset=start)
+
+
+def read_slices(path: Path) -> Iterator[npt.NDArray[np.int16]]:
+    """All slices of a shard in order: int16 (size, size) in HU."""
+    shard = open_shard(path)
+    for group in range(shard.num_row_groups):
+        yield from read_group(shard, group)
+
+
+def read_metadata(shard: pq.ParquetFile) -> pa.Table:
+    """The columns of METADATA, for all rows of a shard."""
+    return shard.read(columns=METADATA.names, use_threads=False).replace_schema_metadata()

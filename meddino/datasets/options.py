@@ -1,0 +1,185 @@
+"""A dataset as one declarative entry: where it comes from, how it is laid out, what is wrong in it.
+
+The workflow loads this module at every start: nothing heavy is imported.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from meddino.core.options import Options
+from meddino.datasets.cases import Case, find_cases
+
+SCHEMES = ("file:", "http://", "https://")
+
+
+def _relative(pattern: str) -> str:
+    if not pattern or pattern.startswith("/") or ".." in PurePosixPath(pattern).parts:
+        raise ValueError("must be a non-empty path relative to the dataset's folder, without '..'")
+    return pattern
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return pattern
+
+
+def _names_case(pattern: str) -> str:
+    if "case" not in re.compile(_regex(pattern)).groupindex:
+        raise ValueError("needs a named group (?P<case>...)")
+    return pattern
+
+
+def _url(address: str) -> str:
+    if not address.startswith(SCHEMES):
+        raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
+    return address
+
+
+Glob = Annotated[str, AfterValidator(_relative)]
+Regex = Annotated[str, AfterValidator(_regex)]
+CaseRegex = Annotated[str, AfterValidator(_names_case)]
+Url = Annotated[str, AfterValidator(_url)]
+
+
+class Source(Options):
+    """One archive or file of a dataset, or many files of one numbered pattern."""
+
+    kind: Literal["http", "zenodo", "huggingface", "manual"]
+    """`manual` means that only a person can get it: an account, an agreement, a special client."""
+    url: Url | None = None
+    """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`."""
+    record: int | None = Field(None, gt=0)
+    """For `zenodo`: the number of the record."""
+    repo: str | None = None
+    """For `huggingface`: the dataset, as owner/name."""
+    revision: str = "main"
+    """For `huggingface`: branch, tag or commit."""
+    file: Glob
+    """Name under which it is stored; for `huggingface` a pattern over the dataset's files; `{id}`
+    as in `url`. Archives (.zip, .tar, .tar.gz, .tgz) are unpacked, anything else is kept."""
+    ids: tuple[str, ...] = ()
+    """Numbers and ranges, such as "0-299", that `{id}` stands for."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Expected SHA-256, where the owner or a well-kept loader publishes it."""
+    md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
+    """Expected MD5, used where no SHA-256 is known."""
+    bytes: int | None = Field(None, gt=0)
+    """Expected size in bytes."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"http": "url", "zenodo": "record", "huggingface": "repo"}.get(self.kind)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"a source of kind {self.kind} needs `{needed}`")
+        if bool(self.ids) != ("{id" in (self.url or "")):
+            raise ValueError("`ids` and `{id}` in `url` go together")
+        for part in self.ids:
+            if not re.fullmatch(r"\d+(-\d+)?", part):
+                raise ValueError(f"ids: {part!r} is neither a number nor a range such as 0-299")
+        return self
+
+    def numbers(self) -> list[int]:
+        """All numbers of `ids`, in order."""
+        ends = [tuple(map(int, part.split("-"))) for part in self.ids]
+        return [number for end in ends for number in range(end[0], end[-1] + 1)]
+
+
+class Layout(Options):
+    """How a dataset's folder is read: all that decides which volumes it holds."""
+
+    images: tuple[Glob, ...] = Field(min_length=1)
+    """Patterns, relative to the dataset's folder. Where DICOM files match, the folder that holds
+    them is the image."""
+    labels: tuple[Glob, ...] = ()
+    """Patterns of one label file per image; empty where labels are absent or not one file."""
+    exclude: tuple[str, ...] = ()
+    """Patterns over the whole relative path (`*` crosses folders) of files to leave out."""
+    case: CaseRegex
+    """Regular expression, searched in an image's or a label's relative path. Its named groups,
+    joined, are the case's identity, which pairs the two; one of them is `case`."""
+    exclude_cases: tuple[str, ...] = ()
+    """Cases to leave out: withdrawn, damaged, or copies."""
+    mr_cases: Regex | None = None
+    """Regular expression for the whole identity of MR cases; all others are CT."""
+    label_map: dict[int, str] = {}
+    """Label value -> structure."""
+
+    @model_validator(mode="after")
+    def _labels_positive(self) -> Self:
+        if any(not 1 <= value <= 255 for value in self.label_map):
+            raise ValueError("label_map: label values must be from 1 to 255 (0 is background)")
+        return self
+
+    def cases(self, root: Path) -> list[Case]:
+        """All cases under `root`, sorted by identity (see `meddino.datasets.cases.find_cases`)."""
+        return find_cases(self, root)
+
+
+class Origin(Options):
+    """Where a dataset comes from and how it may be had."""
+
+    title: str = ""
+    """Its name, as its owners write it."""
+    home: str = ""
+    """Its owners' page."""
+    version: str = ""
+    """The version that this entry describes."""
+    licence: str = ""
+    """Its licence as far as known, conflicts included."""
+    access: Literal["open", "registration", "agreement"] = "open"
+    """`open`: anyone may download; `registration`: an account first; `agreement`: a signed one."""
+    how: str = ""
+    """How a person obtains what cannot be downloaded by a program."""
+    sources: tuple[Source, ...] = ()
+    """What to download."""
+    folder: str | None = None
+    """Folder where you already have the extracted files; then nothing is downloaded."""
+    mirror: Url | None = None
+    """Address of a folder with the archives and their SHA256SUMS; used instead of `sources`."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.folder is not None and self.mirror is not None:
+            raise ValueError("give `folder` or `mirror`, not both")
+        return self
+
+
+class Dataset(Origin, Layout):
+    """One dataset: origin, layout, and what is known of its contents."""
+
+    volumes: int | None = Field(None, gt=0)
+    """Expected number of images (CT and MR); decides into how many chunks the work is cut."""
+    contains: tuple[str, ...] = ()
+    """Other datasets whose cases are in this one as copies."""
+    defects: tuple[str, ...] = ()
+    """What is known to be wrong in it, and what is done about it."""
+
+    def layout(self) -> Layout:
+        """Only what decides how the folder is read."""
+        return Layout.model_validate(self.model_dump(include=set(Layout.model_fields)))
+
+    def origin(self) -> Origin:
+        """Only what decides how the files are had."""
+        return Origin.model_validate(self.model_dump(include=set(Origin.model_fields)))
+
+
+class FetchOptions(Options):
+    """What `fetch` needs of one dataset."""
+
+    dataset_name: str = Field(min_length=1)
+    """Key of the dataset in the configuration."""
+    origin: Origin
+    """Where it comes from."""
+    images: tuple[Glob, ...] = Field(min_length=1)
+    """Patterns of which at least one file must match once everything is in place."""
+
+    @classmethod
+    def of(cls, name: str, dataset: Dataset) -> Self:
+        """Cut out of a whole entry what `fetch` needs."""
+        return cls(dataset_name=name, origin=dataset.origin(), images=dataset.images)
