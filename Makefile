@@ -1,0 +1,53 @@
+# `make demo` and `make test` do all set-up on a fresh machine with Python 3.11 or 3.12.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# Which build of torch: `cpu`, `cuda`, or `auto` (cuda where an NVIDIA driver is found).
+TORCH ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format status accept schema lock clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## make the virtual environment from the hash-pinned locks
+
+$(VENV)/.ready: envs/lock.txt envs/lock-torch.txt envs/lock-torch-cpu.txt pyproject.toml
+	@bash envs/setup.sh $(PYTHON) $(VENV) $(TORCH)
+	@touch $@
+
+demo: setup  ## the complete study on phantoms, minutes on a laptop
+	@python -m meddino study --profile profiles/demo all
+	@cat results/tables/table1.md results/tables/table2.md results/tables/table3.md
+	@echo "report: $(CURDIR)/results/report.html"
+
+test: setup  ## all tests
+	@python -m pytest -q
+
+check: setup  ## formatting, types, import layers, schema and revisions
+	@ruff format --check . && ruff check .
+	@mypy
+	@lint-imports
+	@snakefmt --check workflow
+	@python -m meddino.schema --check
+	@python -m meddino.fingerprint
+
+format: setup  ## format Python and Snakemake files
+	@ruff format . && ruff check --fix . && snakefmt workflow
+
+status: setup  ## what would rerun, and why (PROFILE=local)
+	@python -m meddino status --profile $(or $(PROFILE),local)
+
+accept: setup  ## take edited code as giving the same results
+	@python -m meddino.fingerprint --accept
+
+schema: setup  ## write workflow/schemas/config.schema.yaml from the options
+	@python -m meddino.schema
+
+lock:  ## resolve envs/requirements.in again (needs uv)
+	@python3 envs/lock.py
+
+clean:  ## remove results, logs and the demo's data; downloads of real data are kept
+	@rm -rf results logs resources/demo .snakemake

@@ -1,0 +1,499 @@
+"""The configuration of a whole study: one typed, frozen model, read and checked once.
+
+The models of each part stand beside the code that they steer (`meddino/*/options.py`). Here they
+are put together, every reference from one part to another is checked (Snakemake would say "Nothing
+to be done" over a stale result), and each verb's slice is cut out. Nothing here imports torch or
+numpy: the workflow loads this on every start.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from meddino.core.errors import MeddinoError
+from meddino.core.explain import explain
+from meddino.core.options import Options
+from meddino.ct3m.options import Curation, IndexOptions, SliceOptions
+from meddino.datasets import registry
+from meddino.datasets.options import Dataset, FetchOptions
+from meddino.datasets.phantom.options import PhantomOptions
+from meddino.evaluate.options import EvaluateOptions, Evaluation, ScoresOptions
+from meddino.finetune.options import (
+    Benchmark,
+    ConvertOptions,
+    FinetuneOptions,
+    Method,
+    Planning,
+    PlanOptions,
+    Prediction,
+    PredictOptions,
+    PreprocessOptions,
+    Training,
+)
+from meddino.models.options import WeightsOptions
+from meddino.pretrain.options import LeavesOptions, StageOptions
+from meddino.report.options import FigureOptions, ReportOptions, Table, TableOptions
+
+# Names become folders, wildcards and shell words: nothing that any of these would interpret.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+
+class Run(NamedTuple):
+    """One finetuning: a method on a fold of a benchmark."""
+
+    benchmark: str
+    method: str
+    fold: int
+
+
+class Snapshot(NamedTuple):
+    """A checkpoint of a pretraining stage, written `stage@iteration`."""
+
+    stage: str
+    iteration: int
+
+
+class Phantom(Options):
+    """A procedural phantom, written in the raw layout of the dataset of the same name."""
+
+    cases: int = Field(gt=0)
+    """Number of volumes."""
+    size_px: int = Field(default=160, ge=32)
+    """Rows and columns of a slice."""
+    slices: int = Field(default=40, ge=8)
+    """Axial slices of a volume."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the anatomy, the noise and the geometry."""
+
+
+class Leaves(Options):
+    """Dead-leaves pictures: what stands in for natural images in the demo."""
+
+    count: int = Field(gt=0)
+    """Number of pictures."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the pictures."""
+
+
+class Weights(WeightsOptions):
+    """A published checkpoint, or a stage's snapshot that stands in for it."""
+
+    snapshot: str | None = None
+    """`stage@iteration` of this study to use in its place."""
+
+
+class Stage(StageOptions):
+    """One stage of pretraining: what the engine is told, and where it starts from."""
+
+
+class Pretrain(Options):
+    """The chained stages (paper section 3.2)."""
+
+    backbone: str
+    """Architecture of student, teacher and Gram teacher (paper: ViT-B/16)."""
+    stages: dict[Name, Stage]
+    """Stages by name; each says which checkpoint it starts from."""
+
+
+class Study(Options):
+    """Everything that a study is told."""
+
+    title: str
+    """Heading of the report."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before comparing numbers; printed at the top of the report."""
+    resources: str = "resources"
+    """Folder of downloads and weights, relative to the working directory."""
+    results: str = "results"
+    """Folder of everything that is made."""
+    phantom: dict[Name, Phantom] = {}
+    """Datasets that are replaced by procedural phantoms."""
+    leaves: Leaves | None = None
+    """Dead-leaves pictures, for stages with `data: leaves`."""
+    datasets: dict[Name, dict[str, Any]] = {}
+    """Changes to datasets of the registry, and datasets of your own."""
+    ct3m: Curation
+    """Curation of the pretraining set (paper section 3.2)."""
+    weights: dict[Name, Weights] = {}
+    """Published checkpoints that a stage or a method can start from."""
+    pretrain: Pretrain
+    """Self-supervised pretraining (paper section 3.2)."""
+    benchmarks: dict[Name, Benchmark]
+    """Segmentation datasets (paper section 4.1)."""
+    planning: Planning
+    """How nnU-Net plans a benchmark."""
+    training: Training
+    """Length and seed of finetuning (paper section 4.1)."""
+    methods: dict[Name, Method]
+    """What is compared (paper sections 3.1, 4.1 and 4.3)."""
+    prediction: Prediction
+    """Sliding-window inference."""
+    evaluate: Evaluation
+    """The metrics (paper section 4.1)."""
+    tables: dict[Name, Table]
+    """The paper's tables; what they ask for decides what runs."""
+    figures: FigureOptions
+    """Look of the figures."""
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any], source: str = "the configuration") -> "Study":
+        """Validate a study.
+
+        Raises:
+            MeddinoError: one line for every key or value that does not fit, with what is allowed.
+        """
+        try:
+            return cls.model_validate(config)
+        except ValidationError as error:
+            raise MeddinoError(explain(error, source, cls)) from error
+
+    # ---- references ---------------------------------------------------------------------------
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
+        problems += self._dangling_configurations()
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _dangling_datasets(self) -> Iterator[str]:
+        for name in self.ct3m_and_benchmark_datasets():
+            try:
+                self.dataset(name)
+            except MeddinoError as error:
+                yield str(error)
+        known = set(self.ct3m.datasets) | {b.dataset for b in self.benchmarks.values()}
+        for name in self.phantom:
+            if name not in known:
+                yield f"phantom.{name}: no dataset of ct3m or of a benchmark has this name"
+        numbers = [b.nnunet_id for b in self.benchmarks.values()]
+        if len(set(numbers)) < len(numbers):
+            yield "benchmarks: two share an nnunet_id"
+
+    def _dangling_weights(self) -> Iterator[str]:
+        wanted = {f"methods.{n}.weights": m.weights for n, m in self.methods.items()}
+        earlier: set[str] = set()
+        for name, stage in self.pretrain.stages.items():
+            for key in ("init", "gram_teacher"):
+                reference = getattr(stage, key)
+                wanted[f"pretrain.stages.{name}.{key}"] = reference
+                source = str(reference).partition("@")[0]
+                if source in self.pretrain.stages and source not in earlier:
+                    yield f"pretrain.stages.{name}.{key} = {reference!r}: stage {source} is not before {name}"
+            if stage.data == "leaves" and self.leaves is None:
+                yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
+            if stage.data == "ct3m" and stage.slices_px not in self.ct3m.sizes_px:
+                yield (
+                    f"pretrain.stages.{name}.slices_px = {stage.slices_px}: not one of "
+                    f"ct3m.sizes_px, {list(self.ct3m.sizes_px)}"
+                )
+            earlier.add(name)
+        wanted |= {f"weights.{n}.snapshot": w.snapshot for n, w in self.weights.items()}
+        for key, reference in wanted.items():
+            if reference is not None and (problem := self._unknown_weights(reference)):
+                yield f"{key} = {reference!r}: {problem}"
+
+    def _unknown_weights(self, reference: str) -> str | None:
+        stage, at, iteration = reference.partition("@")
+        if not at:
+            known = ", ".join(self.weights)
+            return None if stage in self.weights else f"no such weights (known: {known})"
+        if stage not in self.pretrain.stages:
+            return f"no stage of that name (stages: {', '.join(self.pretrain.stages)})"
+        kept = self.pretrain.stages[stage].snapshots
+        if not iteration.isdecimal() or int(iteration) not in kept:
+            return f"{stage} keeps snapshots {list(kept)} only"
+        return None
+
+    def _dangling_tables(self) -> Iterator[str]:
+        for name, table in self.tables.items():
+            for method in table.methods():
+                if method not in self.methods:
+                    yield f"tables.{name}: no method {method!r} (known: {', '.join(self.methods)})"
+            for benchmark in table.benchmarks:
+                if benchmark not in self.benchmarks:
+                    known = ", ".join(self.benchmarks)
+                    yield f"tables.{name}: no benchmark {benchmark!r} (known: {known})"
+
+    def _dangling_configurations(self) -> Iterator[str]:
+        known = ["2d", *self.planning.configurations]
+        for name, method in self.methods.items():
+            if method.configuration not in known:
+                yield (
+                    f"methods.{name}.configuration = {method.configuration!r}: "
+                    f"not one of {', '.join(known)}"
+                )
+
+    # ---- what has to run ----------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """Every finetuning that a table asks for; one that two tables share is run once."""
+        wanted = {
+            Run(benchmark, method, self.training.fold): None
+            for table in self.tables.values()
+            for method in table.methods()
+            for benchmark in table.benchmarks
+        }
+        return list(wanted)
+
+    def used_benchmarks(self) -> list[str]:
+        """Benchmarks that a table asks for."""
+        return list(dict.fromkeys(run.benchmark for run in self.runs()))
+
+    def used_stages(self) -> list[str]:
+        """Pretraining stages that a run needs, directly or through later stages, in order."""
+        needed: set[str] = set()
+        queue = [self.methods[run.method].weights for run in self.runs()]
+        while queue:
+            reference = self._resolve(queue.pop())
+            if isinstance(reference, Snapshot) and reference.stage not in needed:
+                needed.add(reference.stage)
+                stage = self.pretrain.stages[reference.stage]
+                queue += [stage.init, stage.gram_teacher]
+        return [name for name in self.pretrain.stages if name in needed]
+
+    def ct3m_and_benchmark_datasets(self) -> list[str]:
+        """Datasets that are downloaded: for pretraining, for a benchmark, or for both."""
+        names = [*self.ct3m.datasets, *(b.dataset for b in self.benchmarks.values())]
+        return list(dict.fromkeys(names))
+
+    def dataset(self, name: str) -> Dataset:
+        """The registry's entry of a dataset with this study's changes.
+
+        Raises:
+            MeddinoError: neither the registry nor the configuration describes it in full.
+        """
+        changes = dict(self.datasets.get(name, {}))
+        if name in self.phantom:
+            phantom = {"mirror": f"file:{self.resources}/phantom/{name}"}
+            changes |= phantom | {"volumes": self.phantom[name].cases}
+        return registry.resolve(name, changes)
+
+    def chunks(self, dataset: str) -> int:
+        """Number of jobs that cut a dataset: fixed by its expected volumes, so that the graph is
+        whole before anything is downloaded."""
+        return self.ct3m.chunks(self.dataset(dataset).volumes)
+
+    def _resolve(self, reference: str | None) -> Snapshot | str | None:
+        """Follow a reference to a snapshot of a stage, or to the name of published weights."""
+        if reference is None:
+            return None
+        if "@" in reference:
+            stage, _, iteration = reference.partition("@")
+            return Snapshot(stage, int(iteration))
+        stand_in = self.weights[reference].snapshot
+        return reference if stand_in is None else self._resolve(stand_in)
+
+    # ---- files --------------------------------------------------------------------------------
+
+    def weights_path(self, reference: str) -> str:
+        """The file that a reference to weights stands for."""
+        resolved = self._resolve(reference)
+        if isinstance(resolved, Snapshot):
+            return f"{self.results}/pretrain/{resolved.stage}/{resolved.iteration:06d}.pth"
+        return f"{self.resources}/weights/{resolved}.pth"
+
+    def snapshots(self, stage: str) -> list[str]:
+        """Checkpoints that a stage keeps."""
+        return [self.weights_path(f"{stage}@{i}") for i in self.pretrain.stages[stage].snapshots]
+
+    def final_snapshots(self) -> list[str]:
+        """The last checkpoint of every stage that is used."""
+        return [self.snapshots(stage)[-1] for stage in self.used_stages()]
+
+    def pretrain_inputs(self, stage: str) -> dict[str, str]:
+        """Files that a stage reads, by the flag that takes them."""
+        options = self.pretrain.stages[stage]
+        source = "leaves" if options.data == "leaves" else "ct3m"
+        files = {"index": f"{self.results}/{source}/index.{options.slices_px}.parquet"}
+        for flag, reference in (("init", options.init), ("gram-teacher", options.gram_teacher)):
+            if reference is not None:
+                files[flag.replace("-", "_")] = self.weights_path(reference)
+        return files
+
+    def mirror_files(self, dataset: str) -> list[str]:
+        """What must be made before a dataset can be fetched: its phantom, if it is one."""
+        name = f"{self.resources}/phantom/{dataset}/SHA256SUMS"
+        return [name] if dataset in self.phantom else []
+
+    def raw(self, benchmark: str) -> str:
+        """The manifest of a benchmark's dataset."""
+        return f"{self.resources}/raw/{self.benchmarks[benchmark].dataset}/.fetched.json"
+
+    def chunk_reports(self) -> list[str]:
+        """Reports of all chunks of CT-3M."""
+        return [
+            f"{self.results}/ct3m/shards/{dataset}/{chunk}.json"
+            for dataset in self.ct3m.datasets
+            for chunk in range(self.chunks(dataset))
+        ]
+
+    def shards(self, size: str) -> list[str]:
+        """Shards of all chunks of CT-3M at one size (px)."""
+        return [f"{path.removesuffix('.json')}.{size}.parquet" for path in self.chunk_reports()]
+
+    def nnunet_folder(self, benchmark: str) -> str:
+        """nnU-Net's folder name of a benchmark."""
+        return f"Dataset{self.benchmarks[benchmark].nnunet_id:03d}_{benchmark}"
+
+    def nnunet_dataset(self, benchmark: str) -> str:
+        """nnU-Net's description of a converted benchmark."""
+        return f"{self.results}/nnunet/raw/{self.nnunet_folder(benchmark)}/dataset.json"
+
+    def convert_quarantines(self) -> list[str]:
+        """What conversion left out, for each benchmark that is used."""
+        folders = [Path(self.nnunet_dataset(b)).parent for b in self.used_benchmarks()]
+        return [str(folder / "quarantine.json") for folder in folders]
+
+    def finetune_inputs(self, benchmark: str, method: str) -> dict[str, str]:
+        """Files that a finetuning reads, by the flag that takes them."""
+        options = self.methods[method]
+        folder = f"{self.results}/nnunet/preprocessed/{self.nnunet_folder(benchmark)}"
+        files = {"preprocessed": f"{folder}/{options.configuration}.json"}
+        if options.weights is not None:
+            files["weights"] = self.weights_path(options.weights)
+        return files
+
+    def scores_path(self, run: Run) -> str:
+        """Scores of one run."""
+        return f"{self.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+
+    def table_scores(self, table: str) -> list[str]:
+        """Scores that a table shows."""
+        asked = self.tables[table]
+        return [
+            self.scores_path(run)
+            for run in self.runs()
+            if run.method in asked.methods() and run.benchmark in asked.benchmarks
+        ]
+
+    # ---- slices: what each verb is told ---------------------------------------------------------
+
+    def phantom_options(self, dataset: str) -> PhantomOptions:
+        """Options of `phantom`."""
+        return PhantomOptions(dataset=dataset, **self.phantom[dataset].model_dump())
+
+    def fetch_options(self, dataset: str) -> FetchOptions:
+        """Options of `fetch`."""
+        return FetchOptions.of(dataset, self.dataset(dataset))
+
+    def slice_options(self, dataset: str, chunk: str) -> SliceOptions:
+        """Options of `slices`."""
+        return SliceOptions(
+            dataset_name=dataset,
+            dataset=self.dataset(dataset).layout(),
+            chunk=int(chunk),
+            chunks=self.chunks(dataset),
+            # The other datasets do not matter here: adding one must not cut the rest anew.
+            curation=self.ct3m.model_copy(update={"datasets": (dataset,), "volumes_per_chunk": 1}),
+        )
+
+    def index_options(self, size: str) -> IndexOptions:
+        """Options of `index`."""
+        return IndexOptions(size_px=int(size))
+
+    def leaves_options(self, size: str) -> LeavesOptions:
+        """Options of `leaves`.
+
+        Raises:
+            MeddinoError: the study has no such pictures.
+        """
+        if self.leaves is None:
+            raise MeddinoError("config: there is no section `leaves`; add one with a `count`")
+        return LeavesOptions(
+            count=self.leaves.count, seed=self.leaves.seed, size_px=int(size)
+        )
+
+    def weights_options(self, weights: str) -> WeightsOptions:
+        """Options of `weights`."""
+        return WeightsOptions(**self.weights[weights].model_dump(exclude={"snapshot"}))
+
+    def pretrain_options(self, stage: str) -> StageOptions:
+        """Options of `pretrain`."""
+        raise NotImplementedError
+
+    def convert_options(self, benchmark: str) -> ConvertOptions:
+        """Options of `convert`."""
+        return ConvertOptions(benchmark=self.benchmarks[benchmark])
+
+    def plan_options(self) -> PlanOptions:
+        """Options of `plan`."""
+        return PlanOptions(planning=self.planning)
+
+    def preprocess_options(self, configuration: str) -> PreprocessOptions:
+        """Options of `preprocess`."""
+        return PreprocessOptions(
+            configuration=configuration, num_processes=self.planning.num_processes
+        )
+
+    def finetune_options(self, method: str, fold: str) -> FinetuneOptions:
+        """Options of `finetune`: all but the label, which only the tables print."""
+        return FinetuneOptions(
+            method=self.methods[method].model_copy(update={"label": ""}),
+            training=self.training.model_copy(update={"fold": int(fold)}),
+        )
+
+    def predict_options(self, fold: str) -> PredictOptions:
+        """Options of `predict`."""
+        return PredictOptions(prediction=self.prediction, fold=int(fold))
+
+    def evaluate_options(self, benchmark: str, method: str, fold: str) -> EvaluateOptions:
+        """Options of `evaluate`."""
+        return EvaluateOptions(
+            benchmark=benchmark, method=method, fold=int(fold), evaluation=self.evaluate
+        )
+
+    def scores_options(self) -> ScoresOptions:
+        """Options of `scores`."""
+        return ScoresOptions()
+
+    def table_options(self, table: str) -> TableOptions:
+        """Options of `tables`."""
+        raise NotImplementedError
+
+    def figure_options(self) -> FigureOptions:
+        """Options of `figures`."""
+        return self.figures
+
+    def report_options(self) -> ReportOptions:
+        """Options of `report`."""
+        return ReportOptions(title=self.title, notes=self.notes)
+
+
+def load(paths: Sequence[str | Path]) -> Study:
+    """Read a study from YAML files, each laid over those before it.
+
+    Raises:
+        MeddinoError: a file is absent, is not YAML, or holds a key or value that does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, _read(Path(path)))
+    return Study.parse(merged, " + ".join(map(str, paths)))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one configuration over another as Snakemake does: sections merge, values are replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MeddinoError(f"{path}: {error.strerror}; name a configuration file") from error
+    except yaml.YAMLError as error:
+        raise MeddinoError(f"{path} is not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise MeddinoError(f"{path} holds no sections; see config.yaml for the keys")
+    return value

@@ -1,0 +1,165 @@
+"""Every verb of the command line: the module that does it, its revision, and its options.
+
+This is the only list of what the pipeline can do. The workflow asks it for each rule's options, so
+that Snakemake tracks exactly what a job is told; the command line asks it when a person runs a
+verb by hand.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from meddino.config import Study, explain
+from meddino.core.errors import MeddinoError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb.
+
+    `revision` rises whenever the verb's results change for the same options and inputs: it is a
+    parameter of the rule, so that old results rerun. `options` cuts the verb's slice out of a study
+    and is None for tools that make no result of the study.
+    """
+
+    module: str
+    summary: str
+    revision: int = 1
+    options: Callable[..., Any] | None = None
+
+
+VERBS: dict[str, Verb] = {
+    "phantom": Verb(
+        module="meddino.datasets.phantom.verb",
+        summary="make the procedural CT phantom of one dataset",
+        options=Study.phantom_options,
+    ),
+    "fetch": Verb(
+        module="meddino.datasets.fetch",
+        summary="download, check and unpack one dataset",
+        options=Study.fetch_options,
+    ),
+    "slices": Verb(
+        module="meddino.ct3m.slices",
+        summary="cut a chunk of a dataset's volumes into axial slices",
+        options=Study.slice_options,
+    ),
+    "index": Verb(
+        module="meddino.ct3m.index",
+        summary="index the slices of all datasets at one size",
+        options=Study.index_options,
+    ),
+    "leaves": Verb(
+        module="meddino.pretrain.leaves",
+        summary="make dead-leaves pictures, the demo's stand-in for natural images",
+        options=Study.leaves_options,
+    ),
+    "weights": Verb(
+        module="meddino.models.fetch_weights",
+        summary="check and place published weights",
+        options=Study.weights_options,
+    ),
+    "pretrain": Verb(
+        module="meddino.pretrain.loop",
+        summary="run one stage of self-supervised pretraining",
+        options=Study.pretrain_options,
+    ),
+    "convert": Verb(
+        module="meddino.finetune.convert",
+        summary="convert a benchmark to nnU-Net's raw layout, with its split",
+        options=Study.convert_options,
+    ),
+    "plan": Verb(
+        module="meddino.finetune.plan",
+        summary="let nnU-Net plan a benchmark, and add the high-resolution configuration",
+        options=Study.plan_options,
+    ),
+    "preprocess": Verb(
+        module="meddino.finetune.preprocess",
+        summary="let nnU-Net preprocess a benchmark in one configuration",
+        options=Study.preprocess_options,
+    ),
+    "finetune": Verb(
+        module="meddino.finetune.train",
+        summary="train one method on one benchmark",
+        options=Study.finetune_options,
+    ),
+    "predict": Verb(
+        module="meddino.finetune.predict",
+        summary="segment the validation cases of a fold",
+        options=Study.predict_options,
+    ),
+    "evaluate": Verb(
+        module="meddino.evaluate.score",
+        summary="score predictions per case and structure: DSC, NSD, HD95",
+        options=Study.evaluate_options,
+    ),
+    "scores": Verb(
+        module="meddino.evaluate.merge",
+        summary="put the scores of all runs into one file",
+        options=Study.scores_options,
+    ),
+    "tables": Verb(
+        module="meddino.report.tables",
+        summary="write one of the paper's tables beside the paper's values",
+        options=Study.table_options,
+    ),
+    "figures": Verb(
+        module="meddino.report.figures",
+        summary="draw the figures",
+        options=Study.figure_options,
+    ),
+    "report": Verb(
+        module="meddino.report.html",
+        summary="write the HTML report",
+        options=Study.report_options,
+    ),
+    "study": Verb(
+        module="meddino.study",
+        summary="run the workflow with a live display (arguments go to Snakemake)",
+    ),
+    "status": Verb(
+        module="meddino.status",
+        summary="say what would rerun, and why, before anything runs",
+    ),
+}
+
+
+def selectors(name: str) -> list[str]:
+    """The names that pick a verb's slice out of a study, such as `stage` for `pretrain`."""
+    options = VERBS[name].options
+    return [] if options is None else list(inspect.signature(options).parameters)[1:]
+
+
+def select(study: Study, name: str, **chosen: str) -> Any:
+    """Cut the options of a verb out of `study`.
+
+    Raises:
+        MeddinoError: the study has no stage, method or dataset of the chosen name.
+    """
+    options = VERBS[name].options
+    assert options is not None, f"{name} takes no options from a study"
+    return options(study, **chosen)
+
+
+def options_json(study: Study, name: str, **chosen: str) -> str:
+    """The same as canonical JSON: equal options give equal text."""
+    options = select(study, name, **chosen)
+    value = TypeAdapter(type(options)).dump_python(options, mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def parse_options(kind: Any, text: str) -> Any:
+    """Read options from JSON.
+
+    Raises:
+        MeddinoError: a key or value does not fit, named with what is allowed.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise MeddinoError(explain(error, "--options")) from error

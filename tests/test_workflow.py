@@ -1,0 +1,149 @@
+"""What Snakemake plans: the whole study, and after a change exactly what it touches.
+
+The finished state is made without running anything: every output is created empty and
+`snakemake --touch` records it as made by the present parameters. What a change reruns is then read
+from a dry run, as a user would see it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meddino.status import Plan, read_plan
+
+ROOT = Path(__file__).parent.parent
+SCORING = {"evaluate", "scores", "table", "figures", "report", "all"}
+FINETUNING = {"finetune", "predict"} | SCORING
+Study = dict[str, Any]
+
+
+def snakemake(folder: Path, *arguments: str, package: Path = ROOT) -> str:
+    """Run Snakemake in `folder` with the workflow of `package`; return all it prints."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+    command += ["--cores", "2", "--nolock", "--configfile", "overlay.yaml", *arguments]
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def dry_run(folder: Path, package: Path = ROOT) -> Plan:
+    return read_plan(snakemake(folder, "--dry-run", "all", package=package).splitlines())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demo study counts as finished."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(ROOT / "config.yaml", folder)
+    shutil.copy(ROOT / "profiles/demo/study.yaml", folder / "overlay.yaml")
+    summary = snakemake(folder, "--summary", "all").splitlines()
+    outputs = [line.split("\t")[0] for line in summary if "\t" in line][1:]
+    assert len(outputs) > 50
+    for output in outputs:
+        path = folder / output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    snakemake(folder, "--touch", "all")
+    assert dry_run(folder).jobs.total() == 0
+    return folder
+
+
+@pytest.fixture
+def study(finished: Path) -> Any:
+    """Change the finished study's configuration for one test."""
+    overlay = finished / "overlay.yaml"
+    original = overlay.read_text()
+
+    def change(edit: Callable[[Study], None]) -> Plan:
+        config = yaml.safe_load(original)
+        edit(config)
+        overlay.write_text(yaml.safe_dump(config))
+        return dry_run(finished)
+
+    yield change
+    overlay.write_text(original)
+
+
+def rules(plan: Plan) -> set[str]:
+    return set(plan.jobs)
+
+
+def deep(config: Study, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        config = config.setdefault(key, {})
+    config[last] = value
+
+
+def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
+    plan = study(lambda c: deep(c, "pretrain.stages.stage3.optim.lr", 1.0e-5))
+    assert rules(plan) == {"pretrain_stage3"} | FINETUNING
+    assert plan.jobs["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
+
+
+def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
+    plan = study(lambda c: deep(c, "methods.segformer.lr", 1.0e-5))
+    assert rules(plan) == FINETUNING
+    assert plan.jobs["finetune"] == 4
+
+
+def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
+    plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
+    assert rules(plan) == {"slices", "index"} | stages | FINETUNING
+    assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
+
+
+def test_metric_tolerance_reruns_scoring(study: Any) -> None:
+    assert rules(study(lambda c: deep(c, "evaluate.tolerance_mm", 2.0))) == SCORING
+
+
+def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {"figures", "report", "all"}
+
+
+def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
+    plan = study(lambda c: deep(c, "methods.nnunet.label", "nnU-Net (2d)"))
+    assert rules(plan) <= {"table", "figures", "report", "all"}
+
+
+def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:
+    plan = study(lambda c: c.update(dict(reversed(list(c.items())))))
+    assert plan.jobs.total() == 0
+
+
+def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    package = tmp_path / "meddino"
+    shutil.copytree(ROOT / "meddino", package, ignore=ignore)
+    verbs = package / "verbs.py"
+    text = verbs.read_text()
+    module = 'module="meddino.evaluate.score",'
+    assert module in text
+    verbs.write_text(text.replace(module, f"{module}\n        revision=99,"))
+    assert rules(dry_run(finished, package=tmp_path)) == SCORING
+
+
+def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    (tmp_path / "overlay.yaml").write_text("{}\n")
+    plan = dry_run(tmp_path)
+    assert plan.jobs["finetune"] == 22
+    assert plan.jobs["fetch"] == 17
+    assert plan.jobs["slices"] >= 100
+    assert "phantom" not in plan.jobs
+    assert "leaves" not in plan.jobs

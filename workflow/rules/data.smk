@@ -1,0 +1,78 @@
+# Download of each dataset -> axial slices of each chunk of its volumes -> shards -> index.
+rule phantom:
+    output:
+        f"{RESOURCES}/phantom/{{dataset}}/SHA256SUMS",
+    params:
+        options=options("phantom", "dataset"),
+        revision=revision("phantom"),
+    log:
+        "logs/phantom/{dataset}.log",
+    benchmark:
+        "logs/phantom/{dataset}.tsv"
+    shell:
+        "python -m meddino phantom --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule fetch:
+    input:
+        lambda wildcards: STUDY.mirror_files(wildcards.dataset),
+    output:
+        f"{RESOURCES}/raw/{{dataset}}/.fetched.json",
+    params:
+        options=options("fetch", "dataset"),
+        revision=revision("fetch"),
+    log:
+        "logs/fetch/{dataset}.log",
+    benchmark:
+        "logs/fetch/{dataset}.tsv"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=2880,
+    shell:
+        "python -m meddino fetch --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule slices:
+    input:
+        raw=f"{RESOURCES}/raw/{{dataset}}/.fetched.json",
+    output:
+        report=f"{RESULTS}/ct3m/shards/{{dataset}}/{{chunk}}.json",
+        shards=expand(
+            f"{RESULTS}/ct3m/shards/{{{{dataset}}}}/{{{{chunk}}}}.{{size}}.parquet",
+            size=STUDY.ct3m.sizes_px,
+        ),
+    params:
+        options=options("slices", "dataset", "chunk"),
+        revision=revision("slices"),
+    log:
+        "logs/slices/{dataset}.{chunk}.log",
+    benchmark:
+        "logs/slices/{dataset}.{chunk}.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "python -m meddino slices --options {params.options:q} --raw {input.raw:q}"
+        " --output {output.report:q} > {log:q} 2>&1"
+
+
+rule index:
+    input:
+        reports=STUDY.chunk_reports(),
+        shards=lambda wildcards: STUDY.shards(wildcards.size),
+    output:
+        f"{RESULTS}/ct3m/index.{{size}}.parquet",
+    params:
+        options=options("index", "size"),
+        revision=revision("index"),
+    log:
+        "logs/index/{size}.log",
+    benchmark:
+        "logs/index/{size}.tsv"
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    shell:
+        "python -m meddino index --options {params.options:q} --reports {input.reports:q}"
+        " --output {output:q} > {log:q} 2>&1"

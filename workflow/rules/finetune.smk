@@ -1,0 +1,110 @@
+# A benchmark in nnU-Net's layout, planned and preprocessed once; each method trained on it.
+rule convert:
+    input:
+        raw=lambda wildcards: STUDY.raw(wildcards.benchmark),
+    output:
+        dataset=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/dataset.json",
+        splits=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/splits_final.json",
+        quarantine=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/quarantine.json",
+    params:
+        options=options("convert", "benchmark"),
+        revision=revision("convert"),
+    log:
+        "logs/convert/{benchmark}.{id}.log",
+    benchmark:
+        "logs/convert/{benchmark}.{id}.tsv"
+    resources:
+        mem_mb=16000,
+        runtime=480,
+    shell:
+        "python -m meddino convert --options {params.options:q} --raw {input.raw:q}"
+        " --output {output.dataset:q} > {log:q} 2>&1"
+
+
+rule plan:
+    input:
+        dataset=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/dataset.json",
+    output:
+        f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/nnUNetPlans.json",
+    params:
+        options=options("plan", "benchmark"),
+        revision=revision("plan"),
+    log:
+        "logs/plan/{benchmark}.{id}.log",
+    benchmark:
+        "logs/plan/{benchmark}.{id}.tsv"
+    threads: 8
+    resources:
+        mem_mb=32000,
+        runtime=240,
+    shell:
+        "python -m meddino plan --options {params.options:q} --dataset {input.dataset:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule preprocess:
+    input:
+        plans=f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/nnUNetPlans.json",
+    output:
+        f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/{{configuration}}.json",
+    params:
+        options=options("preprocess", "configuration"),
+        revision=revision("preprocess"),
+    log:
+        "logs/preprocess/{benchmark}.{id}.{configuration}.log",
+    benchmark:
+        "logs/preprocess/{benchmark}.{id}.{configuration}.tsv"
+    threads: 8
+    resources:
+        mem_mb=64000,
+        runtime=960,
+    shell:
+        "python -m meddino preprocess --options {params.options:q} --plans {input.plans:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule finetune:
+    input:
+        unpack(lambda wildcards: STUDY.finetune_inputs(wildcards.benchmark, wildcards.method)),
+    output:
+        model=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.safetensors",
+        description=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.json",
+        history=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl",
+    params:
+        options=options("finetune", "benchmark", "method", "fold"),
+        revision=revision("finetune"),
+        state=state("finetune", "benchmark", "method", "fold"),
+        files=lambda wildcards, input: " ".join(f"--{k} {v}" for k, v in input.items()),
+    log:
+        "logs/finetune/{benchmark}.{method}.fold{fold}.log",
+    benchmark:
+        "logs/finetune/{benchmark}.{method}.fold{fold}.tsv"
+    threads: 12
+    resources:
+        mem_mb=48000,
+        runtime=2880,
+    shell:
+        "python -m meddino finetune --options {params.options:q} {params.files}"
+        " --state {params.state:q} --output {output.model:q} > {log:q} 2>&1"
+
+
+rule predict:
+    input:
+        model=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.safetensors",
+        dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
+    output:
+        f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
+    params:
+        options=options("predict", "fold"),
+        revision=revision("predict"),
+    log:
+        "logs/predict/{benchmark}.{method}.fold{fold}.log",
+    benchmark:
+        "logs/predict/{benchmark}.{method}.fold{fold}.tsv"
+    threads: 4
+    resources:
+        mem_mb=48000,
+        runtime=480,
+    shell:
+        "python -m meddino predict --options {params.options:q} --model {input.model:q}"
+        " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"

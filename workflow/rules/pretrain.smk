@@ -1,0 +1,59 @@
+# Stages that start one from another. A rule each, not a wildcard: their outputs differ, and the
+# names then read well in a queue and in a profile (`set-resources: pretrain_stage1:`).
+rule leaves:
+    output:
+        f"{RESULTS}/leaves/index.{{size}}.parquet",
+    params:
+        options=options("leaves", "size"),
+        revision=revision("leaves"),
+    log:
+        "logs/leaves/{size}.log",
+    benchmark:
+        "logs/leaves/{size}.tsv"
+    shell:
+        "python -m meddino leaves --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule weights:
+    output:
+        f"{RESOURCES}/weights/{{weights}}.pth",
+    params:
+        options=options("weights", "weights"),
+        revision=revision("weights"),
+    log:
+        "logs/weights/{weights}.log",
+    benchmark:
+        "logs/weights/{weights}.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    shell:
+        "python -m meddino weights --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+for STAGE in STUDY.pretrain.stages:
+
+    rule:
+        name:
+            f"pretrain_{STAGE}"
+        input:
+            **STUDY.pretrain_inputs(STAGE),
+        output:
+            history=f"{RESULTS}/pretrain/{STAGE}/history.jsonl",
+            snapshots=STUDY.snapshots(STAGE),
+        params:
+            options=options("pretrain", stage=STAGE),
+            revision=revision("pretrain"),
+            state=state("pretrain", stage=STAGE),
+            files=lambda wildcards, input: " ".join(f"--{k} {v}" for k, v in input.items()),
+        log:
+            f"logs/pretrain/{STAGE}.log",
+        benchmark:
+            f"logs/pretrain/{STAGE}.tsv"
+        threads: 16
+        resources:
+            mem_mb=64000,
+            runtime=2880,
+        shell:
+            "python -m meddino pretrain --options {params.options:q} {params.files}"
+            " --state {params.state:q} --output {output.history:q} > {log:q} 2>&1"

@@ -1,0 +1,99 @@
+# Predictions -> scores per case and structure -> the paper's tables, figures and the report.
+rule evaluate:
+    input:
+        predictions=f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
+        dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
+    output:
+        f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
+    params:
+        options=options("evaluate", "benchmark", "method", "fold"),
+        revision=revision("evaluate"),
+    log:
+        "logs/evaluate/{benchmark}.{method}.fold{fold}.log",
+    benchmark:
+        "logs/evaluate/{benchmark}.{method}.fold{fold}.tsv"
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    shell:
+        "python -m meddino evaluate --options {params.options:q} --predictions {input.predictions:q}"
+        " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule scores:
+    input:
+        over_runs(f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet"),
+    output:
+        f"{RESULTS}/scores.parquet",
+    params:
+        options=options("scores"),
+        revision=revision("scores"),
+    log:
+        "logs/scores.log",
+    shell:
+        "python -m meddino scores --options {params.options:q} --scores {input:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule table:
+    input:
+        scores=lambda wildcards: STUDY.table_scores(wildcards.table),
+    output:
+        csv=f"{RESULTS}/tables/{{table}}.csv",
+        md=f"{RESULTS}/tables/{{table}}.md",
+        tex=f"{RESULTS}/tables/{{table}}.tex",
+    params:
+        options=options("tables", "table"),
+        revision=revision("tables"),
+    log:
+        "logs/tables/{table}.log",
+    shell:
+        "python -m meddino tables --options {params.options:q} --scores {input.scores:q}"
+        " --output {output.csv:q} > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        scores=f"{RESULTS}/scores.parquet",
+        index=f"{RESULTS}/ct3m/index.{STUDY.ct3m.sizes_px[0]}.parquet",
+        pretraining=[f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()],
+        finetuning=over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"),
+        predictions=over_runs(f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json"),
+        datasets=[STUDY.nnunet_dataset(b) for b in STUDY.used_benchmarks()],
+    output:
+        f"{RESULTS}/figures/figures.json",
+    params:
+        options=options("figures"),
+        revision=revision("figures"),
+    log:
+        "logs/figures.log",
+    benchmark:
+        "logs/figures.tsv"
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    shell:
+        "python -m meddino figures --options {params.options:q} --scores {input.scores:q}"
+        " --index {input.index:q} --pretraining {input.pretraining:q} --finetuning {input.finetuning:q}"
+        " --predictions {input.predictions:q} --datasets {input.datasets:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        tables=tables(["csv"]),
+        figures=f"{RESULTS}/figures/figures.json",
+        scores=f"{RESULTS}/scores.parquet",
+        quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
+        checkpoints=[f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()],
+    output:
+        f"{RESULTS}/report.html",
+    params:
+        options=options("report"),
+        revision=revision("report"),
+    log:
+        "logs/report.log",
+    shell:
+        "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
+        " --figures {input.figures:q} --scores {input.scores:q} --quarantine {input.quarantine:q}"
+        " --checkpoints {input.checkpoints:q} --output {output:q} > {log:q} 2>&1"
