@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from meddino.models.adapter import Adapter
 from meddino.models.deformable import DeformableAttention, centres, sample_and_sum
 from meddino.models.dino_unet import DinoUNet, FidelityProjection, UNetDecoder
 from meddino.models.primus import Primus, PrimusDecoder, num_doublings
 from meddino.models.segformer import SegFormer
-from torch import Tensor, nn
 
 WIDTH, PATCH = 32, 8
 
@@ -199,7 +200,8 @@ for key, value in theirs.state_dict().items():
         key = key.replace(old, new) if "embed_norm" not in key and "reduce_norm" not in key else key
     state[key.replace(".proj.", ".")] = value
 for key in [key for key in state if ".k." in key]:
-    state[key.replace(".k.", ".kv.")] = torch.cat([state.pop(key), state.pop(key.replace(".k.", ".v."))])
+    k, v = state.pop(key), state.pop(key.replace(".k.", ".v."))
+    state[key.replace(".k.", ".kv.")] = torch.cat([k, v])
 state = {k: v.view_as(ours.state_dict()[k]) for k, v in state.items()}
 ours.load_state_dict(state)
 image = torch.randn(2, 1, 64, 96)

@@ -1,0 +1,149 @@
+"""Checkpoints of ViTs: reading every layout that is about, and refusing what does not fit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meddino.core.errors import MeddinoError
+from meddino.models.vit import Architecture, VisionTransformer
+
+State = dict[str, Tensor]
+NOT_BACKBONE = ("dino_head.", "ibot_head.", "dino_loss.", "ibot_patch_loss.")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file as it is: safetensors, or what `torch.load` can read safely.
+
+    Raises:
+        MeddinoError: the file is absent, damaged, or holds code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        raise MeddinoError(
+            f"{path} is not a checkpoint that can be read safely ({error}); fetch it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise MeddinoError(f"{path} holds {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def backbone_state(content: Mapping[str, Any]) -> State:
+    """The ViT's tensors of a checkpoint: bare, under `teacher`, or behind `backbone.`."""
+    tensors = content.get("teacher", content)
+    state = {}
+    for key, value in tensors.items():
+        if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
+            state[key.removeprefix("module.").removeprefix("backbone.")] = value
+    return state
+
+
+def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dict") -> Architecture:
+    """Read the architecture off the tensors; the heads' width shows in the rotary periods.
+
+    Raises:
+        MeddinoError: these are not the tensors of a DINOv3 ViT.
+    """
+    needed = ("cls_token", "patch_embed.proj.weight", "rope_embed.periods", "norm.weight")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise MeddinoError(
+            f"{source} is no DINOv3 ViT: it lacks {', '.join(missing)} (it has "
+            f"{len(state)} tensors, such as {', '.join(sorted(state)[:3])})"
+        )
+    width = state["cls_token"].shape[-1]
+    storage = state.get("storage_tokens")
+    qkv_bias = "blocks.0.attn.qkv.bias" in state
+    gamma = state.get("blocks.0.ls1.gamma")
+    return Architecture(
+        embed_dim=width,
+        depth=1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks.")),
+        num_heads=width // (4 * len(state["rope_embed.periods"])),
+        patch_size=state["patch_embed.proj.weight"].shape[-1],
+        ffn_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        storage_tokens=0 if storage is None else storage.shape[1],
+        qkv_bias=qkv_bias,
+        mask_k_bias=not qkv_bias or "blocks.0.attn.qkv.bias_mask" in state,
+        layerscale=None if gamma is None else 1e-5,
+        norm_eps=_norm_eps(state),
+        untie_cls_norm="cls_norm.weight" in state,
+        untie_local_cls_norm="local_cls_norm.weight" in state,
+    )
+
+
+def _norm_eps(state: Mapping[str, Tensor]) -> float:
+    """Epsilon of the norms, which no file stores: 1e-5 in the published DINOv3 models.
+
+    The released MedDINOv3, the one ViT-B/16 without a bias of queries and values, has 1e-6, and so
+    have models with untied class norms, which only DINOv3's default norm goes with.
+    """
+    vitb16 = state["cls_token"].shape[-1] == 768 and "blocks.11.norm1.weight" in state
+    medd = vitb16 and "blocks.0.attn.qkv.bias" not in state
+    return 1e-6 if medd or "cls_norm.weight" in state else 1e-5
+
+
+def load_backbone(
+    source: Path | str | Mapping[str, Any], architecture: Architecture | None = None
+) -> VisionTransformer:
+    """Build the ViT of a checkpoint and load it strictly.
+
+    Args:
+        source: a file (.pth of DINOv3, MedDINOv3 or meddino; .safetensors of the same keys), or
+            its contents.
+        architecture: what to build; None infers it from the tensors.
+
+    Returns:
+        The ViT in evaluation mode.
+
+    Raises:
+        MeddinoError: unreadable, or the tensors do not fit; the message names them.
+    """
+    named = isinstance(source, Path | str)
+    content = read(Path(source)) if isinstance(source, Path | str) else source
+    name = str(source) if named else "the state dict"
+    state = backbone_state(content)
+    if architecture is None:
+        architecture = infer_architecture(state, name)
+        stored = content.get("meta", {}).get("norm_eps") if "meta" in content else None
+        if stored is not None:
+            architecture = Architecture(**{**vars(architecture), "norm_eps": stored})
+    vit = VisionTransformer(architecture)
+    load_strictly(vit, state, name)
+    return vit.eval()
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict of exactly a module's keys and shapes.
+
+    Raises:
+        MeddinoError: keys are missing, unknown, or of another shape; some of them are named.
+    """
+    own = module.state_dict()
+    problems = {
+        "lacks": sorted(own.keys() - state.keys()),
+        "has unknown": sorted(state.keys() - own.keys()),
+        "has another shape for": sorted(
+            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+        ),
+    }
+    found = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise MeddinoError(
+            f"{source} does not fit the network: it {'; it '.join(found)}; choose the backbone"
+            " that this checkpoint was made with"
+        )
+    module.load_state_dict(state)
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
