@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.mask_token)
 
     def forward_features(
-        self, x: Tensor | Sequence[Tensor], masks: Tensor | None | Sequence[Tensor | None] = None
+        self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
     ) -> Any:
         """Compute normalised tokens.
 
@@ -178,7 +178,7 @@ class VisionTransformer(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         if masks is not None:
             tokens = torch.where(masks[..., None], self.mask_token.to(tokens.dtype), tokens)
-        extra = [self.cls_token]
+        extra: list[Tensor] = [self.cls_token]
         if self.architecture.storage_tokens:
             extra.append(self.storage_tokens)
         prefix = torch.cat(extra, dim=1).expand(len(x), -1, -1)
@@ -345,7 +345,7 @@ class Block(nn.Module):
         work that stochastic depth throws away.
         """
         if not (self.training and self.drop_path > 0):
-            return x + branch(x)  # type: ignore[no-any-return]
+            return x + branch(x)
         keep = max(int(len(x) * (1 - self.drop_path)), 1)
         chosen = torch.randperm(len(x), device=x.device)[:keep]
         residual = branch(x[chosen])

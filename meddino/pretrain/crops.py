@@ -1,0 +1,181 @@
+"""Multi-crop augmentation of CT slices: batched, in plain torch, on whatever device they are on.
+
+Random-resized crops are two matrix products, one a side, whose rows hold antialiased bicubic
+weights: thousands of differing crops in one call, exactly those of cropping and resizing each.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meddino.pretrain.options import Augmentation, Resolution
+
+HU_RANGE = (-1000.0, 1000.0)
+"""Values are clamped to this range (authors' release)."""
+HU_MEAN, HU_STD = 65.1084213256836, 178.01663208007812
+"""Values are then standardised by these (authors' release)."""
+BICUBIC = -0.5
+"""Slope of the kernel that antialiased resizing uses everywhere."""
+BLUR_REACH = 4
+"""Pixels to each side that the blur sees (DINOv3: kernel of 9)."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What student and teachers see of B slices: crop 0 of all slices, then crop 1, and so on.
+
+    Attributes:
+        globals: float32 (2B, 3, g, g).
+        locals: float32 (nB, 3, l, l).
+        gram: float32 (2B, 3, h, h), the global crops without distortion; None without Gram teacher.
+    """
+
+    globals: Tensor
+    locals: Tensor
+    gram: Tensor | None
+
+
+def normalise(hu: Tensor) -> Tensor:
+    """Standardise HU as the released model's input: any shape, to float32."""
+    return (hu.float().clamp(*HU_RANGE) - HU_MEAN) / HU_STD
+
+
+def multi_crop(
+    slices: Tensor, resolution: Resolution, augmentation: Augmentation, generator: torch.Generator
+) -> Crops:
+    """Cut and change all crops of a batch.
+
+    Args:
+        slices: int16 (B, S, S) in HU.
+        resolution: sizes.
+        augmentation: what is done.
+        generator: source of all draws, on the CPU, so that they do not depend on the device.
+    """
+    hu = slices.float().clamp(*HU_RANGE)
+    globals_, gram = [], []
+    for view in range(2):
+        boxes = draw_boxes(len(hu), hu.shape[1:], augmentation.global_scale, generator)
+        flips = _flips(len(hu), augmentation, generator)
+        globals_.append(
+            _distort(cut(hu, boxes, flips, resolution.global_px), view, augmentation, generator)
+        )
+        if resolution.gram_px is not None:
+            gram.append(cut(hu, boxes, flips, resolution.gram_px))
+    locals_ = []
+    for _ in range(augmentation.local_crops):
+        boxes = draw_boxes(len(hu), hu.shape[1:], augmentation.local_scale, generator)
+        flips = _flips(len(hu), augmentation, generator)
+        locals_.append(
+            _distort(cut(hu, boxes, flips, resolution.local_px), 2, augmentation, generator)
+        )
+    return Crops(_grey(globals_), _grey(locals_), _grey(gram) if gram else None)
+
+
+def _grey(crops: list[Tensor]) -> Tensor:
+    """Join, standardise, and repeat to three channels (B, 3, h, w) without copying."""
+    return normalise(torch.cat(crops))[:, None].expand(-1, 3, -1, -1)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def _flips(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=generator) < 0.5) & augmentation.flip
+
+
+def draw_boxes(
+    count: int, size: torch.Size, scale: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Draw boxes of a share of the area and an aspect from 3/4 to 4/3, in whole pixels.
+
+    Returns:
+        int64 (count, 4): top, left, height, width.
+    """
+    rows, columns = size
+    area = _uniform((count,), *scale, generator) * rows * columns
+    reach = math.log(4 / 3)
+    aspect = _uniform((count,), -reach, reach, generator).exp()
+    height = (area / aspect).sqrt().round().clamp(1, rows)
+    width = (area * aspect).sqrt().round().clamp(1, columns)
+    top = (torch.rand(count, generator=generator) * (rows - height + 1)).floor()
+    left = (torch.rand(count, generator=generator) * (columns - width + 1)).floor()
+    return torch.stack([top, left, height, width], dim=1).long()
+
+
+def cut(hu: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """Crop and resize each slice by its own box: (B, S, S) to (B, size, size)."""
+    rows, columns = hu.shape[1:]
+    vertical = resize_weights(boxes[:, 0], boxes[:, 2], rows, size)
+    horizontal = resize_weights(boxes[:, 1], boxes[:, 3], columns, size)
+    horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
+    vertical, horizontal = vertical.to(hu.device), horizontal.to(hu.device)
+    return vertical @ hu @ horizontal.transpose(1, 2)
+
+
+def resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
+    """Antialiased bicubic weights of one side.
+
+    Args:
+        start: first pixel of each crop, int64 (B,).
+        length: pixels of each crop, int64 (B,).
+        size_in: pixels of the slice.
+        size_out: pixels of the result.
+
+    Returns:
+        float32 (B, size_out, size_in); each row sums to 1 and is zero outside the crop.
+    """
+    scale = (length.float() / size_out)[:, None, None]
+    centre = (torch.arange(size_out) + 0.5)[None, :, None] * scale + start[:, None, None]
+    pixel = (torch.arange(size_in) + 0.5)[None, None, :]
+    weights = _bicubic((pixel - centre).abs() / scale.clamp(min=1))
+    first, last = start[:, None, None], (start + length)[:, None, None]
+    weights = weights * ((pixel > first) & (pixel < last))
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    """Keys' kernel of non-negative distances."""
+    near = ((BICUBIC + 2) * x - (BICUBIC + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * BICUBIC - 4 * BICUBIC
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _distort(crops: Tensor, view: int, a: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change intensities, blur, solarise and add noise: (B, h, w) in HU; `view` 2 is local."""
+    count, device = len(crops), crops.device
+    low, high = HU_RANGE
+    unit = (crops - low) / (high - low)
+    chosen = torch.rand(count, generator=generator) < a.intensity_probability
+    brightness = _uniform((count,), 1 - a.brightness, 1 + a.brightness, generator)
+    contrast = _uniform((count,), 1 - a.contrast, 1 + a.contrast, generator)
+    gain = torch.where(chosen, brightness, 1.0).to(device)[:, None, None]
+    spread = torch.where(chosen, contrast, 1.0).to(device)[:, None, None]
+    unit = unit * gain
+    mean = unit.mean(dim=(1, 2), keepdim=True)
+    unit = ((unit - mean) * spread + mean).clamp(0, 1)
+    blurred = torch.rand(count, generator=generator) < a.blur_probability[view]
+    sigma = _uniform((count,), *a.blur_sigma, generator)
+    unit = _blur(unit, torch.where(blurred, sigma, 1e-3).to(device))
+    if view == 1 and a.solarize_probability > 0:
+        inverted = torch.rand(count, generator=generator) < a.solarize_probability
+        bright = inverted.to(device)[:, None, None] & (unit >= 0.5)
+        unit = torch.where(bright, 1 - unit, unit)
+    hu = unit * (high - low) + low
+    if a.noise_hu > 0:
+        hu = hu + a.noise_hu * torch.randn(hu.shape, generator=generator).to(device)
+    return hu
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image (B, h, w) by its own Gaussian of `sigma` (B,) pixels."""
+    offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    padded = F.pad(images[None], (BLUR_REACH,) * 4, mode="reflect")
+    count = len(images)
+    padded = F.conv2d(padded, kernel[:, None, :, None], groups=count)
+    return F.conv2d(padded, kernel[:, None, None, :], groups=count)[0]

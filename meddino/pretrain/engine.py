@@ -1,0 +1,233 @@
+"""One training step of DINOv3: student, teachers, losses, optimiser, moving average."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meddino.models.heads import DINOHead
+from meddino.models.vit import ARCHITECTURES, Architecture, VisionTransformer
+from meddino.pretrain import losses
+from meddino.pretrain.crops import Crops
+from meddino.pretrain.options import Optimisation, StageOptions
+from meddino.pretrain.schedules import linear_warmup_cosine
+
+GLOBAL_CROPS = 2
+
+
+class Network(nn.ModuleDict):
+    """A backbone with the heads of its two self-distillation losses."""
+
+    backbone: VisionTransformer
+    dino_head: DINOHead
+    ibot_head: DINOHead
+
+    def __init__(self, architecture: Architecture, stage: StageOptions) -> None:
+        """Build it with random weights."""
+        width = architecture.embed_dim
+        sizes = {"dino_head": stage.dino_head, "ibot_head": stage.ibot_head}
+        super().__init__({"backbone": VisionTransformer(architecture)})
+        for name, size in sizes.items():
+            self[name] = DINOHead(width, size.prototypes, size.hidden, size.bottleneck)
+
+
+class Engine(nn.Module):
+    """The networks of a stage and the sum of its losses."""
+
+    def __init__(self, architecture: Architecture, stage: StageOptions) -> None:
+        """Build student and teacher (a copy of the student), and the Gram teacher if there is one.
+
+        Args:
+            architecture: of all backbones; the stage's drop path and rotary augmentation are the
+                student's alone.
+            stage: weights, temperatures, sizes of the heads.
+        """
+        super().__init__()
+        self.stage = stage
+        plain = replace(architecture, drop_path=0.0, rope_rescale=None)
+        noisy = replace(plain, drop_path=stage.drop_path, rope_rescale=stage.rope_rescale)
+        self.student = Network(noisy, stage)
+        self.teacher = Network(plain, stage)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.gram = VisionTransformer(plain) if stage.objective.gram > 0 else None
+        for frozen in (self.teacher, self.gram):
+            if frozen is not None:
+                frozen.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Engine":
+        """Set the student's mode; teachers never leave evaluation."""
+        self.training = mode
+        self.student.train(mode)
+        return self
+
+    def forward(self, crops: Crops, masks: Tensor, teacher_temperature: float) -> dict[str, Tensor]:
+        """Compute all losses of a batch.
+
+        Args:
+            crops: of B slices.
+            masks: bool (2B, patches of a global crop), hidden from the student.
+            teacher_temperature: of this iteration.
+
+        Returns:
+            `loss`, the weighted sum that is trained on, and each part, unweighted.
+        """
+        o = self.stage.objective
+        target_cls, target_patches = self._targets(crops, masks, teacher_temperature)
+        entries = [crops.globals, crops.locals]
+        seen, local = self.student.backbone.forward_features(entries, [masks, None])
+        cls = seen["x_norm_clstoken"]
+        temperature = o.student_temperature
+        parts = {
+            "dino_global": losses.dino_loss(
+                _views(self.student.dino_head(cls), GLOBAL_CROPS), target_cls, temperature, True
+            ),
+            "dino_local": losses.dino_loss(
+                _views(self.student.dino_head(local["x_norm_clstoken"]), self._num_locals(crops)),
+                target_cls,
+                temperature,
+            ),
+            "koleo": torch.stack([losses.koleo_loss(x) for x in _views(cls, GLOBAL_CROPS)]).mean(),
+        }
+        hidden = seen["x_norm_patchtokens"][masks]
+        parts["ibot"] = losses.ibot_loss(
+            self.student.ibot_head(hidden), target_patches, masks, None, temperature
+        )
+        if self.gram is not None:
+            parts["gram"] = losses.gram_loss(
+                seen["x_norm_patchtokens"], self._gram_target(crops), img_level=True
+            )
+        return {"loss": self._total(parts, self._num_locals(crops)), **parts}
+
+    def _total(self, parts: dict[str, Tensor], num_locals: int) -> Tensor:
+        """Weigh the parts as DINOv3 does: DINO's two by their numbers of pairs of crops."""
+        o = self.stage.objective
+        pairs_global = GLOBAL_CROPS * (GLOBAL_CROPS - 1)
+        pairs_local = GLOBAL_CROPS * num_locals
+        share = pairs_global / (pairs_global + pairs_local)
+        total = o.dino * (
+            share * parts["dino_global"] + (1 - share) * o.dino_local * parts["dino_local"]
+        )
+        total = total + o.ibot * parts["ibot"] + GLOBAL_CROPS * o.koleo * parts["koleo"]
+        if self.gram is not None:
+            total = total + o.gram * parts["gram"]
+        return total
+
+    def _num_locals(self, crops: Crops) -> int:
+        return GLOBAL_CROPS * len(crops.locals) // len(crops.globals)
+
+    @torch.no_grad()
+    def _targets(self, crops: Crops, masks: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The teacher's assignments: (2, B, K) of class tokens, (M, K) of hidden patches."""
+        seen = self.teacher.backbone.forward_features(crops.globals)
+        cls = losses.sinkhorn_knopp(self.teacher.dino_head(seen["x_norm_clstoken"]), temperature)
+        hidden = self.teacher.ibot_head(seen["x_norm_patchtokens"][masks])
+        return _views(cls, GLOBAL_CROPS), losses.sinkhorn_knopp(hidden, temperature)
+
+    @torch.no_grad()
+    def _gram_target(self, crops: Crops) -> Tensor:
+        """The Gram teacher's patches, resized to the student's grid."""
+        assert self.gram is not None and crops.gram is not None
+        patches = self.gram.forward_features(crops.gram)["x_norm_patchtokens"]
+        px = self.gram.patch_size
+        here, there = (x.shape[-1] // px for x in (crops.gram, crops.globals))
+        if here == there:
+            return patches
+        return losses.resize_features(patches, (here, here), (there, there))
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher's parameters towards the student's."""
+        ours: list[Tensor] = list(self.teacher.parameters())
+        theirs: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - momentum)
+
+    def clip_gradients(self, largest: float) -> dict[str, float]:
+        """Clip backbone and heads each by itself; return the norms that they had."""
+        return {
+            name: float(nn.utils.clip_grad_norm_(part.parameters(), largest))
+            for name, part in self.student.items()
+        }
+
+
+def _views(x: Tensor, count: int) -> Tensor:
+    """(count * B, ...) to (count, B, ...)."""
+    return x.unflatten(0, (count, -1))
+
+
+def parameter_groups(student: Network, options: Optimisation) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay (DINOv3's layer-wise decay).
+
+    Returns:
+        Groups with `params`, `lr_multiplier`, `wd_multiplier` and `last_layer`.
+    """
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        key = multipliers(name, len(student.backbone.blocks), options)
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": params, "lr_multiplier": lr, "wd_multiplier": wd, "last_layer": last}
+        for (lr, wd, last), params in groups.items()
+    ]
+
+
+def multipliers(name: str, depth: int, options: Optimisation) -> tuple[float, float, bool]:
+    """Learning rate and weight decay factors of a parameter, and whether it holds prototypes."""
+    inner = name.removeprefix("backbone.")
+    layer = depth + 1
+    if name.startswith("backbone."):
+        if inner.startswith(("cls_token", "storage_tokens", "mask_token", "patch_embed.")):
+            layer = 0
+        elif inner.startswith("blocks."):
+            layer = int(inner.split(".")[1]) + 1
+    rate = options.layerwise_decay ** (depth + 1 - layer)
+    if inner.startswith("patch_embed."):
+        rate *= options.patch_embed_lr
+    decays = not (inner.endswith("bias") or "norm" in inner or "gamma" in inner)
+    return rate, float(decays), "last_layer" in inner
+
+
+def set_rates(optimizer: torch.optim.Optimizer, stage: StageOptions, iteration: int) -> float:
+    """Set learning rates and weight decays of an iteration (from 0); return the base rate."""
+    o = stage.optim
+    end = o.lr if o.final_lr is None else o.final_lr
+    rate = linear_warmup_cosine(
+        iteration, start=0.0, peak=o.lr, end=end, warmup=o.warmup, total=stage.iterations
+    )
+    for group in optimizer.param_groups:
+        frozen = group["last_layer"] and iteration < o.freeze_last_layer
+        group["lr"] = 0.0 if frozen else rate * group["lr_multiplier"]
+        group["weight_decay"] = o.weight_decay * group["wd_multiplier"]
+    return rate
+
+
+def momentum(stage: StageOptions, iteration: int) -> float:
+    """The teacher's momentum of an iteration."""
+    start, end = stage.optim.momentum
+    share = min(iteration / max(stage.iterations - 1, 1), 1.0)
+    return end - (end - start) * (math.cos(math.pi * share) + 1) / 2
+
+
+def teacher_temperature(stage: StageOptions, iteration: int) -> float:
+    """The teacher's temperature of an iteration."""
+    start, end = stage.objective.teacher_temperature
+    warmup = stage.objective.teacher_temperature_warmup
+    return end if iteration >= warmup else start + (end - start) * iteration / warmup
+
+
+def architecture_of(backbone: str) -> Architecture:
+    """The architecture of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if backbone not in ARCHITECTURES:
+        raise ValueError(f"backbone {backbone!r}: not one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[backbone]
+
+
+def named_losses(parts: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
+    """Losses as numbers, by name."""
+    return ((name, float(value.detach())) for name, value in parts.items())

@@ -1,0 +1,370 @@
+"""Pretraining: parity with the public DINOv3 code, crops, masks, resuming, chaining."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from meddino.core.errors import MeddinoError
+from meddino.models import weights
+from meddino.models.vit import build
+from meddino.pretrain import crops, leaves, loop, losses
+from meddino.pretrain.engine import Engine, multipliers
+from meddino.pretrain.masks import draw_mask, draw_masks
+from meddino.pretrain.options import (
+    Augmentation,
+    Head,
+    LeavesOptions,
+    Objective,
+    Optimisation,
+    PretrainOptions,
+    Resolution,
+    StageOptions,
+)
+from meddino.pretrain.schedules import linear_warmup_cosine
+
+GOLDEN = Path(__file__).parent / "golden/dinov3"
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
+HEAD = Head(prototypes=32, hidden=24, bottleneck=16)
+
+
+# ---- parity ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "losses.safetensors")
+
+
+def same(loss: Tensor, x: Tensor, numbers: dict[str, Tensor], name: str) -> None:
+    torch.testing.assert_close(loss, numbers[f"{name}.loss"], **CLOSE)
+    (gradient,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradient, numbers[f"{name}.grad"], **CLOSE)
+
+
+def test_dino_loss(numbers: dict[str, Tensor]) -> None:
+    temperature = float(numbers["dino.teacher_temp"])
+    target = losses.sinkhorn_knopp(numbers["dino.teacher_logits"], temperature)
+    torch.testing.assert_close(target, numbers["dino.sinkhorn"], **CLOSE)
+    target = target.unflatten(0, (2, 5))
+    for name, student, diagonal in (
+        ("dino.global", "dino.student_global", False),
+        ("dino.global_ignore_diagonal", "dino.student_global", True),
+        ("dino.local", "dino.student_local", False),
+    ):
+        x = numbers[student].clone().requires_grad_()
+        same(losses.dino_loss(x, target, ignore_diagonal=diagonal), x, numbers, name)
+
+
+def test_ibot_loss(numbers: dict[str, Tensor]) -> None:
+    target = losses.sinkhorn_knopp(
+        numbers["ibot.teacher_logits"], float(numbers["dino.teacher_temp"])
+    )
+    torch.testing.assert_close(target, numbers["ibot.sinkhorn"], **CLOSE)
+    masks = numbers["ibot.masks"]
+    torch.testing.assert_close(losses.mask_weights(masks), numbers["ibot.masks_weight"], **CLOSE)
+    x = numbers["ibot.student"].clone().requires_grad_()
+    same(losses.ibot_loss(x, target, masks), x, numbers, "ibot")
+
+
+def test_koleo_loss(numbers: dict[str, Tensor]) -> None:
+    x = numbers["koleo.in"].clone().requires_grad_()
+    same(losses.koleo_loss(x), x, numbers, "koleo")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("default", {}),
+        ("batch_level", {"img_level": False}),
+        ("unnormalised", {"normalize": False}),
+        ("remove_neg", {"remove_neg": True}),
+        ("remove_only_teacher_neg", {"remove_only_teacher_neg": True}),
+    ],
+)
+def test_gram_loss(numbers: dict[str, Tensor], name: str, options: dict[str, bool]) -> None:
+    x = numbers["gram.student"].clone().requires_grad_()
+    same(losses.gram_loss(x, numbers["gram.teacher"], **options), x, numbers, f"gram.{name}")
+
+
+def test_features_of_the_gram_teacher_are_resized_alike(numbers: dict[str, Tensor]) -> None:
+    resized = losses.resize_features(numbers["gram.downsample.in_8x8"], (8, 8), (4, 4))
+    torch.testing.assert_close(resized, numbers["gram.downsample.bicubic_4x4"], **CLOSE)
+
+
+@pytest.mark.parametrize("gram", [False, True])
+def test_a_whole_step(gram: bool) -> None:
+    io, state = (load_file(GOLDEN / f"ssl_step_{part}.safetensors") for part in ("io", "state"))
+    meta = json.loads((GOLDEN / "meta.json").read_text())["ssl_step"]
+    stage = make_stage(
+        gram=gram,
+        objective=Objective(gram=2.0 if gram else 0.0),
+        dino_head=Head(prototypes=96, hidden=80, bottleneck=32),
+        ibot_head=Head(prototypes=72, hidden=80, bottleneck=32),
+    )
+    backbone = {k.removeprefix("student.backbone."): v for k, v in state.items()}
+    architecture = weights.infer_architecture(
+        {k: v for k, v in backbone.items() if not k.startswith(("student", "teacher", "gram"))}
+    )
+    engine = Engine(architecture, stage)
+    for part in ("student", "teacher"):
+        tensors = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(part)}
+        weights.load_strictly(getattr(engine, part), tensors, part)
+    if engine.gram is not None:
+        tensors = {k.removeprefix("gram.backbone."): v for k, v in state.items() if "gram." in k}
+        weights.load_strictly(engine.gram, tensors, "gram")
+    batch = crops.Crops(io["in.global"], io["in.local"], io["in.gram_teacher"] if gram else None)
+    engine.eval()
+    parts = engine(batch, io["in.masks"], meta["teacher_temp"])
+    for name in ("dino_global", "dino_local", "ibot", "koleo", *(["gram"] if gram else [])):
+        torch.testing.assert_close(parts[name], io[f"loss.{name}"], **CLOSE)
+    total = "loss.total_stage2_gramweight2" if gram else "loss.total_stage1"
+    torch.testing.assert_close(parts["loss"], io[total], **CLOSE)
+    if gram:
+        parts["loss"].backward()
+        for name, parameter in engine.student.named_parameters():
+            part, _, inner = name.partition(".")
+            expected = io[f"gradnorm.student_{part}.{inner}"].reshape(())
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad.norm(), expected, rtol=1e-4, atol=1e-6)
+    engine.update_teacher(0.99)
+    moved = sum(p.abs().sum() for p in engine.teacher.backbone.parameters())
+    torch.testing.assert_close(moved, io["ema0.99.sum_abs_teacher_backbone"], rtol=1e-5, atol=0)
+
+
+def test_schedule_and_parameter_groups() -> None:
+    recorded = json.loads((GOLDEN / "schedules.json").read_text())["linear_warmup_cosine.a"]
+    k = recorded["kwargs"]
+    ours = [
+        linear_warmup_cosine(
+            i,
+            start=k["start"],
+            peak=k["peak"],
+            end=k["end"],
+            warmup=k["warmup_iterations"],
+            total=k["total_iterations"],
+        )
+        for i in range(k["total_iterations"])
+    ]
+    np.testing.assert_allclose(ours, recorded["values"], rtol=1e-9, atol=1e-15)
+    groups = json.loads((GOLDEN / "meta.json").read_text())["param_groups_decay0.9_pe0.2"]
+    options = Optimisation(lr=1.0, layerwise_decay=0.9, patch_embed_lr=0.2)
+    for name, (rate, decay, last) in groups.items():
+        found = multipliers(f"backbone.{name}", 4, options)
+        assert found == (pytest.approx(rate), decay, last), name
+
+
+# ---- masks and crops ---------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 20), st.integers(2, 20), st.floats(0, 0.95), st.integers(0, 99))
+def test_a_mask_hides_exactly_its_share(rows: int, columns: int, share: float, seed: int) -> None:
+    count = int(rows * columns * share)
+    assert draw_mask(count, (rows, columns), np.random.default_rng(seed)).sum() == count
+
+
+def test_shares_of_a_batch_are_the_upper_ends_of_intervals() -> None:
+    masks = draw_masks(16, (14, 14), (0.1, 0.5), 0.5, np.random.default_rng(0))
+    counts = sorted(int(n) for n in masks.sum(1) if n)
+    assert counts == [int(196 * p) for p in np.linspace(0.1, 0.5, 9)[1:]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 999), st.integers(8, 80))
+def test_cutting_equals_cropping_and_resizing_one_by_one(seed: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(3, 48, 48, generator=generator) * 2000 - 1000
+    boxes = crops.draw_boxes(3, images.shape[1:], (0.05, 1.0), generator)
+    ours = crops.cut(images, boxes, torch.tensor([False, True, False]), size)
+    for number, (top, left, height, width) in enumerate(boxes.tolist()):
+        part = images[number, top : top + height, left : left + width][None, None]
+        expected = F.interpolate(part, (size, size), mode="bicubic", antialias=True)[0, 0]
+        expected = expected.flip(1) if number == 1 else expected
+        torch.testing.assert_close(ours[number], expected, rtol=1e-3, atol=0.5)
+
+
+def test_crops_are_those_of_the_seed_and_in_the_models_units() -> None:
+    slices = torch.randint(-1024, 1500, (4, 64, 64), dtype=torch.int16)
+    resolution = Resolution(global_px=32, local_px=16, gram_px=64)
+
+    def draw(seed: int) -> crops.Crops:
+        generator = torch.Generator().manual_seed(seed)
+        return crops.multi_crop(slices, resolution, Augmentation(local_crops=3), generator)
+
+    one, two, other = draw(1), draw(1), draw(2)
+    assert one.globals.shape == (8, 3, 32, 32)
+    assert one.locals.shape == (12, 3, 16, 16)
+    assert one.gram is not None and one.gram.shape == (8, 3, 64, 64)
+    torch.testing.assert_close(one.globals, two.globals, rtol=0, atol=0)
+    assert not torch.equal(one.globals, other.globals)
+    ends = [(hu - crops.HU_MEAN) / crops.HU_STD for hu in crops.HU_RANGE]
+    assert one.globals.min() >= ends[0] - 1e-3 and one.globals.max() <= ends[1] + 1e-3
+
+
+def test_dead_leaves_are_a_function_of_the_seed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        leaves.run(LeavesOptions(count=5, size_px=32), output=tmp_path / name / "index.32.parquet")
+    files = [(tmp_path / name / "leaves.32.parquet").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+
+
+# ---- stages ------------------------------------------------------------------------------------
+
+
+def make_stage(gram: bool = False, **changes: Any) -> StageOptions:
+    values: dict[str, Any] = {
+        "data": "leaves",
+        "slices_px": 32,
+        "iterations": 6,
+        "snapshots": (3, 6),
+        "batch_size": 4,
+        "resolutions": (Resolution(global_px=32, local_px=16, gram_px=64 if gram else None),),
+        "optim": Optimisation(lr=1e-3, warmup=2),
+        "objective": Objective(gram=2.0 if gram else 0.0),
+        "gram_teacher": "stage1@3" if gram else None,
+        "augmentation": Augmentation(local_crops=2),
+        "dino_head": HEAD,
+        "ibot_head": HEAD,
+        "drop_path": 0.25,
+        "rope_rescale": 2.0,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
+    return StageOptions(**{**values, **changes})
+
+
+def options(name: str = "stage1", **changes: Any) -> PretrainOptions:
+    return PretrainOptions(name=name, backbone="vittiny8", stage=make_stage(**changes))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("leaves") / "index.32.parquet"
+    leaves.run(LeavesOptions(count=24, size_px=32), output=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage1(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stage1")
+    loop.run(options(), index=index, state=folder / "state", output=folder / "history.jsonl")
+    return folder
+
+
+def test_a_stage_leaves_history_and_snapshots_and_no_state(stage1: Path) -> None:
+    names = sorted(path.name for path in stage1.iterdir())
+    assert names == ["000003.pth", "000006.pth", "history.jsonl"]
+    lines = [json.loads(line) for line in (stage1 / "history.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(line[key]) for line in lines for key in ("loss", "ibot", "koleo"))
+    meta = weights.read(stage1 / "000003.pth")["meta"]
+    assert (meta["stage"], meta["iteration"]) == ("stage1", 3)
+
+
+def test_a_killed_stage_resumes_to_the_bit(
+    index: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = loop.Trainer._step
+
+    def die(self: loop.Trainer, iteration: int) -> dict[str, float]:
+        if iteration == 5:
+            raise KeyboardInterrupt
+        return steps(self, iteration)
+
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Trainer, "_step", die)
+        loop.run(options(), **where)
+    assert not (tmp_path / "history.jsonl").exists()
+    loop.run(options(), **where)
+    ours, whole = (weights.read(folder / "000006.pth") for folder in (tmp_path, stage1))
+    for part in ("student", "teacher"):
+        for name, value in whole[part].items():
+            torch.testing.assert_close(ours[part][name], value, rtol=0, atol=0)
+
+
+def test_stage_2_starts_from_stage_1_and_is_held_by_its_gram_teacher(
+    index: Path, stage1: Path, tmp_path: Path
+) -> None:
+    second = options("stage2", gram=True, init="stage1@6", drop_path=0.0)
+    paths = {"init": stage1 / "000006.pth", "gram_teacher": stage1 / "000003.pth"}
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    loop.run(second, **paths, **where)
+    lines = [json.loads(line) for line in where["output"].read_text().splitlines()]
+    assert all("gram" in line for line in lines)
+    origin = weights.read(tmp_path / "000006.pth")["meta"]["origin"]
+    assert (origin["init"]["stage"], origin["init"]["iteration"]) == ("stage1", 6)
+    with pytest.raises(
+        MeddinoError, match="iteration 3 of stage stage1, but init asks for stage1@6"
+    ):
+        loop.run(second, **{**paths, "init": stage1 / "000003.pth"}, **where)
+    with pytest.raises(MeddinoError, match="gram_teacher: the stage says stage1@3"):
+        loop.run(second, **{**paths, "gram_teacher": None}, **where)
+
+
+def test_a_stage_starts_from_published_weights(index: Path, tmp_path: Path) -> None:
+    vit = build("vittiny8")
+    torch.save(vit.state_dict(), tmp_path / "dinov3.pth")
+    frozen = options(init="dinov3", optim=Optimisation(lr=1e-9), iterations=1, snapshots=(1,))
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    loop.run(frozen, init=tmp_path / "dinov3.pth", **where)
+    after = weights.load_backbone(tmp_path / "000001.pth").state_dict()
+    for name, value in vit.state_dict().items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
+    wrong = replace(frozen, backbone="vits16")
+    with pytest.raises(MeddinoError, match=r"dinov3\.pth is no vits16: embed_dim is 96, not 384"):
+        loop.run(wrong, init=tmp_path / "dinov3.pth", **where)
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = losses.ibot_loss
+    calls = []
+
+    def break_down(*arguments: Any) -> Tensor:
+        calls.append(1)
+        return real(*arguments) * (math.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(losses, "ibot_loss", break_down)
+    with pytest.raises(MeddinoError, match=r"iteration 3 loss = nan, ibot = nan.*optim\.lr"):
+        loop.run(
+            options(),
+            index=index,
+            state=tmp_path / "state",
+            output=tmp_path / "history.jsonl",
+        )
+    assert torch.load(tmp_path / "state/checkpoint.pt", weights_only=True)["iteration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"snapshots": (3,)}, "the last must be the end of the stage, 6"),
+        ({"gram_teacher": "stage1@3"}, "go together"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"resolutions": ()}, "at least one"),
+    ],
+)
+def test_impossible_stages_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_stage(**changes)
+
+
+def test_losses_fall_on_a_few_pictures(index: Path, tmp_path: Path) -> None:
+    stage = options(iterations=40, snapshots=(40,), optim=Optimisation(lr=1e-3, warmup=5))
+    output = tmp_path / "history.jsonl"
+    loop.run(stage, index=index, state=tmp_path / "state", output=output)
+    loss = [json.loads(line)["loss"] for line in output.read_text().splitlines()]
+    assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.05
