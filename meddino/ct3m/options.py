@@ -21,7 +21,7 @@ class Curation(Options):
     hu_range: tuple[
         Annotated[int, Field(ge=-32768, le=32767)], Annotated[int, Field(ge=-32768, le=32767)]
     ] = (-1024, 3071)
-    """Lowest and highest value kept, in HU: a 12-bit scanner's range; padding falls on the lower."""
+    """Lowest and highest value kept, in HU: a 12-bit scanner's; padding falls on the lower."""
     min_body_fraction: float = Field(0.02, ge=0, lt=1)
     """Slices with a smaller fraction of pixels above -500 HU show air only and are dropped."""
     min_slices: int = Field(8, ge=1)

@@ -1,0 +1,80 @@
+"""NIfTI files. SimpleITK mends broken headers without a word, so that nibabel reads them."""
+
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
+
+from meddino.ct3m.badvolume import BadVolume
+from meddino.ct3m.raw import AGAIN, Raw, reason, squeeze
+
+SUFFIXES = (".nii", ".nii.gz")
+SPACING_AGREEMENT = 0.01
+"""Relative difference between the two voxel sizes of a header that is not worth a remark."""
+# What nibabel raises for files that are cut short, damaged, or something else altogether.
+_UNREADABLE = (
+    ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError,
+    MemoryError,
+)  # fmt: skip
+_TO_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def load(path: Path) -> Raw:
+    """Read a NIfTI file.
+
+    Raises:
+        BadVolume: it is damaged, is no 3-D volume, or its header gives no valid voxel size.
+    """
+    try:
+        image = nib.load(path, mmap=False)
+        stored = _header_as_stored(path)
+        scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
+        # float32 holds all whole numbers of CT, and takes half the memory of nibabel's float64.
+        array = image.dataobj.get_scaled(np.float32) if scaled else np.asanyarray(image.dataobj)
+    except _UNREADABLE as error:
+        raise BadVolume(
+            f"cannot be read as NIfTI, it is truncated or damaged or no image at all"
+            f" ({type(error).__name__}: {reason(error)}); {AGAIN}"
+        ) from error
+    array = squeeze(array)
+    sizes = np.asarray(stored["pixdim"][1:4], dtype=np.float64)
+    _check_sizes(sizes)
+    axes = image.affine[:3, :3] * _TO_LPS[:, None]
+    remarks = _remarks(stored, sizes, axes)
+    return Raw(array.T, axes, image.affine[:3, 3] * _TO_LPS, remarks)
+
+
+def _header_as_stored(path: Path) -> nib.Nifti1Header:
+    """The header without nibabel's repairs: its loader turns a voxel size of 0 into 1."""
+    kind = nib.Nifti2Header if isinstance(nib.load(path), nib.Nifti2Image) else nib.Nifti1Header
+    with ImageOpener(path) as handle:
+        return kind.from_fileobj(handle, check=False)
+
+
+def _check_sizes(sizes: npt.NDArray[np.float64]) -> None:
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        listed = " x ".join(f"{size:g}" for size in sizes)
+        raise BadVolume(
+            f"header gives a spacing (pixdim) of {listed} mm, which is zero, negative or no"
+            " number; take the spacing from the original scan and mend the header"
+        )
+
+
+def _remarks(
+    stored: nib.Nifti1Header, sizes: npt.NDArray[np.float64], axes: npt.NDArray[np.float64]
+) -> tuple[str, ...]:
+    remarks = []
+    if int(stored["sform_code"]) == 0 and int(stored["qform_code"]) == 0:
+        remarks.append("header gives no orientation: taken as right to left, back to front, up")
+    lengths = np.linalg.norm(axes, axis=0)
+    if np.abs(lengths / sizes - 1).max() > SPACING_AGREEMENT:
+        both = " and ".join(" x ".join(f"{x:.3g}" for x in each) for each in (sizes, lengths))
+        remarks.append(f"header gives two spacings, {both} mm: the second, of its affine, is used")
+    if np.allclose(lengths, 1.0, atol=1e-6) and np.allclose(np.abs(axes), np.eye(3), atol=1e-6):
+        remarks.append("spacing is 1 x 1 x 1 mm, as where a header was lost: may be wrong")
+    return tuple(remarks)

@@ -1,0 +1,200 @@
+"""The `slices` verb: one chunk of a dataset's volumes becomes shards of axial slices."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from meddino.core.files import atomic, write_json
+from meddino.core.progress import track
+from meddino.ct3m import volumes
+from meddino.ct3m.badvolume import BadVolume
+from meddino.ct3m.hounsfield import to_int16
+from meddino.ct3m.options import Curation, SliceOptions
+from meddino.ct3m.resample import Resizer
+from meddino.ct3m.shards import ShardWriter
+from meddino.ct3m.volumes import Volume
+from meddino.datasets.cases import Case
+from meddino.datasets.fetch import raw_root
+
+BODY_HU = -500
+"""Halfway between air and water: above is patient, or table."""
+MR_MIN_RANGE = 32
+"""MR is stored in whole numbers; fewer steps than this would lose the image."""
+
+Writers = dict[int, ShardWriter]
+
+
+@dataclass
+class Report:
+    """What became of the cases of one chunk."""
+
+    dataset: str
+    chunk: int
+    chunks: int
+    volumes: int = 0
+    slices: int = 0
+    air_slices: int = 0
+    other_modality: int = 0
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
+
+
+def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
+    """Cut the volumes of one chunk into slices (paper, section 3.2).
+
+    Each axial slice is resampled in plane to `spacing_mm`, resized to every size, and stored as
+    int16 HU in `<chunk>.<size>.parquet` beside the report. Slices of air are dropped. A volume
+    that cannot be trusted is quarantined with a reason; the others go on. A chunk without a usable
+    volume gives empty shards. The same inputs give the same bytes.
+
+    Args:
+        options: the chunk, the dataset's layout, and the curation.
+        raw: the manifest `.fetched.json` of the fetched dataset.
+        output: the report, `<chunk>.json`, written last.
+
+    Raises:
+        MeddinoError: the dataset's folder holds no case, or outputs cannot be written.
+    """
+    curation = options.curation
+    cases = options.dataset.cases(raw_root(raw))[options.chunk :: options.chunks]
+    wanted = [case for case in cases if case.modality in curation.modalities]
+    report = Report(options.dataset_name, options.chunk, options.chunks)
+    report.other_modality = len(cases) - len(wanted)
+    # Without its report a half-replaced set of shards counts as not made.
+    output.unlink(missing_ok=True)
+    with _shards(curation, output) as writers:
+        title = f"{options.dataset_name} {options.chunk + 1}/{options.chunks}: slicing"
+        for case in track(wanted, title, len(wanted)):
+            try:
+                volume = read_checked(case, curation)
+            except BadVolume as error:
+                _quarantine(report, case, error)
+                continue
+            # From here on nothing depends on what the file holds: a volume gives all its slices.
+            _add(volume, case.id, writers, curation, report)
+    write_json(output, asdict(report))
+
+
+@contextmanager
+def _shards(curation: Curation, output: Path) -> Iterator[Writers]:
+    """Open a shard per size; all of them appear together, or none if the block fails."""
+    with ExitStack() as stack:
+        writers = {}
+        for size in curation.sizes_px:
+            path = stack.enter_context(atomic(output.with_name(f"{output.stem}.{size}.parquet")))
+            level, rows = curation.compression_level, curation.row_group_rows
+            writers[size] = ShardWriter(path, size, level=level, group_rows=rows)
+        yield writers
+        for writer in writers.values():
+            writer.close()
+
+
+def read_checked(case: Case, curation: Curation) -> Volume:
+    """Read the volume of a case and check it against the limits of the curation.
+
+    Raises:
+        BadVolume: it cannot be read, cannot be trusted, or is beyond a limit.
+    """
+    volume = volumes.read(case.image, hu=case.modality == "CT")
+    if volume.oblique_deg > curation.max_oblique_deg:
+        raise BadVolume(
+            f"slices are oblique: tilted by {volume.oblique_deg:.1f} degrees from the axial plane,"
+            f" more than curation.max_oblique_deg = {curation.max_oblique_deg:g}; raise that limit,"
+            " or exclude the case"
+        )
+    if len(volume.array) < curation.min_slices:
+        raise BadVolume(
+            f"too few slices: {len(volume.array)}, fewer than curation.min_slices ="
+            f" {curation.min_slices}, as in a localiser; lower that limit, or exclude the case"
+        )
+    if case.modality == "MR" and np.ptp(volume.array) < MR_MIN_RANGE:
+        raise BadVolume(
+            f"values span less than {MR_MIN_RANGE}, and would be lost as whole numbers; use the"
+            " original scan instead of a normalised copy, or exclude the case"
+        )
+    return volume
+
+
+def _quarantine(report: Report, case: Case, error: BadVolume) -> None:
+    entry = {"case": case.id, "path": str(case.image), "reason": str(error)}
+    report.quarantined.append(entry)
+    print(f"{report.dataset}: {case.image} left out: {error}", file=sys.stderr)
+
+
+def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report: Report) -> None:
+    """Write the slices of one volume, and count them."""
+    height, width = volume.array.shape[1:]
+    resizers = {
+        size: Resizer.of(
+            (height, width), volume.spacing_mm[1:], target_mm=curation.spacing_mm, size_px=size
+        )
+        for size in writers
+    }
+    heights = _heights(volume)
+    for number, acquired in enumerate(volume.array):
+        body = float(np.count_nonzero(acquired > BODY_HU) / acquired.size)
+        if body < curation.min_body_fraction:
+            report.air_slices += 1
+            continue
+        row = {
+            "dataset": report.dataset,
+            "case": case,
+            "slice": number,
+            "z_mm": float(heights[number]),
+            "spacing_mm_z": volume.spacing_mm[0],
+            "spacing_mm_y": volume.spacing_mm[1],
+            "spacing_mm_x": volume.spacing_mm[2],
+            "rows": height,
+            "columns": width,
+            "body_fraction": body,
+            "sha": _sha(acquired),
+        }
+        image = acquired.astype(np.float32)
+        for size, writer in writers.items():
+            pixels = _stored(resizers[size](image), curation)
+            writer.add(pixels, {**row, **_statistics(pixels)})
+        report.slices += 1
+    report.volumes += 1
+    report.remarks += [{"case": case, "remark": remark} for remark in volume.remarks]
+
+
+def _heights(volume: Volume) -> npt.NDArray[np.float64]:
+    """Height of each slice's centre in the scanner, in mm."""
+    depth, height, width = volume.array.shape
+    row, column = np.full(depth, (height - 1) / 2), np.full(depth, (width - 1) / 2)
+    heights: npt.NDArray[np.float64] = volume.points_mm(np.stack([np.arange(depth), row, column]))[
+        2
+    ]
+    return heights
+
+
+def _stored(image: npt.NDArray[np.float32], curation: Curation) -> npt.NDArray[np.int16]:
+    """Round to whole HU within the range that is kept."""
+    return np.clip(np.rint(image), *curation.hu_range).astype(np.int16)
+
+
+def _statistics(pixels: npt.NDArray[np.int16]) -> dict[str, Any]:
+    # Sums of whole numbers are exact in float64: the same on every machine.
+    values = pixels.astype(np.float64)
+    mean = float(values.mean())
+    variance = float(np.square(values).mean()) - mean * mean
+    return {
+        "hu_min": int(pixels.min()),
+        "hu_max": int(pixels.max()),
+        "hu_mean": mean,
+        "hu_std": max(0.0, variance) ** 0.5,
+    }
+
+
+def _sha(acquired: npt.NDArray[Any]) -> str:
+    """Digest of a slice as acquired, in canonical orientation, whatever its file's number type."""
+    digest = hashlib.sha256(repr(acquired.shape).encode())
+    digest.update(to_int16(acquired).astype("<i2", copy=False).tobytes())
+    return digest.hexdigest()
