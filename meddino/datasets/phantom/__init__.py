@@ -1,0 +1,1 @@
+"""The procedural CT phantom: a made-up patient, scanned and stored like a real dataset."""

@@ -1,0 +1,274 @@
+"""The raw layouts of real datasets: names, folders, archives, orientations, label values."""
+
+import hashlib
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from meddino.datasets.phantom.scanner import Scan
+from meddino.datasets.phantom.tissues import Structure as S
+
+ABDOMEN_MM, WHOLE_MM = (-150.0, -105.0), (-248.0, -234.0)
+LIVER = {S.LIVER: 1, S.LIVER_TUMOUR: 2}
+KIDNEYS = {
+    S.RIGHT_KIDNEY: 1,
+    S.LEFT_KIDNEY: 1,
+    S.RIGHT_KIDNEY_TUMOUR: 2,
+    S.LEFT_KIDNEY_TUMOUR: 2,
+    S.RIGHT_KIDNEY_CYST: 3,
+    S.LEFT_KIDNEY_CYST: 3,
+}
+AMOS = {
+    **{S(value): value for value in range(1, 16)},
+    S.LIVER_TUMOUR: 6,
+    S.RIGHT_KIDNEY_TUMOUR: 2,
+    S.LEFT_KIDNEY_TUMOUR: 3,
+    S.RIGHT_KIDNEY_CYST: 2,
+    S.LEFT_KIDNEY_CYST: 3,
+}
+BTCV = {
+    **{part: value for part, value in AMOS.items() if value <= 9},
+    S.PORTAL_VEIN: 10,
+    S.PANCREAS: 11,
+    S.RIGHT_ADRENAL: 12,
+    S.LEFT_ADRENAL: 13,
+}
+MR_EVERY, MR_FIRST_ID = 6, 507
+TEST_EVERY = 5
+EPOCH = (2020, 1, 1, 0, 0, 0)
+UID_ROOT = "2.25."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """What all cases of a dataset have in common."""
+
+    archive: str
+    labels: Mapping[S, int]
+    orientations: tuple[str, ...]
+    """Codes of the directions in which the stored axes grow, drawn from for every case."""
+    bottoms_mm: tuple[tuple[float, float], ...] = (ABDOMEN_MM,)
+    """Ranges of the lowest slice, taken in turn."""
+    paddings: tuple[int | None, ...] = (None, None, -1024)
+    """Values outside the scanner's circle, taken in turn; None leaves the square filled."""
+    lesions: bool = False
+
+
+HABITS = {
+    "amos22": Habit(
+        archive="amos22.zip",
+        labels=AMOS,
+        orientations=("LAS", "RAS", "LPS"),
+        bottoms_mm=(WHOLE_MM, WHOLE_MM, ABDOMEN_MM),
+    ),
+    "btcv": Habit(archive="RawData.zip", labels=BTCV, orientations=("LAS",)),
+    "kits23": Habit(archive="kits23.zip", labels=KIDNEYS, orientations=("IPL",), lesions=True),
+    "lits": Habit(
+        archive="Training_Batch1.zip",
+        labels=LIVER,
+        orientations=("RAS", "LAS", "RPS"),
+        bottoms_mm=(ABDOMEN_MM, WHOLE_MM),
+        paddings=(None, -2048, None),
+        lesions=True,
+    ),
+    "msd_spleen": Habit(
+        archive="Task09_Spleen.tar",
+        labels={S.SPLEEN: 1},
+        orientations=("RAS",),
+        paddings=(-1024, None),
+    ),
+    "pancreas_ct": Habit(
+        archive="Pancreas-CT.zip",
+        labels={S.PANCREAS: 1},
+        orientations=("LPS",),
+    ),
+}
+
+
+class Store(Protocol):
+    """An archive that files are put into."""
+
+    def add(self, name: str, path: Path) -> None:
+        """Put a file into the archive under a name."""
+
+
+class ZipStore:
+    """A zip archive whose bytes depend on its contents alone."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the archive."""
+        self._file = zipfile.ZipFile(path, "w")
+
+    def add(self, name: str, path: Path) -> None:
+        """Put a file into the archive; what is not compressed yet is."""
+        info = zipfile.ZipInfo(name, EPOCH)
+        stored = name.endswith(".gz")
+        info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+        info.external_attr = 0o644 << 16
+        self._file.writestr(info, path.read_bytes(), compresslevel=1)
+
+    def close(self) -> None:
+        """Finish the archive."""
+        self._file.close()
+
+
+class TarStore:
+    """A tar archive as macOS makes them: every file has a companion `._<name>`."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the archive."""
+        self._file = tarfile.open(path, "w")  # noqa: SIM115
+
+    def add(self, name: str, path: Path) -> None:
+        """Put a file and its companion into the archive."""
+        folder, _, last = name.rpartition("/")
+        junk = path.with_name("junk")
+        junk.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+        for member, source in ((f"{folder}/._{last}", junk), (name, path)):
+            info = tarfile.TarInfo(member)
+            info.size = source.stat().st_size
+            with source.open("rb") as file:
+                self._file.addfile(info, file)
+
+    def close(self) -> None:
+        """Finish the archive."""
+        self._file.close()
+
+
+def case_ids(dataset: str, count: int) -> list[int]:
+    """Numbers of the first cases of a dataset, with the real one's gaps."""
+    if dataset == "amos22":
+        mr = [k % MR_EVERY == MR_EVERY - 1 for k in range(count)]
+        return [MR_FIRST_ID + k if is_mr else 1 + k for k, is_mr in enumerate(mr)]
+    if dataset == "btcv":
+        return [*range(1, 11), *range(21, 41), *range(101, 101 + count)][:count]
+    if dataset == "pancreas_ct":
+        return [n for n in range(1, count + 3) if n not in (25, 70)][:count]
+    return list(range(count)) if dataset != "msd_spleen" else list(range(2, 2 + count))
+
+
+def labels_of(scan: Scan, labels: Mapping[S, int]) -> NDArray[np.uint8]:
+    """The label map that a dataset has of a scan, [z, y, x]."""
+    table = np.zeros(len(S), np.uint8)
+    for structure, value in labels.items():
+        table[structure] = value
+    mapped: NDArray[np.uint8] = table[scan.truth]
+    return mapped
+
+
+def put_case(
+    stores: Mapping[str, Store], dataset: str, number: int, scan: Scan, code: str, scratch: Path
+) -> None:
+    """Store one case in the layout of a dataset.
+
+    Args:
+        stores: the archives by file name.
+        dataset: whose layout.
+        number: the case's number.
+        scan: the case.
+        code: directions in which the stored axes grow.
+        scratch: folder for temporary files.
+    """
+    habit = HABITS[dataset]
+    store = stores[habit.archive]
+    label = labels_of(scan, habit.labels)
+    if dataset == "pancreas_ct":
+        name = f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-Pancreas"
+        for index, path in enumerate(_dicom(scan, f"{dataset}/{number}", scratch), start=1):
+            store.add(f"{name}/Pancreas-1/1-{index:03d}.dcm", path)
+        path = _nifti(label, scan, "LAS", scratch / "label.nii.gz")
+        stores["TCIA_pancreas_labels-02-05-2017.zip"].add(f"label{number:04d}.nii.gz", path)
+        return
+    image_name, label_name = _names(dataset, number)
+    suffix = ".nii.gz" if image_name.endswith(".gz") else ".nii"
+    store.add(image_name, _nifti(scan.image, scan, code, scratch / f"image{suffix}"))
+    if label_name is not None:
+        store.add(label_name, _nifti(label, scan, code, scratch / f"label{suffix}"))
+
+
+def archives(dataset: str) -> list[str]:
+    """File names of a dataset's archives."""
+    extra = ["TCIA_pancreas_labels-02-05-2017.zip"] if dataset == "pancreas_ct" else []
+    return [HABITS[dataset].archive, *extra]
+
+
+def _names(dataset: str, number: int) -> tuple[str, str | None]:
+    """Names of an image and of its label, None where the dataset withholds it."""
+    if dataset == "amos22":
+        name = f"amos_{number:04d}.nii.gz"
+        return f"amos22/imagesTr/{name}", f"amos22/labelsTr/{name}"
+    if dataset == "btcv":
+        folder = "RawData/Training"
+        return f"{folder}/img/img{number:04d}.nii.gz", f"{folder}/label/label{number:04d}.nii.gz"
+    if dataset == "kits23":
+        folder = f"dataset/case_{number:05d}"
+        return f"{folder}/imaging.nii.gz", f"{folder}/segmentation.nii.gz"
+    if dataset == "lits":
+        folder = "Training Batch 1"
+        return f"{folder}/volume-{number}.nii", f"{folder}/segmentation-{number}.nii"
+    name = f"spleen_{number}.nii.gz"
+    if number % TEST_EVERY == TEST_EVERY - 1:
+        return f"Task09_Spleen/imagesTs/{name}", None
+    return f"Task09_Spleen/imagesTr/{name}", f"Task09_Spleen/labelsTr/{name}"
+
+
+def _in_space(array: NDArray[np.generic], scan: Scan) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(scan.spacing[::-1])
+    image.SetOrigin(scan.origin)
+    return image
+
+
+def _nifti(array: NDArray[np.generic], scan: Scan, code: str, path: Path) -> Path:
+    """Write an array with its axes turned; deterministic, since ITK leaves gzip's time empty."""
+    image = sitk.DICOMOrient(_in_space(array, scan), code)
+    sitk.WriteImage(image, str(path), useCompression=path.name.endswith(".gz"), compressionLevel=1)
+    return path
+
+
+def _uid(*parts: object) -> str:
+    """A DICOM identifier that depends on its parts alone (2.25: an arbitrary 128-bit number)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return UID_ROOT + str(int.from_bytes(digest[:16], "big"))
+
+
+def _dicom(scan: Scan, name: str, scratch: Path) -> Iterator[Path]:
+    """Write a series, one file a slice, from head to feet as on the scanner's list."""
+    volume = _in_space(scan.image, scan)
+    content = hashlib.sha256(scan.image.tobytes()).hexdigest()
+    common = {
+        "0008|0060": "CT",
+        "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+        "0010|0010": "PHANTOM",
+        "0010|0020": name,
+        "0020|000d": _uid(content, "study"),
+        "0020|000e": _uid(content, "series"),
+        "0020|0052": _uid(content, "frame"),
+        "0020|0037": "1\\0\\0\\0\\1\\0",
+        "0008|0020": "20200101",
+        "0008|0030": "120000",
+        "0018|0050": str(scan.spacing[0]),
+    }
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for number, index in enumerate(reversed(range(volume.GetDepth())), start=1):
+        image = volume[:, :, index]
+        place = volume.TransformIndexToPhysicalPoint((0, 0, index))
+        own = {
+            "0008|0018": _uid(content, index),
+            "0020|0013": str(number),
+            "0020|0032": "\\".join(f"{value:.4f}" for value in place),
+        }
+        for key, value in (common | own).items():
+            image.SetMetaData(key, value)
+        path = scratch / "slice.dcm"
+        writer.SetFileName(str(path))
+        writer.Execute(image)
+        yield path

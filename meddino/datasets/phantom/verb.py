@@ -1,0 +1,80 @@
+"""Verb `phantom`: a made-up dataset in the raw layout of a real one, as a mirror for `fetch`."""
+
+import sys
+import tempfile
+import time
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from meddino.core.files import atomic, sha256
+from meddino.core.progress import track
+from meddino.datasets.phantom.layouts import (
+    HABITS,
+    MR_FIRST_ID,
+    TarStore,
+    ZipStore,
+    archives,
+    case_ids,
+    put_case,
+)
+from meddino.datasets.phantom.options import PhantomOptions
+from meddino.datasets.phantom.scanner import Protocol, scan
+
+
+def run(options: PhantomOptions, *, output: Path) -> None:
+    """Make a dataset of made-up patients.
+
+    The same options give the same bytes (on the same numpy and SimpleITK).
+
+    Args:
+        options: which dataset, how many cases, how large, and the seed.
+        output: `<mirror>/SHA256SUMS`, written last; the archives go beside it.
+    """
+    start = time.monotonic()
+    names = archives(options.dataset)
+    output.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(atomic(output.parent / name)) for name in names}
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent)))
+        stores = {
+            name: TarStore(path) if name.endswith(".tar") else ZipStore(path)
+            for name, path in paths.items()
+        }
+        ids = case_ids(options.dataset, options.cases)
+        progress = track(ids, f"phantom {options.dataset}", len(ids))
+        for rank, number in enumerate(progress):
+            _make_case(options, rank, number, stores, scratch)
+        for store in stores.values():
+            store.close()
+    with atomic(output) as temporary:
+        lines = (f"{sha256(output.parent / name)}  {name}\n" for name in sorted(names))
+        temporary.write_text("".join(lines), encoding="utf-8")
+    seconds = time.monotonic() - start
+    print(f"phantom {options.dataset}: {len(ids)} cases in {seconds:.1f} s", file=sys.stderr)
+
+
+def _make_case(
+    options: PhantomOptions,
+    rank: int,
+    number: int,
+    stores: dict[str, TarStore | ZipStore],
+    scratch: Path,
+) -> None:
+    """Make and store one case; it depends on the seed, the dataset and its own rank alone."""
+    habit = HABITS[options.dataset]
+    rng = np.random.default_rng([options.seed, zlib.crc32(options.dataset.encode()), rank])
+    mr = options.dataset == "amos22" and number >= MR_FIRST_ID
+    protocol = Protocol(
+        size_px=options.size_px,
+        slices=options.slices,
+        noise_hu=options.noise_hu,
+        bottom_mm=habit.bottoms_mm[rank % len(habit.bottoms_mm)],
+        padding=None if mr else habit.paddings[rank % len(habit.paddings)],
+        mr=mr,
+        lesions=habit.lesions,
+    )
+    code = habit.orientations[int(rng.integers(len(habit.orientations)))]
+    put_case(stores, options.dataset, number, scan(protocol, rng), code, scratch)
