@@ -47,16 +47,31 @@ def load(folder: Path, modality: str | None) -> Raw:
 
 
 def _longest_series(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Files of the series with most of them, in order, and a remark on other series."""
+    """Files of the series with most of them, in order, and remarks on what is left."""
     series = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
     if not series:
         raise BadVolume(f"folder holds no readable DICOM series; {AGAIN}")
     files = [list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), s)) for s in series]
     longest = max(files, key=len)
-    others = sum(map(len, files)) - len(longest)
-    if others == 0:
-        return longest, ()
-    return longest, (f"longest of {len(series)} series is used; {others} files of others are not",)
+    remarks = []
+    if len(series) > 1:
+        others = sum(map(len, files)) - len(longest)
+        remarks.append(f"longest of {len(series)} series is used; {others} files of others are not")
+    # GDCM passes over damaged files in silence. Inside a series they leave a gap; at its ends
+    # nothing but this remark tells.
+    known = {Path(name).name for name in sum(files, [])}
+    lost = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    lost = [name for name in lost if _claims_dicom(folder / name)]
+    if lost:
+        remarks.append(f"{len(lost)} DICOM files hold no readable image, such as {lost[0]}")
+    return longest, tuple(remarks)
+
+
+def _claims_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
 
 
 def _check_modality(reader: sitk.ImageSeriesReader, expected: str) -> None:

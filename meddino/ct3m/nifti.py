@@ -35,7 +35,7 @@ def load(path: Path) -> Raw:
         stored = _header_as_stored(path)
         scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
         # float32 holds all whole numbers of CT, and takes half the memory of nibabel's float64.
-        array = image.dataobj.get_scaled(np.float32) if scaled else np.asanyarray(image.dataobj)
+        array = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
     except _UNREADABLE as error:
         raise BadVolume(
             f"cannot be read as NIfTI, it is truncated or damaged or no image at all"
