@@ -28,13 +28,15 @@ WALL_MM = 12.0
 VERTEBRA_MM = 34.0
 PELVIS_Z = -125.0
 DOME_FALL_MM = 78.0
+RECESS_Z = 40.0
 
 
 @dataclass(frozen=True)
 class Habitus:
-    """What the layers of the trunk share: the cavity and everything around it."""
+    """What the layers of the trunk share: the cavity and everything around it (mm)."""
 
     fat: float
+    width: float
     cavity: Shape
     wall: Shape
     outline: Shape
@@ -47,21 +49,24 @@ class Habitus:
         outer = (width + WALL_MM + fat, depth + WALL_MM + 0.75 * fat + 3)
         return cls(
             fat,
+            width=2 * outer[0],
             cavity=column((0, -2), CAVITY_MM, 0.3),
             wall=column((0, 0), (width + WALL_MM, depth + WALL_MM), 0.3),
             outline=column((0, 3), outer, 0.3),
         )
 
 
-def paint_patient(canvas: Canvas, rng: np.random.Generator, lesions: bool) -> None:
+def paint_patient(
+    canvas: Canvas, habitus: Habitus, rng: np.random.Generator, lesions: bool
+) -> None:
     """Paint a whole patient on a canvas of air.
 
     Args:
         canvas: the grid and the tissues; painted on.
+        habitus: the trunk.
         rng: source of the patient's variation.
         lesions: whether liver and kidney certainly bear tumours; else they are left to chance.
     """
-    habitus = Habitus.draw(rng)
     _paint_table(canvas, habitus)
     _paint_trunk(canvas, habitus)
     _paint_muscles(canvas)
@@ -88,7 +93,16 @@ def _paint_trunk(canvas: Canvas, habitus: Habitus) -> None:
     canvas.paint(habitus.wall, tissues.muscle)
     # Layers of fat between the muscles of the flank.
     canvas.paint(habitus.wall.grown(-5.5) - habitus.wall.grown(-7), tissues.fat)
-    canvas.paint(habitus.cavity, tissues.fat, grain=1.6)
+
+    def mesentery(grid: Grid, texture: Array) -> Array:
+        """Fat with the small vessels that run in it."""
+        vessels = np.clip(texture - np.float32(1.3), 0, 0.8) * np.float32(
+            tissues.cava - tissues.fat
+        )
+        fat: Array = np.float32(tissues.fat) + np.float32(1.6 * tissues.mottle) * texture + vessels
+        return fat
+
+    canvas.paint(habitus.cavity, mesentery)
 
 
 def _paint_muscles(canvas: Canvas) -> None:
@@ -203,7 +217,7 @@ def _above_dome(x: float, top: float) -> Shape:
 
     def distance(grid: Grid) -> Array:
         u, v = (grid.x - np.float32(x)) / 66, (grid.y + 15) / 92
-        height: Array = (np.float32(top) - np.float32(DOME_FALL_MM) * (u * u + v * v) - grid.z) / 2
-        return height
+        height = np.float32(top) - np.float32(DOME_FALL_MM) * (u * u + v * v)
+        return ((np.maximum(height, np.float32(RECESS_Z)) - grid.z) / 2).astype(np.float32)
 
     return everywhere(distance)

@@ -8,7 +8,7 @@ from meddino.datasets.phantom.canvas import Canvas, Fill
 from meddino.datasets.phantom.shapes import Array, Grid, Shape, Triple, ellipsoid, tube
 from meddino.datasets.phantom.tissues import Structure as S
 
-GAS_LEVEL_MM = 4.0
+BOWEL_LOOPS = 22
 
 
 class Painter:
@@ -97,13 +97,13 @@ def _bowel(p: Painter) -> None:
     for way, radius in zip(colon, (22, 17, 15), strict=True):
         y = float(np.mean([q[1] for q in way])) - rng.uniform(-2, 14)
         p.hollow(p.vessel(way, [radius] * len(way), 5) & p.cavity, 3, tissues.stool, y, None)
-    for _ in range(11):
-        start = p.near((0, -32, -112), 1) + rng.uniform(-1, 1, 3) * (72, 34, 62)
+    for _ in range(BOWEL_LOOPS):
+        start = p.near((4, -34, -100), 1) + rng.uniform(-1, 1, 3) * (78, 38, 72)
         steps = np.cumsum(rng.normal(0, 1, (3, 3)) * (34, 16, 16), axis=0)
         way = [(float(a), float(b), float(c)) for a, b, c in start + np.vstack([[0, 0, 0], steps])]
         content = tissues.meal if rng.random() < 0.5 else tissues.wall
         y = float(start[1]) - rng.uniform(2, 30)
-        p.hollow(tube(way, [11] * 4, 3) & p.cavity, 2.5, content, y, None)
+        p.hollow(tube(way, [12.5] * 4, 3) & p.cavity, 2.5, content, y, None)
 
 
 def _liver(p: Painter, lesions: bool) -> None:

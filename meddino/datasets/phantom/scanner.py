@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meddino.datasets.phantom.anatomy import paint_patient
+from meddino.datasets.phantom.anatomy import Habitus, paint_patient
 from meddino.datasets.phantom.canvas import Canvas
 from meddino.datasets.phantom.shapes import Array
 from meddino.datasets.phantom.tissues import ct_tissues, mr_tissues
 
 CT_RANGE = (-1024, 3071)
-# Slice counts of the paper's sets grow with what is imaged, not with thinner slices alone: the
-# stack always spans the part of the body that is asked for.
+# The highest slice, in the patient's frame; the slices span from there to the protocol's bottom.
 TOP_MM = (125.0, 150.0)
 
 
@@ -43,9 +42,9 @@ class Scan:
 
 def scan(protocol: Protocol, rng: np.random.Generator) -> Scan:
     """Make a patient and scan it."""
-    # A patient's scale and the field of view in mm decide the pixel: 0.6 to 0.82 mm at 512.
-    scale = float(rng.uniform(0.9, 1.06))
-    field_mm = float(rng.uniform(312, 420))
+    scale, habitus = float(rng.uniform(0.9, 1.06)), Habitus.draw(rng)
+    # Fitted to the patient, as on a real scanner; now and then it cuts the flanks.
+    field_mm = habitus.width * scale * float(rng.uniform(0.95, 1.18))
     top = float(rng.uniform(*TOP_MM)) * scale
     bottom = float(rng.uniform(*protocol.bottom_mm)) * scale
     pixel = round(field_mm / protocol.size_px, 6)
@@ -58,7 +57,7 @@ def scan(protocol: Protocol, rng: np.random.Generator) -> Scan:
     )
     tissues = mr_tissues(rng) if protocol.mr else ct_tissues(rng)
     canvas = Canvas((axes[0], axes[1], axes[2]), tissues, 1.25 * pixel / scale, rng)
-    paint_patient(canvas, rng, protocol.lesions)
+    paint_patient(canvas, habitus, rng, protocol.lesions)
     image = canvas.image
     strength = protocol.noise_hu * float(rng.uniform(0.6, 1.5))
     if protocol.mr:
@@ -77,7 +76,9 @@ def scan(protocol: Protocol, rng: np.random.Generator) -> Scan:
     return Scan(pixels, truth, (thick, pixel, pixel), origin)
 
 
-def _noise(shape: tuple[int, ...], centred: NDArray[np.float64], rng: np.random.Generator) -> Array:
+def _noise(
+    shape: tuple[int, ...], centred: NDArray[np.floating], rng: np.random.Generator
+) -> Array:
     """Noise of filtered back-projection: grainy in plane, strongest where the body is thickest.
 
     Unit standard deviation at the centre, [z, y, x].
