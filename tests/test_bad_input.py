@@ -1,6 +1,7 @@
 """Every way in which a volume can be bad: a clear reason, and the others go on."""
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import ct3m_data as data
@@ -8,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meddino.ct3m import shards, volumes
 from meddino.ct3m.volumes import BadVolume
@@ -209,6 +212,53 @@ def _assert_matches(pattern: str, reason: str) -> None:
     assert "\n" not in reason and ";" in reason, "one line: what is wrong; what to do"
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4))
+def test_any_header_is_read_or_refused_never_a_crash(changes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = data.save(Path(folder) / "a.nii", data.body())
+        content = bytearray(path.read_bytes())
+        for place, value in changes:
+            content[place] = value
+        path.write_bytes(content)
+        try:
+            volume = volumes.read(path)
+        except BadVolume:
+            return
+        assert volume.array.ndim == 3 and np.linalg.det(volume.direction) > 0.99
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_short_anywhere_is_refused(part):
+    with tempfile.TemporaryDirectory() as folder:
+        path = data.save(Path(folder) / "a.nii.gz", data.body())
+        content = path.read_bytes()
+        path.write_bytes(content[: int(part * len(content))])
+        with pytest.raises(BadVolume, match=r"truncated|empty file"):
+            volumes.read(path)
+
+
+def test_a_flipped_bit_is_noticed_by_the_checksum(tmp_path):
+    path = data.save(tmp_path / "a.nii.gz", data.body())
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # of the checksum: the volume itself would unpack
+    path.write_bytes(content)
+    with pytest.raises(BadVolume, match="CRC check failed"):
+        volumes.read(path)
+
+
+def test_a_file_that_is_not_packed_despite_its_name_is_read(tmp_path):
+    plain = data.save(tmp_path / "a.nii", data.body())
+    plain.rename(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volumes.read(tmp_path / "a.nii.gz").array, data.body().T)
+
+
+def test_nifti_2_is_read(tmp_path):
+    nib.save(nib.Nifti2Image(data.body(), data.affine()), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volumes.read(tmp_path / "a.nii.gz").array, data.body().T)
+
+
 def test_a_chunk_of_bad_volumes_only_gives_empty_shards(tmp_path):
     (tmp_path / "raw").mkdir()
     truncated(tmp_path / "raw/a.nii.gz")
@@ -305,7 +355,7 @@ def test_slightly_uneven_gaps_are_remarked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("heights", "settings", "message"),
+    ("heights", "series", "message"),
     [
         ([0, 2, 4, 6, 10, 12, 14, 16, 18], {}, r"uneven \(from 2.00 to 4.00 mm\).*missing"),
         ([0, 2, 4, 4, 6, 8, 10, 12, 14], {}, r"uneven \(from 0.00 to 2.00 mm\).*repeated"),
@@ -314,8 +364,8 @@ def test_slightly_uneven_gaps_are_remarked(tmp_path):
     ],
     ids=["missing", "repeated", "gantry", "modality"],
 )
-def test_a_bad_series_is_quarantined(tmp_path, heights, settings, message):
-    write_series(tmp_path / "raw/bad", heights, **settings)
+def test_a_bad_series_is_quarantined(tmp_path, heights, series, message):
+    write_series(tmp_path / "raw/bad", heights, **series)
     write_series(tmp_path / "raw/good", [2.0 * i for i in range(9)])
     report = data.run(tmp_path / "raw", tmp_path / "out")
     (entry,) = report["quarantined"]

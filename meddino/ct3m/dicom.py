@@ -59,7 +59,7 @@ def _longest_series(folder: Path) -> tuple[list[str], tuple[str, ...]]:
         remarks.append(f"longest of {len(series)} series is used; {others} files of others are not")
     # GDCM passes over damaged files in silence. Inside a series they leave a gap; at its ends
     # nothing but this remark tells.
-    known = {Path(name).name for name in sum(files, [])}
+    known = {Path(name).name for names in files for name in names}
     lost = sorted(path.name for path in folder.iterdir() if path.name not in known)
     lost = [name for name in lost if _claims_dicom(folder / name)]
     if lost:

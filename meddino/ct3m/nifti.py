@@ -1,5 +1,9 @@
 """NIfTI files. SimpleITK mends broken headers without a word, so that nibabel reads them."""
 
+import gzip
+import io
+import logging
+import warnings
 import zlib
 from pathlib import Path
 
@@ -7,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from meddino.ct3m.badvolume import BadVolume
 from meddino.ct3m.raw import AGAIN, Raw, reason, squeeze
@@ -18,9 +22,11 @@ SPACING_AGREEMENT = 0.01
 """Relative difference between the two voxel sizes of a header that is not worth a remark."""
 # What nibabel raises for files that are cut short, damaged, or something else altogether.
 _UNREADABLE = (
-    ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError,
+    ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError, OverflowError,
     MemoryError,
 )  # fmt: skip
+# nibabel's log tells of its repairs; what matters of them is checked and worded below.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -31,8 +37,7 @@ def load(path: Path) -> Raw:
         BadVolume: it is damaged, is no 3-D volume, or its header gives no valid voxel size.
     """
     try:
-        image = nib.load(path, mmap=False)
-        stored = _header_as_stored(path)
+        image, stored = _open(_unpacked(path))
         scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
         # float32 holds all whole numbers of CT, and takes half the memory of nibabel's float64.
         array = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
@@ -49,11 +54,22 @@ def load(path: Path) -> Raw:
     return Raw(array.T, axes, image.affine[:3, 3] * _TO_LPS, remarks)
 
 
-def _header_as_stored(path: Path) -> nib.Nifti1Header:
-    """The header without nibabel's repairs: its loader turns a voxel size of 0 into 1."""
-    kind = nib.Nifti2Header if isinstance(nib.load(path), nib.Nifti2Image) else nib.Nifti1Header
-    with ImageOpener(path) as handle:
-        return kind.from_fileobj(handle, check=False)
+def _unpacked(path: Path) -> bytes:
+    """All bytes of a file, unpacked where they are packed, whatever the file's name says.
+
+    Unpacking to the end verifies gzip's checksum, which nibabel would leave unread.
+    """
+    content = path.read_bytes()
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
+def _open(content: bytes) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
+    """The image, and its header without nibabel's repairs: they turn a voxel size of 0 into 1."""
+    second = nib.Nifti2Header.may_contain_header(content[:540])
+    kind = nib.Nifti2Image if second else nib.Nifti1Image
+    stored = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+    with warnings.catch_warnings(action="ignore"):  # of extensions, which are not read
+        return kind.from_bytes(content), stored
 
 
 def _check_sizes(sizes: npt.NDArray[np.float64]) -> None:
