@@ -3,6 +3,7 @@
 import gzip
 import io
 import logging
+import math
 import warnings
 import zlib
 from pathlib import Path
@@ -22,8 +23,8 @@ SPACING_AGREEMENT = 0.01
 """Relative difference between the two voxel sizes of a header that is not worth a remark."""
 # What nibabel raises for files that are cut short, damaged, or something else altogether.
 _UNREADABLE = (
-    ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError, OverflowError,
-    MemoryError,
+    ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError,
+    OverflowError,
 )  # fmt: skip
 # nibabel's log tells of its repairs; what matters of them is checked and worded below.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -67,9 +68,14 @@ def _open(content: bytes) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
     """The image, and its header without nibabel's repairs: they turn a voxel size of 0 into 1."""
     second = nib.Nifti2Header.may_contain_header(content[:540])
     kind = nib.Nifti2Image if second else nib.Nifti1Image
-    stored = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
-    with warnings.catch_warnings(action="ignore"):  # of extensions, which are not read
-        return kind.from_bytes(content), stored
+    with warnings.catch_warnings(action="ignore"):  # of extensions, which are not used
+        stored = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+        image = kind.from_bytes(content)
+    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if needed > len(content):
+        # Before nibabel asks for as much memory as a broken header claims.
+        raise EOFError(f"{needed} bytes of voxels expected, {len(content)} bytes found")
+    return image, stored
 
 
 def _check_sizes(sizes: npt.NDArray[np.float64]) -> None:
