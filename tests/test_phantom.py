@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import binary_erosion
 
 from meddino.core.files import sha256
 from meddino.datasets import fetch
@@ -189,6 +190,17 @@ def test_intensities_are_those_of_ct(scans: list[Scan]) -> None:
         assert 0.1 < np.mean(case.image < -900) < 0.75
         for structure, (low, high) in ranges.items():
             assert low < np.median(case.image[case.truth == structure]) < high, structure
+
+
+def test_labels_follow_what_is_seen() -> None:
+    """Without noise, hardly a voxel within an organ, its rim aside, looks like fat or air."""
+    for seed in range(4):
+        case = scan(protocol(noise_hu=0.0), np.random.default_rng(seed))
+        for structure in (S.LIVER, S.SPLEEN, S.PANCREAS, S.AORTA, S.BLADDER):
+            core = binary_erosion(case.truth == structure, np.ones((1, 3, 3)))
+            assert np.mean(case.image[core] < -40) < 0.01, (seed, structure.name)
+        for structure in (S.RIGHT_ADRENAL, S.LEFT_ADRENAL):
+            assert np.median(case.image[case.truth == structure]) > 10, (seed, structure.name)
 
 
 def test_organs_cannot_be_told_by_a_threshold(scans: list[Scan]) -> None:

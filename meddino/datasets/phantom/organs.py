@@ -165,7 +165,7 @@ def _kidney(p: Painter, side: int, centre: Triple, label: S) -> None:
     radii, turn = p.size((29, 25, 54)), side * 0.45
     x, y, z = centre
     kidney = ellipsoid(centre, radii, turn, side * -0.12)
-    canvas.paint(kidney.grown(7), tissues.fat)
+    canvas.paint(kidney.grown(4), tissues.fat, S.NONE)
     canvas.paint(kidney, tissues.cortex, label)
 
     def pyramids(grid: Grid, texture: Array) -> Array:
@@ -222,7 +222,7 @@ def _vessels(p: Painter) -> None:
     trunk = p.vessel([confluence, (-26, -14, 34), (-44, -14, 60)], (8, 7.5, 7))
     splenic = p.vessel([confluence, (22, 0, 24), (52, 16, 38), (82, 26, 52)], (6, 5, 5, 4.5))
     mesenteric = p.vessel([confluence, (-6, -18, -40), (0, -26, -90)], (6.5, 5.5, 4))
-    canvas.paint(mesenteric, tissues.portal)
+    canvas.paint(mesenteric, tissues.portal, S.NONE)
     canvas.paint(trunk | splenic, tissues.portal, S.PORTAL_VEIN)
     cava = [(-24, 22, 118), (-24, 26, 60), (-20, 30, 0), (-16, 32, -85)]
     canvas.paint(p.vessel(cava, (12, 12.5, 11.5, 11)), tissues.cava, S.POSTCAVA)
@@ -233,9 +233,9 @@ def _vessels(p: Painter) -> None:
     shape = p.vessel(aorta, (12.5, 11.5, 10.5, 9.5))
     canvas.paint(shape, tissues.aorta, S.AORTA)
     artery = [(6, 20, 18), (2, -8, 4), (2, -22, -60)]
-    canvas.paint(tube(artery, (4, 4, 3)), tissues.aorta)
+    canvas.paint(tube(artery, (4, 4, 3)), tissues.aorta, S.NONE)
     celiac = [(8, 22, 34), (4, 0, 42), (-30, -8, 46)]
-    canvas.paint(tube(celiac, (3.5, 3, 2.5)), tissues.aorta)
+    canvas.paint(tube(celiac, (3.5, 3, 2.5)), tissues.aorta, S.NONE)
     for side in (-1, 1):
         fork = [(side * 6, 30, -86), (side * 30, 26, -130), (side * 58, -18, -230)]
         canvas.paint(p.vessel(fork, (7, 6.5, 5)), tissues.aorta)
@@ -252,7 +252,7 @@ def _adrenals(p: Painter) -> None:
         body = tube([(x, y, z), (x, y + 4, z - 30)], (4.6, 5))
         inner = tube([(x, y + 2, z - 5), (x - side * 1, y + 17, z - 26)], (4, 3.6))
         outer = tube([(x, y + 2, z - 5), (x + side * 13, y + 15, z - 26)], (4, 3.6))
-        p.canvas.paint(body.grown(4) | outer.grown(4), tissues.fat)
+        p.canvas.paint(body.grown(4) | outer.grown(4), tissues.fat, S.NONE)
         p.canvas.paint(body | inner | outer, tissues.adrenal, label)
 
 
