@@ -1,5 +1,6 @@
 """Fetching a dataset: whole, verified, safe, and repaired after interruptions."""
 
+import errno
 import hashlib
 import io
 import json
@@ -378,6 +379,20 @@ def test_run_killed_while_files_are_moved_is_repaired(
             run(tmp_path, mirror=f"file:{mirror}")
     root = run(tmp_path, mirror=f"file:{mirror}").parent
     assert sorted(p.name for p in root.rglob("*.nii")) == ["img1.nii", "img2.nii"]
+
+
+def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = tmp_path / "m"
+    mirror.mkdir()
+    zip_of(mirror / "a.zip", {"img1.nii": b"one"})
+    list_sums(mirror)
+
+    def full(*_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch, "unpack", full)
+    with pytest.raises(MeddinoError, match=r"No space left.*rerun"):
+        run(tmp_path, mirror=f"file:{mirror}")
 
 
 def test_folder_is_used_where_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The folder `.fetch` beside them holds what a rerun needs: downloads and archives
 record for every file of the origin that is in place, with its checksum and what came out of it.
 """
 
+import errno
 import hashlib
 import shutil
 import sys
@@ -25,6 +26,8 @@ ZENODO = "https://zenodo.org/records/{record}/files/{file}?download=1"
 HUB = "https://huggingface.co/datasets/{repo}/resolve/{revision}/{file}"
 HUB_LIST = "https://huggingface.co/api/datasets/{repo}/tree/{revision}?recursive=true"
 LOCAL = "file:"
+# What a user can mend about the disk; any other OSError is a bug.
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DOWNLOADS, UNPACKED = "downloads", "unpacked"
 
 
@@ -69,7 +72,7 @@ def run(options: FetchOptions, *, output: Path) -> None:
     if origin.folder is not None:
         root, records = Path(origin.folder).expanduser().resolve(), []
     else:
-        records = _fetch(list(_remotes(options.dataset_name, origin)), root)
+        records = _fetch_all(list(_remotes(options.dataset_name, origin)), root)
     if not root.is_dir() or next(matches(root, options.images), None) is None:
         raise MeddinoError(
             f"empty dataset folder: no file under {root} matches {' or '.join(options.images)};"
@@ -83,6 +86,18 @@ def run(options: FetchOptions, *, output: Path) -> None:
 def raw_root(manifest: Path) -> Path:
     """The folder with the extracted dataset that a manifest of `fetch` stands for."""
     return manifest.parent / str(read_json(manifest).get("root", "."))
+
+
+def _fetch_all(remotes: list[Remote], root: Path) -> list[Record]:
+    try:
+        return _fetch(remotes, root)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise MeddinoError(
+            f"cannot write under {root}: {error.strerror}; free space (twice the archives' size is"
+            " needed for a while) or permit writing there, then rerun to go on where it stopped"
+        ) from error
 
 
 def _fetch(remotes: list[Remote], root: Path) -> list[Record]:
