@@ -7,7 +7,7 @@ numpy: the workflow loads this on every start.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -20,7 +20,7 @@ from meddino.core.options import Options
 from meddino.ct3m.options import Curation, IndexOptions, SliceOptions
 from meddino.datasets import registry
 from meddino.datasets.options import Dataset, FetchOptions
-from meddino.datasets.phantom.options import PhantomOptions
+from meddino.datasets.phantom.options import Phantom, PhantomOptions
 from meddino.evaluate.options import EvaluateOptions, Evaluation, ScoresOptions
 from meddino.finetune.options import (
     Benchmark,
@@ -35,7 +35,7 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.models.options import WeightsOptions
-from meddino.pretrain.options import LeavesOptions, StageOptions
+from meddino.pretrain.options import LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import FigureOptions, ReportOptions, Table, TableOptions
 
 # Names become folders, wildcards and shell words: nothing that any of these would interpret.
@@ -57,19 +57,6 @@ class Snapshot(NamedTuple):
     iteration: int
 
 
-class Phantom(Options):
-    """A procedural phantom, written in the raw layout of the dataset of the same name."""
-
-    cases: int = Field(gt=0)
-    """Number of volumes."""
-    size_px: int = Field(default=160, ge=32)
-    """Rows and columns of a slice."""
-    slices: int = Field(default=40, ge=8)
-    """Axial slices of a volume."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the anatomy, the noise and the geometry."""
-
-
 class Leaves(Options):
     """Dead-leaves pictures: what stands in for natural images in the demo."""
 
@@ -82,12 +69,8 @@ class Leaves(Options):
 class Weights(WeightsOptions):
     """A published checkpoint, or a stage's snapshot that stands in for it."""
 
-    snapshot: str | None = None
+    snapshot: str | None = Field(None, pattern=r"^\w+@\d+$")
     """`stage@iteration` of this study to use in its place."""
-
-
-class Stage(StageOptions):
-    """One stage of pretraining: what the engine is told, and where it starts from."""
 
 
 class Pretrain(Options):
@@ -95,7 +78,7 @@ class Pretrain(Options):
 
     backbone: str
     """Architecture of student, teacher and Gram teacher (paper: ViT-B/16)."""
-    stages: dict[Name, Stage]
+    stages: dict[Name, StageOptions]
     """Stages by name; each says which checkpoint it starts from."""
 
 
@@ -177,26 +160,29 @@ class Study(Options):
 
     def _dangling_weights(self) -> Iterator[str]:
         wanted = {f"methods.{n}.weights": m.weights for n, m in self.methods.items()}
-        earlier: set[str] = set()
         for name, stage in self.pretrain.stages.items():
             for key in ("init", "gram_teacher"):
-                reference = getattr(stage, key)
-                wanted[f"pretrain.stages.{name}.{key}"] = reference
-                source = str(reference).partition("@")[0]
-                if source in self.pretrain.stages and source not in earlier:
-                    yield f"pretrain.stages.{name}.{key} = {reference!r}: stage {source} is not before {name}"
-            if stage.data == "leaves" and self.leaves is None:
-                yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
-            if stage.data == "ct3m" and stage.slices_px not in self.ct3m.sizes_px:
-                yield (
-                    f"pretrain.stages.{name}.slices_px = {stage.slices_px}: not one of "
-                    f"ct3m.sizes_px, {list(self.ct3m.sizes_px)}"
-                )
-            earlier.add(name)
+                wanted[f"pretrain.stages.{name}.{key}"] = getattr(stage, key)
+            yield from self._dangling_slices(name, stage)
         wanted |= {f"weights.{n}.snapshot": w.snapshot for n, w in self.weights.items()}
-        for key, reference in wanted.items():
-            if reference is not None and (problem := self._unknown_weights(reference)):
-                yield f"{key} = {reference!r}: {problem}"
+        unknown = [
+            f"{key} = {reference!r}: {problem}"
+            for key, reference in wanted.items()
+            if reference is not None and (problem := self._unknown_weights(reference))
+        ]
+        yield from unknown
+        for name in [] if unknown else self.pretrain.stages:
+            if name in self._ancestors(name):
+                yield f"pretrain.stages.{name}: starts, by way of other stages, from itself"
+
+    def _dangling_slices(self, name: str, stage: StageOptions) -> Iterator[str]:
+        if stage.data == "leaves" and self.leaves is None:
+            yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
+        if stage.data == "ct3m" and stage.slices_px not in self.ct3m.sizes_px:
+            yield (
+                f"pretrain.stages.{name}.slices_px = {stage.slices_px}: not one of "
+                f"ct3m.sizes_px, {list(self.ct3m.sizes_px)}"
+            )
 
     def _unknown_weights(self, reference: str) -> str | None:
         stage, at, iteration = reference.partition("@")
@@ -246,16 +232,32 @@ class Study(Options):
         return list(dict.fromkeys(run.benchmark for run in self.runs()))
 
     def used_stages(self) -> list[str]:
-        """Pretraining stages that a run needs, directly or through later stages, in order."""
-        needed: set[str] = set()
-        queue = [self.methods[run.method].weights for run in self.runs()]
-        while queue:
-            reference = self._resolve(queue.pop())
-            if isinstance(reference, Snapshot) and reference.stage not in needed:
-                needed.add(reference.stage)
-                stage = self.pretrain.stages[reference.stage]
-                queue += [stage.init, stage.gram_teacher]
-        return [name for name in self.pretrain.stages if name in needed]
+        """Pretraining stages that a run needs, each after those that it starts from."""
+        ordered: dict[str, None] = {}
+        for run in self.runs():
+            resolved = self._resolve(self.methods[run.method].weights)
+            if isinstance(resolved, Snapshot):
+                last = resolved.stage
+                ordered |= dict.fromkeys([*self._ancestors(last), last])
+        return list(ordered)
+
+    def _ancestors(self, stage: str) -> list[str]:
+        """Stages that a stage starts from, directly or not, first things first."""
+        found: dict[str, None] = {}
+        path: list[str] = []
+
+        def visit(name: str) -> None:
+            options = self.pretrain.stages[name]
+            for reference in (options.init, options.gram_teacher):
+                resolved = self._resolve(reference)
+                if isinstance(resolved, Snapshot):
+                    if resolved.stage not in path:
+                        path.append(resolved.stage)
+                        visit(resolved.stage)
+                    found[resolved.stage] = None
+
+        visit(stage)
+        return list(found)
 
     def ct3m_and_benchmark_datasets(self) -> list[str]:
         """Datasets that are downloaded: for pretraining, for a benchmark, or for both."""
@@ -289,6 +291,11 @@ class Study(Options):
         stand_in = self.weights[reference].snapshot
         return reference if stand_in is None else self._resolve(stand_in)
 
+    def _reference(self, reference: str | None) -> str | None:
+        resolved = self._resolve(reference)
+        is_snapshot = isinstance(resolved, Snapshot)
+        return f"{resolved.stage}@{resolved.iteration}" if is_snapshot else resolved
+
     # ---- files --------------------------------------------------------------------------------
 
     def weights_path(self, reference: str) -> str:
@@ -311,9 +318,9 @@ class Study(Options):
         options = self.pretrain.stages[stage]
         source = "leaves" if options.data == "leaves" else "ct3m"
         files = {"index": f"{self.results}/{source}/index.{options.slices_px}.parquet"}
-        for flag, reference in (("init", options.init), ("gram-teacher", options.gram_teacher)):
+        for flag, reference in (("init", options.init), ("gram_teacher", options.gram_teacher)):
             if reference is not None:
-                files[flag.replace("-", "_")] = self.weights_path(reference)
+                files[flag] = self.weights_path(reference)
         return files
 
     def mirror_files(self, dataset: str) -> list[str]:
@@ -413,13 +420,20 @@ class Study(Options):
         """Options of `weights`."""
         return WeightsOptions(**self.weights[weights].model_dump(exclude={"snapshot"}))
 
-    def pretrain_options(self, stage: str) -> StageOptions:
-        """Options of `pretrain`."""
-        raise NotImplementedError
+    def pretrain_options(self, stage: str) -> PretrainOptions:
+        """Options of `pretrain`: references that stand in for others are followed first."""
+        options = self.pretrain.stages[stage]
+        followed = {
+            key: self._reference(getattr(options, key)) for key in ("init", "gram_teacher")
+        }
+        return PretrainOptions(
+            name=stage, backbone=self.pretrain.backbone, stage=replace(options, **followed)
+        )
 
     def convert_options(self, benchmark: str) -> ConvertOptions:
         """Options of `convert`."""
-        return ConvertOptions(benchmark=self.benchmarks[benchmark])
+        asked = self.benchmarks[benchmark]
+        return ConvertOptions(benchmark=asked, dataset=self.dataset(asked.dataset).layout())
 
     def plan_options(self) -> PlanOptions:
         """Options of `plan`."""
@@ -454,7 +468,13 @@ class Study(Options):
 
     def table_options(self, table: str) -> TableOptions:
         """Options of `tables`."""
-        raise NotImplementedError
+        asked = self.tables[table]
+        return TableOptions(
+            name=table,
+            table=asked,
+            method_labels={name: self.methods[name].label for name in asked.methods()},
+            benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
+        )
 
     def figure_options(self) -> FigureOptions:
         """Options of `figures`."""

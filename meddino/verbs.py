@@ -5,6 +5,7 @@ that Snakemake tracks exactly what a job is told; the command line asks it when 
 verb by hand.
 """
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from meddino.config import Study, explain
+from meddino.config import Study
 from meddino.core.errors import MeddinoError
+from meddino.core.explain import explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,18 @@ def options_json(study: Study, name: str, **chosen: str) -> str:
     options = select(study, name, **chosen)
     value = TypeAdapter(type(options)).dump_python(options, mode="json")
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def run_folder(study: Study, name: str, **chosen: str) -> str:
+    """A folder for what a killed job resumes from.
+
+    Its name ends in a digest of the options and the revision, so that a run of other settings
+    never finds it. It is no output, since Snakemake deletes those of a failed job.
+    """
+    picked = {key: chosen[key] for key in selectors(name)}
+    identity = f"{options_json(study, name, **picked)}{VERBS[name].revision}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return f"{study.results}/runs/{name}/{'-'.join([*chosen.values(), digest])}"
 
 
 def parse_options(kind: Any, text: str) -> Any:

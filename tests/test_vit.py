@@ -130,7 +130,9 @@ def test_every_layout_of_a_checkpoint_loads(tmp_path: Path, wrapped: str) -> Non
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     state = build("vittiny8").state_dict()
     state["blocks.0.attn.other"] = state.pop("blocks.0.attn.proj.bias")
-    with pytest.raises(MeddinoError, match=r"lacks blocks\.0\.attn\.proj\.bias.*blocks\.0\.attn\.other"):
+    with pytest.raises(
+        MeddinoError, match=r"lacks blocks\.0\.attn\.proj\.bias.*blocks\.0\.attn\.other"
+    ):
         load_backbone(state)
     with pytest.raises(MeddinoError, match="no DINOv3 ViT"):
         load_backbone({"weight": torch.ones(1)})

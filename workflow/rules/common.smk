@@ -24,6 +24,11 @@ def state(verb, *names, **fixed):
     )
 
 
+def flags(wildcards, input):
+    """Inputs that differ from job to job, as flags."""
+    return " ".join(f"--{key.replace('_', '-')} {path}" for key, path in input.items())
+
+
 def tables(suffixes=("csv", "md", "tex")):
     return expand(f"{RESULTS}/tables/{{table}}.{{suffix}}", table=STUDY.tables, suffix=suffixes)
 

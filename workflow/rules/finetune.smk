@@ -27,7 +27,7 @@ rule plan:
     output:
         f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/nnUNetPlans.json",
     params:
-        options=options("plan", "benchmark"),
+        options=options("plan"),
         revision=revision("plan"),
     log:
         "logs/plan/{benchmark}.{id}.log",
@@ -71,10 +71,10 @@ rule finetune:
         description=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.json",
         history=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl",
     params:
-        options=options("finetune", "benchmark", "method", "fold"),
+        options=options("finetune", "method", "fold"),
         revision=revision("finetune"),
         state=state("finetune", "benchmark", "method", "fold"),
-        files=lambda wildcards, input: " ".join(f"--{k} {v}" for k, v in input.items()),
+        files=flags,
     log:
         "logs/finetune/{benchmark}.{method}.fold{fold}.log",
     benchmark:

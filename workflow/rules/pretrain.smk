@@ -45,7 +45,7 @@ for STAGE in STUDY.pretrain.stages:
             options=options("pretrain", stage=STAGE),
             revision=revision("pretrain"),
             state=state("pretrain", stage=STAGE),
-            files=lambda wildcards, input: " ".join(f"--{k} {v}" for k, v in input.items()),
+            files=flags,
         log:
             f"logs/pretrain/{STAGE}.log",
         benchmark:

@@ -1,0 +1,151 @@
+"""The `convert` verb: a labelled data set in nnU-Net's raw layout, with its cross-validation."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from sklearn.model_selection import KFold
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic, write_json
+from meddino.core.progress import track
+from meddino.ct3m import volumes
+from meddino.datasets.cases import Case
+from meddino.datasets.fetch import raw_root
+from meddino.finetune.options import Benchmark, ConvertOptions
+
+SPLIT_SEED = 12345  # nnU-Net's
+ENDING = ".nii.gz"
+
+
+class Rejected(NamedTuple):
+    """A case that is left out, with the file that is to blame."""
+
+    case: str
+    path: str
+    reason: str
+
+
+def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
+    """Convert one benchmark.
+
+    Volumes are oriented to LPS, so that the first array axis runs from foot to head: nnU-Net's
+    slices are then axial. They are not resampled.
+
+    Args:
+        options: the benchmark, and how its data set is laid out.
+        raw: the manifest `.fetched.json` of the fetched data set.
+        output: `DatasetNNN_x/dataset.json`, written last; beside it appear `imagesTr`, `labelsTr`,
+            `splits_final.json` and `quarantine.json` (cases left out: case, path, reason).
+
+    Raises:
+        MeddinoError: fewer usable cases than folds.
+    """
+    benchmark, folder = options.benchmark, output.parent
+    root = raw_root(raw)
+    cases = [
+        case
+        for case in options.dataset.cases(root)
+        if case.label is not None and case.modality in benchmark.modalities
+    ]
+    converted, rejected = [], []
+    for case in track(cases, f"{benchmark.label}: converting", len(cases)):
+        problem = _convert(case, benchmark, folder)
+        if problem is None:
+            converted.append(case.id)
+        else:
+            rejected.append(problem._asdict())
+            print(f"{benchmark.label}: {case.id} left out: {problem.reason}", file=sys.stderr)
+    quarantine = {"benchmark": benchmark.label, "quarantined": rejected}
+    write_json(folder / "quarantine.json", quarantine)
+    if len(converted) < options.folds:
+        raise MeddinoError(
+            f"{benchmark.label}: {len(converted)} usable cases of {len(cases)} labelled ones are "
+            f"too few for {options.folds} folds; see {folder / 'quarantine.json'}"
+        )
+    write_json(folder / "splits_final.json", split(converted, options.folds))
+    write_json(output, _dataset_json(benchmark, converted))
+
+
+def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
+    """Convert one case, or say why it is left out."""
+    assert case.label is not None, "only labelled cases are converted"
+    path = case.image
+    try:
+        volume = volumes.read(case.image, hu=case.modality == "CT")
+        path = case.label
+        label = volumes.read_label(case.label, volume)
+        mapped = map_labels(label.array, benchmark.labels)
+    except volumes.BadVolume as error:
+        return Rejected(case.id, str(path), str(error))
+    for part, image in (
+        ("images", volume.image()),
+        ("labels", replace(label, array=mapped).image()),
+    ):
+        with atomic(folder / _paths(case.id)[part]) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+    return None
+
+
+def map_labels(
+    values: npt.NDArray[np.unsignedinteger], labels: Mapping[str, list[int]]
+) -> npt.NDArray[np.uint8]:
+    """Replace label values by nnU-Net's consecutive numbers, in the order of lowest values.
+
+    Args:
+        values: reference label, whole numbers of any dtype.
+        labels: structure -> its values.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        BadVolume: a value is neither 0 nor in `labels`.
+    """
+    mapped = np.zeros(values.shape, np.uint8)
+    known = {0}
+    for number, ids in enumerate(sorted(labels.values(), key=min), start=1):
+        mapped[np.isin(values, ids)] = number
+        known.update(ids)
+    unknown = [f"{value:g}" for value in np.unique(values) if value not in known]
+    if unknown:
+        raise volumes.BadVolume(
+            f"label value {', '.join(unknown)} is not in the benchmark's label map; add it to"
+            " `labels` of this benchmark, or leave the case out"
+        )
+    return mapped
+
+
+def split(cases: list[str], folds: int) -> list[dict[str, list[str]]]:
+    """nnU-Net's own cross-validation: shuffled with its seed over the sorted cases."""
+    ordered = sorted(cases)
+    kfold = KFold(n_splits=folds, shuffle=True, random_state=SPLIT_SEED)
+    return [
+        {"train": [ordered[i] for i in train], "val": [ordered[i] for i in val]}
+        for train, val in kfold.split(ordered)
+    ]
+
+
+def _paths(case: str) -> dict[str, str]:
+    return {"images": f"imagesTr/{case}_0000{ENDING}", "labels": f"labelsTr/{case}{ENDING}"}
+
+
+def _dataset_json(benchmark: Benchmark, cases: list[str]) -> dict[str, object]:
+    numbers = {name: number for number, name in enumerate(benchmark.names, start=1)}
+    return {
+        "channel_names": {"0": benchmark.channel},
+        "labels": {"background": 0, **numbers},
+        "numTraining": len(cases),
+        "file_ending": ENDING,
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        # Named one by one, since nnU-Net would otherwise start processes to list the folder.
+        "dataset": {
+            case: {"images": [_paths(case)["images"]], "label": _paths(case)["labels"]}
+            for case in sorted(cases)
+        },
+    }

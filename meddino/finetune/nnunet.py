@@ -1,0 +1,51 @@
+"""nnU-Net as a library: its folders, its quiet, and its pools without processes."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+
+@contextmanager
+def folders(num_processes: int = 1, **paths: Path) -> Iterator[None]:
+    """Tell nnU-Net its folders, which it can only learn from the environment.
+
+    Args:
+        num_processes: workers of its augmentation; 0 augments in this process.
+        paths: any of `raw`, `preprocessed` and `results`, each the parent of `DatasetNNN_x`.
+    """
+    names = {f"nnUNet_{name}": str(path) for name, path in paths.items()}
+    workers = {"nnUNet_n_proc_DA": str(num_processes), "nnUNet_def_n_proc": "1"}
+    with mock.patch.dict(os.environ, {**names, **workers}):
+        yield
+
+
+@contextmanager
+def pools(num_processes: int) -> Iterator[None]:
+    """Let nnU-Net's process pools be a thread of this process if one worker is asked for.
+
+    It always spawns processes, each of which takes seconds to import torch: longer than a small
+    data set takes altogether.
+    """
+    if num_processes > 1:
+        yield
+        return
+    real = multiprocessing.get_context
+
+    def context(method: str | None = None) -> Any:
+        return SimpleNamespace(Pool=ThreadPool) if method == "spawn" else real(method)
+
+    with mock.patch.object(multiprocessing, "get_context", context):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what nnU-Net prints: pages of plans and banners. Its errors are exceptions."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,305 @@
+"""Options of the benchmarks, nnU-Net's planning, the methods, their training and prediction."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from meddino.core.options import Options
+from meddino.datasets.options import Layout
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Benchmark(Options):
+    """A labelled data set that the methods are compared on (section 4.1)."""
+
+    label: str
+    """Name printed in the tables."""
+    dataset: str
+    """Key of the data set in `datasets`."""
+    nnunet_id: int = Field(ge=1, le=999)
+    """nnU-Net's number of the data set; must differ from every other benchmark's."""
+    labels: dict[str, list[Positive]]
+    """Structure -> its values in the reference labels (several are merged); 0 is background.
+    nnU-Net gets consecutive numbers in the order of each structure's lowest value."""
+    modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
+    """Which volumes take part. Section 4.1: AMOS22 with 300 CT and 60 MR."""
+    channel: str = "CT"
+    """nnU-Net's channel name, which chooses the normalisation: "CT" clips to the 0.5 and 99.5 %
+    quantiles of the foreground and z-scores with its statistics; any other name z-scores each
+    volume by itself."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Benchmark":
+        values = [value for ids in self.labels.values() for value in ids]
+        if not values or any(not ids for ids in self.labels.values()):
+            raise ValueError("labels: each structure needs at least one label value")
+        if len(values) != len(set(values)):
+            raise ValueError("labels: a label value may belong to one structure only")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The structures in nnU-Net's order: the first has number 1."""
+        return sorted(self.labels, key=lambda name: min(self.labels[name]))
+
+    @property
+    def folder(self) -> str:
+        """nnU-Net's folder name without the benchmark's key: `Dataset701`."""
+        return f"Dataset{self.nnunet_id:03d}"
+
+
+class ConvertOptions(Options):
+    """What `convert` depends on."""
+
+    benchmark: Benchmark
+    """The benchmark that is converted."""
+    dataset: Layout
+    """How the folder of its data set is read."""
+    folds: int = Field(default=5, ge=2)
+    """Number of cross-validation folds (section 4.1: five)."""
+
+
+class Configuration(Options):
+    """A further nnU-Net configuration that shows the field of view of `2d` in more pixels."""
+
+    patch_px: Positive
+    """Side of the input (px); section 3.1: 896. The spacing becomes that of `2d` times
+    (its patch / this patch), as the authors' readme prescribes."""
+    batch_size: Positive | None = None
+    """Slices in a batch; null keeps that of `2d`, as the authors do."""
+
+
+class Planning(Options):
+    """nnU-Net's planning, and what a small machine overrides."""
+
+    configurations: dict[str, Configuration] = Field(default={})
+    """Configurations beside `2d`, by name."""
+    gpu_memory_gb: float = Field(default=8, gt=0)
+    """GPU memory that nnU-Net plans for (GB); 8 is its default, of which section 4.1 speaks."""
+    spacing_mm: float | None = Field(default=None, gt=0)
+    """In-plane spacing of `2d` (mm); null lets nnU-Net choose the median."""
+    patch_px: Positive | None = None
+    """Side of the square input of `2d` (px); null lets nnU-Net choose."""
+    batch_size: Positive | None = None
+    """Slices in a batch of `2d`; null lets nnU-Net choose."""
+    features_per_stage: list[Positive] | None = None
+    """Channels of the stages of the U-Net; null lets nnU-Net choose."""
+    foreground_samples: Positive = 100_000_000
+    """Voxels drawn from all cases for the statistics of intensities (nnU-Net's default)."""
+    num_processes: Positive = 1
+    """Processes that read and resample volumes; with 1 no process is started."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Planning":
+        if "2d" in self.configurations:
+            raise ValueError("configurations: 2d is nnU-Net's own; choose another name")
+        stages = len(self.features_per_stage or [1])
+        if self.patch_px and self.patch_px % 2 ** (stages - 1):
+            raise ValueError(
+                f"patch_px: {stages} U-Net stages need a multiple of {2 ** (stages - 1)} px"
+            )
+        return self
+
+
+class PlanOptions(Options):
+    """What `plan` depends on."""
+
+    planning: Planning
+    """How to plan."""
+
+
+class PreprocessOptions(Options):
+    """What `preprocess` depends on."""
+
+    configuration: str
+    """The configuration that volumes are resampled for."""
+    num_processes: Positive = 1
+    """Processes that resample volumes; with 1 no process is started."""
+
+
+class SegformerSize(Options):
+    """Size of SegFormer; the defaults are B2, which the authors use."""
+
+    depths: list[Positive] = Field(default=[3, 4, 6, 3], min_length=4, max_length=4)
+    """Transformer blocks of the four stages."""
+    widths: list[Positive] = Field(default=[64, 128, 320, 512], min_length=4, max_length=4)
+    """Channels of the four stages."""
+    heads: list[Positive] = Field(default=[1, 2, 5, 8], min_length=4, max_length=4)
+    """Attention heads of the four stages; each divides the stage's channels."""
+    decoder_width: Positive = 768
+    """Channels of the decoder."""
+    dropout: Rate = 0.2
+    """Dropout before the classifier (authors' code; SegFormer's paper: 0.1)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "SegformerSize":
+        if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
+            raise ValueError("heads: each must divide the width of its stage")
+        return self
+
+
+class AdapterSize(Options):
+    """Size of DINO U-Net's adapter and projection; the defaults are its authors'."""
+
+    prior_width: Positive = 64
+    """Channels of the first convolutions of the spatial prior."""
+    heads: Positive = 16
+    """Heads of the deformable attention; divides half the ViT's width."""
+    points: Positive = 4
+    """Sampling points a head."""
+    drop_path: Rate = 0.3
+    """Share of samples whose MLP branch is dropped in training."""
+    rank: Positive = 256
+    """Channels in the middle of the fidelity-aware projection."""
+
+
+class Method(Options):
+    """One row of Tables 1 to 3: a network, its weights and how it is optimised (section 4.1)."""
+
+    label: str
+    """Name printed in the tables."""
+    network: Literal["unet", "segformer", "dino_unet", "primus"]
+    """nnU-Net's own U-Net, SegFormer, DINO U-Net, or ViT with Primus decoder (section 3.1)."""
+    configuration: str = "2d"
+    """nnU-Net configuration: `2d`, or one of `planning.configurations`."""
+    backbone: str | None = None
+    """ViT architecture of `dino_unet` and `primus`; section 3.1: ViT-B."""
+    weights: str | None = None
+    """What the ViT starts from: a key of `weights`, or `stage@iteration`; null is random."""
+    blocks: list[Annotated[int, Field(ge=0)]] = Field(default=[])
+    """Blocks of the ViT that are used, counted from 0; section 3.1: 2, 5, 8, 11, or the last."""
+    drop_path: Rate = 0
+    """DropPath rate of the ViT or SegFormer; section 4.1: 0.2."""
+    layerscale: float | None = Field(default=None, ge=0)
+    """Initial LayerScale of a random ViT; section 4.1: 1e-5. A checkpoint brings its own."""
+    storage_tokens: int | None = Field(default=None, ge=0)
+    """Register tokens of a random ViT; null is the architecture's own number. A checkpoint brings
+    its own."""
+    freeze_backbone: bool = False
+    """Whether the ViT stays as loaded (section 4.1: DINO U-Net)."""
+    segformer: SegformerSize | None = None
+    """Size of SegFormer; required by `segformer`."""
+    adapter: AdapterSize | None = None
+    """Size of DINO U-Net's adapter; required by `dino_unet`."""
+    optimizer: Literal["sgd", "adamw"]
+    """SGD with Nesterov momentum, or AdamW (section 4.1)."""
+    lr: float = Field(gt=0)
+    """Learning rate at the start of the decay."""
+    backbone_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the ViT; null is that of the rest."""
+    weight_decay: float = Field(ge=0)
+    """Weight decay of all parameters, norms and biases included, as the authors do."""
+    momentum: Rate = 0.99
+    """Nesterov momentum of SGD; section 4.1: 0.99."""
+    betas: tuple[Rate, Rate] = (0.9, 0.98)
+    """Betas of AdamW; section 4.1: 0.9 and 0.98."""
+    power: float = Field(default=0.9, gt=0)
+    """Power of the polynomial decay to zero; nnU-Net's is 0.9, 1 is linear."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs of linear rise before the decay."""
+    grad_clip: float = Field(default=12, gt=0)
+    """Largest norm of the gradient; section 4.1: 12."""
+    deep_supervision: bool = False
+    """Whether lower resolutions of the U-Net's decoder have losses too (nnU-Net's default)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Method":
+        vit = self.network in ("dino_unet", "primus")
+        given = {
+            "backbone": (self.backbone is not None, vit),
+            "blocks": (bool(self.blocks), vit),
+            "segformer": (self.segformer is not None, self.network == "segformer"),
+            "adapter": (self.adapter is not None, self.network == "dino_unet"),
+        }
+        for key, (present, needed) in given.items():
+            if present != needed:
+                verb = "needs" if needed else "does not use"
+                raise ValueError(f"{key}: network {self.network} {verb} it")
+        self._check_useless(vit)
+        return self
+
+    def _check_useless(self, vit: bool) -> None:
+        """Refuse options that would do nothing: a reader would believe that they act."""
+        random = vit and self.weights is None
+        useless = {
+            "weights": self.weights is not None and not vit,
+            "backbone_lr": self.backbone_lr is not None and (not vit or self.freeze_backbone),
+            "freeze_backbone": self.freeze_backbone != (self.network == "dino_unet"),
+            "layerscale": self.layerscale is not None and not random,
+            "storage_tokens": self.storage_tokens is not None and not random,
+            "drop_path": self.drop_path > 0 and self.network in ("unet", "dino_unet"),
+            "deep_supervision": self.deep_supervision and self.network != "unet",
+        }
+        for key, wrong in useless.items():
+            if wrong:
+                value = getattr(self, key)
+                raise ValueError(
+                    f"{key}: {value} has no meaning for network {self.network} with weights "
+                    f"{self.weights}, freeze_backbone {self.freeze_backbone}"
+                )
+
+
+class Training(Options):
+    """Length of training and what it runs on (section 4.1)."""
+
+    epochs: int = Field(default=1000, ge=0)
+    """Epochs; section 4.1: 1000. 0 gives the initial network."""
+    iterations_per_epoch: Positive = 250
+    """Steps an epoch; section 4.1: 250."""
+    val_iterations: Positive = 50
+    """Batches of the pseudo Dice after each epoch (nnU-Net's default)."""
+    fold: int = Field(default=0, ge=0)
+    """Validation fold, counted from 0; section 4.1: one fold of five, its number is not given."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initialisation and augmentation."""
+    checkpoint_every: Positive = 10
+    """Epochs between checkpoints that a killed run resumes from."""
+    num_processes: int = Field(default=12, ge=0)
+    """Processes that augment (nnU-Net's default: 12); 0 augments in the training process, which
+    makes a run repeatable to the bit on a CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    compile: bool = False
+    """Whether to `torch.compile` on a GPU (nnU-Net's default); changes speed, not the method."""
+
+
+class FinetuneOptions(Options):
+    """What `finetune` depends on."""
+
+    method: Method
+    """The row of the tables."""
+    training: Training
+    """How long, and where."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "FinetuneOptions":
+        if 0 < self.training.epochs <= self.method.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs: {self.method.warmup_epochs} must be below epochs "
+                f"({self.training.epochs})"
+            )
+        return self
+
+
+class Prediction(Options):
+    """Sliding-window prediction by nnU-Net's predictor, with its default values."""
+
+    tta: bool = True
+    """Whether to average over mirrored images (four passes)."""
+    step: float = Field(default=0.5, gt=0, le=1)
+    """Step of the window as a share of its side."""
+    gaussian: bool = True
+    """Whether the window's centre weighs more than its border."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to predict; auto takes a GPU if there is one."""
+
+
+class PredictOptions(Options):
+    """What `predict` depends on."""
+
+    prediction: Prediction
+    """How to predict."""
+    fold: int = Field(default=0, ge=0)
+    """Fold whose validation cases are predicted."""

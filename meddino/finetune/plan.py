@@ -1,0 +1,124 @@
+"""The `plan` verb: nnU-Net's fingerprint and plans of a benchmark, for slices only."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from meddino.core.files import read_json, write_json
+from meddino.finetune.nnunet import folders, pools, quiet
+from meddino.finetune.options import Planning, PlanOptions
+
+PLANS = "nnUNetPlans"
+
+
+def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
+    """Plan one benchmark.
+
+    Args:
+        options: what to override, and which configurations to add.
+        dataset: nnU-Net's raw `DatasetNNN_x/dataset.json`, from `convert`.
+        output: `DatasetNNN_x/nnUNetPlans.json`; beside it appear the fingerprint, `dataset.json`
+            (with paths to the raw volumes) and `splits_final.json`.
+    """
+    raw, target = dataset.parent, output.parent
+    target.mkdir(parents=True, exist_ok=True)
+    with quiet(), folders(raw=raw.parent, preprocessed=target.parent):
+        plans = _plan(raw.name, options.planning)
+    configure(plans, options.planning)
+    write_json(target / "dataset.json", _located(read_json(dataset), raw, target))
+    shutil.copyfile(raw / "splits_final.json", target / "splits_final.json")
+    write_json(output, plans)
+    for name, configuration in plans["configurations"].items():
+        print(f"{name}: {_summary(configuration)}", file=sys.stderr)
+
+
+def _plan(name: str, planning: Planning) -> dict[str, Any]:
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+        DatasetFingerprintExtractor,
+    )
+
+    from meddino.finetune.planner import SlicePlanner
+
+    with pools(planning.num_processes):
+        extractor = DatasetFingerprintExtractor(name, planning.num_processes)
+        extractor.show_progress_bar = False
+        extractor.num_foreground_voxels_for_intensitystats = planning.foreground_samples
+        extractor.run(overwrite_existing=True)
+    planner = SlicePlanner(
+        name,
+        gpu_memory_target_in_gb=planning.gpu_memory_gb,
+        plans_name=PLANS,
+        # The paper segments axial slices. nnU-Net would slice along the axis of the coarsest
+        # spacing, which in a few data sets is another one.
+        suppress_transpose=True,
+    )
+    plans: dict[str, Any] = planner.plan_experiment()
+    return plans
+
+
+def configure(plans: dict[str, Any], planning: Planning) -> None:
+    """Apply the overrides to `2d` and add the high-resolution configurations, in place."""
+    base = plans["configurations"]["2d"]
+    if planning.spacing_mm is not None:
+        _respace(base, planning.spacing_mm)
+    if planning.patch_px is not None:
+        base["patch_size"] = [planning.patch_px] * 2
+    if planning.batch_size is not None:
+        base["batch_size"] = planning.batch_size
+    if planning.features_per_stage is not None:
+        _resize(base["architecture"]["arch_kwargs"], planning.features_per_stage)
+    for name, extra in planning.configurations.items():
+        scales = [size / extra.patch_px for size in base["patch_size"]]
+        plans["configurations"][name] = {
+            "inherits_from": "2d",
+            # Its own folder: nnU-Net would silently reuse arrays of another spacing.
+            "data_identifier": f"{PLANS}_{name}",
+            "patch_size": [extra.patch_px] * 2,
+            "spacing": [mm * scale for mm, scale in zip(base["spacing"], scales, strict=True)],
+            "batch_size": extra.batch_size or base["batch_size"],
+        }
+
+
+def _respace(base: dict[str, Any], spacing_mm: float) -> None:
+    shape = base["median_image_size_in_voxels"]
+    base["median_image_size_in_voxels"] = [
+        round(size * mm / spacing_mm) for size, mm in zip(shape, base["spacing"], strict=True)
+    ]
+    base["spacing"] = [spacing_mm] * 2
+
+
+def _resize(network: dict[str, Any], features: list[int]) -> None:
+    """Give nnU-Net's U-Net the stages of `features`, each half the resolution of the one before."""
+    stages = len(features)
+    network.update(
+        n_stages=stages,
+        features_per_stage=features,
+        kernel_sizes=[[3, 3]] * stages,
+        strides=[[1, 1], *[[2, 2]] * (stages - 1)],
+        n_conv_per_stage=[2] * stages,
+        n_conv_per_stage_decoder=[2] * (stages - 1),
+    )
+
+
+def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]:
+    """Point the cases of dataset.json to the raw files, so that `preprocess` finds them.
+
+    Relative paths keep a moved results folder valid.
+    """
+    way = os.path.relpath(raw, target)
+    content["dataset"] = {
+        case: {
+            "images": [os.path.join(way, path) for path in files["images"]],
+            "label": os.path.join(way, files["label"]),
+        }
+        for case, files in content["dataset"].items()
+    }
+    return content
+
+
+def _summary(configuration: dict[str, Any]) -> str:
+    spacing = ", ".join(f"{mm:.3g}" for mm in configuration["spacing"])
+    height, width = configuration["patch_size"]
+    return f"{height} x {width} px at {spacing} mm, batch {configuration['batch_size']}"

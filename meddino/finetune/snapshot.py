@@ -1,0 +1,79 @@
+"""The whole state of a training run, in types that `torch.load(weights_only=True)` takes."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def snapshot(trainer: Any) -> dict[str, Any]:
+    """Everything that the next epoch depends on, generators of random numbers included."""
+    scaler = trainer.grad_scaler
+    return {
+        "epoch": trainer.current_epoch,
+        "network": unwrapped(trainer.network).state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "log": _plain(trainer.logger.get_checkpoint()),
+        "history": trainer.history,
+        "random": random_state(),
+    }
+
+
+def restore(trainer: Any, state: dict[str, Any]) -> None:
+    """Put a trainer, set up alike, into the state of `snapshot`."""
+    trainer.current_epoch = state["epoch"]
+    unwrapped(trainer.network).load_state_dict(state["network"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.grad_scaler is not None:
+        trainer.grad_scaler.load_state_dict(state["scaler"])
+    trainer.logger.load_checkpoint(state["log"])
+    trainer.history = state["history"]
+    set_random_state(state["random"])
+
+
+def unwrapped(network: Any) -> torch.nn.Module:
+    """The network inside `torch.compile`'s wrapper, if it has one."""
+    inner: torch.nn.Module = getattr(network, "_orig_mod", network)
+    return inner
+
+
+def random_state() -> dict[str, Any]:
+    """States of the generators of Python, numpy and torch."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore the states of `random_state`."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers as Python's own, which a safe load needs."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

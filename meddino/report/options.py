@@ -1,0 +1,66 @@
+"""Options of tables, figures and the report (the workflow loads this module: nothing heavy)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from meddino.core.options import Options
+
+Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+
+
+class Table(Options):
+    """One of the paper's tables, or one of your own."""
+
+    title: str
+    """Heading."""
+    rows: tuple[str, ...] = Field(min_length=1)
+    """Methods, in order."""
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    """Benchmarks, in order."""
+    metrics: tuple[Literal["DSC", "NSD"], ...] = Field(("DSC",), min_length=1)
+    """What is shown, in %."""
+    protocol: Literal["paper", "area"] = "paper"
+    """How it is counted; the CSV holds both."""
+
+    def methods(self) -> tuple[str, ...]:
+        """The methods that must run."""
+        return self.rows
+
+
+class TableOptions(Options):
+    """What `tables` needs of a study."""
+
+    name: str
+    """Key of the table."""
+    table: Table
+    """What it shows."""
+    method_labels: dict[str, str]
+    """Names of its methods, as printed."""
+    benchmark_labels: dict[str, str]
+    """Names of its benchmarks, as printed."""
+
+
+class FigureOptions(Options):
+    """Look of the figures."""
+
+    dpi: int = Field(110, ge=50, le=600)
+    """Dots per inch."""
+    colours: tuple[Colour, ...] = Field(
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"),
+        min_length=3,
+    )
+    """Colours of methods and structures; the default can be told apart by everyone."""
+    cases_per_run: int = Field(2, ge=1, le=20)
+    """Cases of a benchmark whose predictions are shown."""
+    window_hu: tuple[float, float] = (40.0, 400.0)
+    """Centre and width of the grey scale of CT (HU)."""
+
+
+class ReportOptions(Options):
+    """What `report` needs of a study."""
+
+    title: str
+    """Heading."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know first."""
