@@ -138,12 +138,12 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plans(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("preprocessed") / "Dataset901_blobs" / "nnUNetPlans.json"
     planning = Planning(
-        patch_px=32,
+        patch_px=64,
         spacing_mm=4.0,
         batch_size=2,
         features_per_stage=[4, 4, 4, 4],
         foreground_samples=10_000,
-        configurations={"2d_hires": Configuration(patch_px=48)},
+        configurations={"2d_hires": Configuration(patch_px=96)},
     )
     plan.run(PlanOptions(planning=planning), dataset=dataset, output=output)
     return output
@@ -234,9 +234,9 @@ def test_high_resolution_shows_the_same_field_of_view(plans: Path) -> None:
     configurations = json.loads(plans.read_text())["configurations"]
     assert set(configurations) == {"2d", "2d_hires"}
     base, fine = configurations["2d"], configurations["2d_hires"]
-    assert fine["patch_size"] == [48, 48]
+    assert fine["patch_size"] == [96, 96]
     for axis in (0, 1):
-        assert fine["spacing"][axis] * 48 == pytest.approx(base["spacing"][axis] * 32)
+        assert fine["spacing"][axis] * 96 == pytest.approx(base["spacing"][axis] * 64)
     assert fine["data_identifier"] != base["data_identifier"]
 
 

@@ -1,0 +1,50 @@
+"""The `scores` verb: the scores of all runs in one file."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic
+from meddino.evaluate.options import ScoresOptions
+
+KEYS = ["benchmark", "method", "fold", "case", "label"]
+
+
+def run(options: ScoresOptions, *, scores: list[Path], output: Path) -> None:
+    """Join scores.
+
+    Args:
+        options: nothing.
+        scores: files of `evaluate`.
+        output: one Parquet file, sorted by benchmark, method, fold, case and label.
+
+    Raises:
+        MeddinoError: a file is damaged, or a case is scored twice.
+    """
+    table = read(scores)
+    with atomic(output) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read(scores: list[Path]) -> pd.DataFrame:
+    """Read and join scores.
+
+    Raises:
+        MeddinoError: a file is damaged, or a case is scored twice.
+    """
+    parts = []
+    for path in scores:
+        try:
+            parts.append(pd.read_parquet(path))
+        except (OSError, ValueError) as error:
+            raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
+    table = pd.concat(parts).sort_values(KEYS).reset_index(drop=True)
+    twice = table[table.duplicated(KEYS)]
+    if len(twice) > 0:
+        first = twice.iloc[0]
+        raise MeddinoError(
+            f"case {first['case']} of {first['benchmark']} is scored twice for {first['method']};"
+            " give each file of scores once"
+        )
+    return table

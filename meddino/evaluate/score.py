@@ -1,0 +1,145 @@
+"""The `evaluate` verb: DSC, NSD and HD95 of every case and structure of one run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic, read_json
+from meddino.core.progress import track
+from meddino.evaluate import surface
+from meddino.evaluate.options import EvaluateOptions
+from meddino.evaluate.surface import Floats, Mask
+
+NAN = float("nan")
+
+
+def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: Path) -> None:
+    """Score the predictions of one run.
+
+    A row of the output has benchmark, method, fold, case, label, structure, and
+    - `dsc_paper`, `nsd_paper`: as the authors' script; NaN where the reference lacks the structure,
+      NSD by edge voxels;
+    - `dsc_area`, `nsd_area`: 0 where a structure is predicted that the reference lacks, NaN where
+      both lack it, NSD by area;
+    - `hd95_mm`, `reference_ml`, `predicted_ml`.
+
+    Args:
+        options: the run's names, and the tolerance of the NSD (mm).
+        predictions: `done.json` of `predict`, beside the segmentations.
+        dataset: nnU-Net's raw `dataset.json`, beside the reference labels.
+        output: the Parquet file.
+
+    Raises:
+        MeddinoError: a segmentation is missing, or lies on another grid than its reference.
+    """
+    cases = read_json(predictions)["cases"]
+    labels = {k: v for k, v in read_json(dataset)["labels"].items() if v != 0}
+    rows: list[dict[str, Any]] = []
+    for case in track(cases, f"{options.benchmark}: scoring {options.method}", len(cases)):
+        predicted, reference = (
+            _read(path.parent / name)
+            for path, name in (
+                (predictions, f"{case}.nii.gz"),
+                (dataset, f"labelsTr/{case}.nii.gz"),
+            )
+        )
+        _check_grid(predicted, reference, predictions.parent / f"{case}.nii.gz")
+        for structure, values in score_case(
+            reference, predicted, labels, options.evaluation.tolerance_mm
+        ).items():
+            names = {"benchmark": options.benchmark, "method": options.method}
+            where = {"fold": options.fold, "case": case, "label": labels[structure]}
+            rows.append({**names, **where, "structure": structure, **values})
+    with atomic(output) as temporary:
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+
+
+def _read(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise MeddinoError(
+            f"{path} is missing or damaged; delete the folder that holds it and rerun"
+        ) from error
+
+
+def _check_grid(predicted: sitk.Image, reference: sitk.Image, path: Path) -> None:
+    same = predicted.GetSize() == reference.GetSize() and all(
+        np.allclose(ours, theirs, atol=1e-3)
+        for ours, theirs in (
+            (predicted.GetSpacing(), reference.GetSpacing()),
+            (predicted.GetOrigin(), reference.GetOrigin()),
+            (predicted.GetDirection(), reference.GetDirection()),
+        )
+    )
+    if not same:
+        raise MeddinoError(f"{path} lies on another grid than its reference; run predict again")
+
+
+def score_case(
+    reference: sitk.Image, predicted: sitk.Image, labels: dict[str, int], tolerance_mm: float
+) -> dict[str, dict[str, float]]:
+    """Score one case.
+
+    Args:
+        reference: labels.
+        predicted: labels on the same grid.
+        labels: structure -> label.
+        tolerance_mm: of the NSD.
+
+    Returns:
+        Structure -> the metrics' columns of `run`.
+    """
+    spacing = np.array(reference.GetSpacing()[::-1])
+    arrays = [sitk.GetArrayViewFromImage(image) for image in (reference, predicted)]
+    return {
+        structure: score(arrays[0] == label, arrays[1] == label, spacing, tolerance_mm)
+        for structure, label in labels.items()
+    }
+
+
+def score(
+    reference: Mask, predicted: Mask, spacing_mm: Floats, tolerance_mm: float
+) -> dict[str, float]:
+    """Score one structure.
+
+    Args:
+        reference: (z, y, x).
+        predicted: (z, y, x).
+        spacing_mm: (z, y, x).
+        tolerance_mm: of the NSD.
+    """
+    millilitres = float(np.prod(spacing_mm)) / 1000
+    counts = [int(mask.sum()) for mask in (reference, predicted)]
+    volumes = {"reference_ml": counts[0] * millilitres, "predicted_ml": counts[1] * millilitres}
+    if not any(counts):
+        names = ("dsc_paper", "nsd_paper", "dsc_area", "nsd_area", "hd95_mm")
+        return {**dict.fromkeys(names, NAN), **volumes}
+    box = _bounding_box(reference | predicted)
+    reference, predicted = reference[box], predicted[box]
+    dsc = 2 * int((reference & predicted).sum()) / sum(counts)
+    by_voxels = surface.voxel_surfaces(reference, predicted, spacing_mm)
+    by_area = surface.area_surfaces(reference, predicted, spacing_mm)
+    present = counts[0] > 0
+    return {
+        "dsc_paper": dsc if present else NAN,
+        "nsd_paper": surface.nsd(*by_voxels, tolerance_mm) if present else NAN,
+        "dsc_area": dsc,
+        "nsd_area": surface.nsd(*by_area, tolerance_mm),
+        "hd95_mm": surface.hd95(*by_area),
+        **volumes,
+    }
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """The smallest box around a mask and one voxel more, which the edge of a mask needs."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        inside = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(max(int(inside[0]) - 1, 0), int(inside[-1]) + 2))
+    return tuple(box)
