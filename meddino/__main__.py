@@ -81,7 +81,9 @@ def _stage_parser(name: str, run: Callable[..., Any]) -> argparse.ArgumentParser
     which.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE")
     for key in verbs.selectors(name):
         which.add_argument(f"--{key}", metavar="NAME")
-    which.add_argument("--options", metavar="JSON", help="the verb's slice, as the workflow gives it")
+    which.add_argument(
+        "--options", metavar="JSON", help="the verb's slice, as the workflow gives it"
+    )
     files = parser.add_argument_group("files")
     hints = _hints(run)
     for key, parameter in list(inspect.signature(run).parameters.items())[1:]:

@@ -278,7 +278,8 @@ class Study(Options):
 
     def chunks(self, dataset: str) -> int:
         """Number of jobs that cut a dataset: fixed by its expected volumes, so that the graph is
-        whole before anything is downloaded."""
+        whole before anything is downloaded.
+        """
         return self.ct3m.chunks(self.dataset(dataset).volumes)
 
     def _resolve(self, reference: str | None) -> Snapshot | str | None:
@@ -293,8 +294,9 @@ class Study(Options):
 
     def _reference(self, reference: str | None) -> str | None:
         resolved = self._resolve(reference)
-        is_snapshot = isinstance(resolved, Snapshot)
-        return f"{resolved.stage}@{resolved.iteration}" if is_snapshot else resolved
+        if isinstance(resolved, Snapshot):
+            return f"{resolved.stage}@{resolved.iteration}"
+        return resolved
 
     # ---- files --------------------------------------------------------------------------------
 
@@ -412,9 +414,7 @@ class Study(Options):
         """
         if self.leaves is None:
             raise MeddinoError("config: there is no section `leaves`; add one with a `count`")
-        return LeavesOptions(
-            count=self.leaves.count, seed=self.leaves.seed, size_px=int(size)
-        )
+        return LeavesOptions(count=self.leaves.count, seed=self.leaves.seed, size_px=int(size))
 
     def weights_options(self, weights: str) -> WeightsOptions:
         """Options of `weights`."""
@@ -423,12 +423,12 @@ class Study(Options):
     def pretrain_options(self, stage: str) -> PretrainOptions:
         """Options of `pretrain`: references that stand in for others are followed first."""
         options = self.pretrain.stages[stage]
-        followed = {
-            key: self._reference(getattr(options, key)) for key in ("init", "gram_teacher")
-        }
-        return PretrainOptions(
-            name=stage, backbone=self.pretrain.backbone, stage=replace(options, **followed)
+        followed = replace(
+            options,
+            init=self._reference(options.init),
+            gram_teacher=self._reference(options.gram_teacher),
         )
+        return PretrainOptions(name=stage, backbone=self.pretrain.backbone, stage=followed)
 
     def convert_options(self, benchmark: str) -> ConvertOptions:
         """Options of `convert`."""

@@ -46,7 +46,9 @@ def test_protocol_of_the_paper_equals_monai(seed: int, tolerance: float) -> None
     expected = float(
         compute_surface_dice(*tensors, [tolerance], spacing=SPACING.tolist(), use_subvoxels=True)
     )
-    assert found["nsd_area"] == pytest.approx(expected, abs=0.02), "its table resolves ambiguous corners otherwise"
+    assert found["nsd_area"] == pytest.approx(expected, abs=0.02), (
+        "its table resolves ambiguous corners otherwise"
+    )
     both = 2 * (reference & predicted).sum() / (reference.sum() + predicted.sum())
     assert found["dsc_paper"] == pytest.approx(both)
 

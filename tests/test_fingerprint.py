@@ -38,7 +38,9 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 def test_docstrings_comments_and_layout_leave_every_digest(package: Path) -> None:
     before = digests(package)
     losses = package / "pretrain" / "losses.py"
-    losses.write_text('"""Another docstring."""\n# a comment\n\n' + losses.read_text().split('"""', 2)[2])
+    losses.write_text(
+        '"""Another docstring."""\n# a comment\n\n' + losses.read_text().split('"""', 2)[2]
+    )
     assert changed(before, digests(package)) == set()
 
 

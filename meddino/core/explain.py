@@ -38,7 +38,9 @@ def _line(problem: Any, model: Any) -> str:
 
 def _is_branch(part: Any) -> bool:
     """Whether part of a location is pydantic's name for a type or a union's branch, not a key."""
-    return isinstance(part, str) and (part.endswith(")") or "[" in part or part == "constrained-str")
+    return isinstance(part, str) and (
+        part.endswith(")") or "[" in part or part == "constrained-str"
+    )
 
 
 def _suggestion(wrong: str, known: Iterable[str]) -> str:
@@ -79,7 +81,12 @@ def _unwrap(kind: Any) -> Any:
     """Reduce `X | None` and `Annotated[X, ...]` to X."""
     arguments = [a for a in typing.get_args(kind) if a is not type(None)]
     origin = typing.get_origin(kind)
-    if origin is typing.Annotated or (arguments and len(arguments) == 1 and origin is not list
-                                      and origin is not tuple and origin is not dict):
+    if origin is typing.Annotated or (
+        arguments
+        and len(arguments) == 1
+        and origin is not list
+        and origin is not tuple
+        and origin is not dict
+    ):
         return _unwrap(arguments[0])
     return kind

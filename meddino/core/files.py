@@ -12,7 +12,6 @@ from typing import Any
 
 from meddino.core.errors import MeddinoError
 
-
 # What a user can mend about the place that is written to; any other OSError is a bug or bad input.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 

@@ -11,7 +11,8 @@ def make_optimizer(network: nn.Module, method: Method) -> torch.optim.Optimizer:
 
     Weight decay covers norms and biases too, as in nnU-Net and the authors' code.
     """
-    backbone, rest = [], []
+    backbone: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             # torch.compile puts "_orig_mod." in front.

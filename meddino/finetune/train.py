@@ -105,7 +105,7 @@ def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> An
     )
     trainer.initialize()
     if tensors is not None:
-        unwrapped(trainer.network).backbone.load_state_dict(tensors)
+        unwrapped(trainer.network).get_submodule("backbone").load_state_dict(tensors)
     return trainer
 
 

@@ -41,7 +41,9 @@ def read_vit(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Tens
     vit = weights.load_backbone(path)
     found, named = asdict(vit.architecture), asdict(ARCHITECTURES[method.backbone])
     sizes = [key for key in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio")]
-    wrong = [f"{key} {found[key]:g} (not {named[key]:g})" for key in sizes if found[key] != named[key]]
+    wrong = [
+        f"{key} {found[key]:g} (not {named[key]:g})" for key in sizes if found[key] != named[key]
+    ]
     if wrong:
         raise MeddinoError(
             f"{path} is no {method.backbone}: it has {', '.join(wrong)}; name the backbone that it"

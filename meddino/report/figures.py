@@ -1,0 +1,195 @@
+"""The `figures` verb: what people look at first."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from meddino.core.files import write_json
+from meddino.ct3m import shards
+from meddino.report import pictures
+from meddino.report.options import FigureOptions
+from meddino.report.style import MUTED, bare, figure, grey
+
+LOSSES = ("loss", "dino_global", "dino_local", "ibot", "koleo", "gram")
+MONTAGE = (4, 8)
+
+
+class Figure(NamedTuple):
+    """A picture of the report."""
+
+    file: str
+    section: str
+    title: str
+    caption: str
+
+
+def run(
+    options: FigureOptions,
+    *,
+    scores: Path,
+    index: Path,
+    pretraining: list[Path],
+    finetuning: list[Path],
+    predictions: list[Path],
+    datasets: list[Path],
+    output: Path,
+) -> None:
+    """Draw all figures.
+
+    Args:
+        options: their look.
+        scores: scores of all runs.
+        index: index of the slices of one size.
+        pretraining: `history.jsonl` of the stages, in order.
+        finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
+        predictions: `predictions/<benchmark>/<method>/fold<k>/done.json`.
+        datasets: nnU-Net's raw `dataset.json` of the benchmarks, `DatasetNNN_<benchmark>`.
+        output: `figures.json`, written last: a list of file, section, title, caption.
+    """
+    folder = output.parent
+    made = [
+        slices(options, index, folder / "slices.png"),
+        *pretraining_curves(options, pretraining, folder / "pretraining.png"),
+        *finetuning_curves(options, finetuning, folder),
+        *(Figure(*each) for each in pictures.predicted(options, predictions, datasets, folder)),
+        *structure_scores(options, pd.read_parquet(scores), folder),
+    ]
+    write_json(output, [entry._asdict() for entry in made])
+
+
+def slices(options: FigureOptions, index: Path, path: Path) -> Figure:
+    """Slices drawn at random from CT-3M, evenly over its data sets, and how many there are."""
+    table = pq.read_table(index, columns=["dataset", "shard", "group", "row"]).to_pandas()
+    table["dataset"] = table["dataset"].astype(str)
+    rows, columns = MONTAGE
+    per_dataset = table.sample(frac=1, random_state=0).groupby("dataset", sort=True)
+    share = -(-rows * columns // per_dataset.ngroups)
+    picked = per_dataset.head(share).sort_values("dataset", kind="stable").head(rows * columns)
+    with figure(options, path, rows, columns, (1.15, 1.25)) as axes:
+        for axis in axes.flat:
+            bare(axis)
+        for axis, (_, row) in zip(axes.flat, picked.iterrows(), strict=False):
+            shard = shards.open_shard(index.parent / str(row["shard"]))
+            pixels = shards.read_group(shard, int(row["group"]))[int(row["row"])]
+            axis.imshow(grey(pixels, options.window_hu), cmap="gray", vmin=0, vmax=1)
+            axis.set_title(str(row["dataset"]), fontsize=6, color=MUTED, pad=2)
+    counts = table["dataset"].value_counts().sort_index()
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    caption = (
+        f"Slices of CT-3M at random, window {options.window_hu[0]:g}/{options.window_hu[1]:g} HU. "
+        f"Of {len(table)} slices: {listed}."
+    )
+    return Figure(path.name, "Curation", "What the ViT learns from", caption)
+
+
+def pretraining_curves(
+    options: FigureOptions, histories: Sequence[Path], path: Path
+) -> Iterator[Figure]:
+    """Losses of each stage."""
+    stages = {p.parent.name: lines for p in histories if (lines := _read_lines(p))}
+    if not stages:
+        return
+    with figure(options, path, 1, len(stages), (2.8, 2.6)) as axes:
+        for axis, (stage, lines) in zip(axes.flat, stages.items(), strict=True):
+            for colour, loss in zip(("#1b1f24", *options.colours), LOSSES, strict=False):
+                points = [(line["iteration"], line[loss]) for line in lines if loss in line]
+                if points:
+                    width = 1.8 if loss == "loss" else 1.0
+                    label = "total" if loss == "loss" else loss.replace("_", " ")
+                    axis.plot(*zip(*points, strict=True), color=colour, lw=width, label=label)
+            axis.set_title(stage)
+            axis.set_xlabel("iteration")
+        axes[0, 0].set_ylabel("loss")
+        axes[0, -1].legend(fontsize=7)
+    caption = (
+        "Losses by iteration. The total is their weighted sum; KoLeo may be negative. Losses of"
+        " different stages are not comparable where their crops or weights differ."
+    )
+    yield Figure(path.name, "Pretraining", "Losses of the stages", caption)
+
+
+def finetuning_curves(
+    options: FigureOptions, histories: Sequence[Path], folder: Path
+) -> Iterator[Figure]:
+    """Loss and pseudo Dice of each method, a figure for every benchmark."""
+    runs: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    for path in histories:
+        benchmark, method = path.parts[-4:-2]
+        runs[benchmark][method] = _read_lines(path)
+    for benchmark, methods in runs.items():
+        path = folder / f"finetuning_{benchmark}.png"
+        with figure(options, path, 1, 2, (4.2, 3.0)) as axes:
+            _plot(axes[0, 0], methods, "training loss", lambda line: line["train_loss"])
+            _plot(axes[0, 1], methods, "pseudo Dice", lambda line: _mean(line["pseudo_dice"]))
+            axes[0, 1].legend(fontsize=7)
+        caption = (
+            "Left: training loss. Right: nnU-Net's pseudo Dice on random validation patches, the"
+            " mean over structures; it steers nothing."
+        )
+        yield Figure(path.name, "Finetuning", f"Training on {benchmark}", caption)
+
+
+def structure_scores(
+    options: FigureOptions, scores: pd.DataFrame, folder: Path
+) -> Iterator[Figure]:
+    """DSC of every case by structure and method, a figure for every benchmark."""
+    for benchmark, rows in scores.groupby("benchmark", sort=False):
+        names = rows.sort_values("label")["structure"].drop_duplicates().tolist()
+        methods = rows["method"].drop_duplicates().tolist()
+        path = folder / f"scores_{benchmark}.png"
+        width = max(4.0, 0.13 * len(names) * (len(methods) + 2))
+        with figure(options, path, 1, 1, (min(width, 14.0), 3.2)) as axes:
+            _strips(axes[0, 0], rows, names, methods)
+        caption = "A dot is a case, a bar the mean; cases without the structure are left out."
+        yield Figure(path.name, "Evaluation", f"DSC by structure, {benchmark}", caption)
+
+
+def _strips(axis: Any, rows: pd.DataFrame, names: list[str], methods: list[str]) -> None:
+    step = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        for place, structure in enumerate(names):
+            chosen = (rows["method"] == method) & (rows["structure"] == structure)
+            values = rows.loc[chosen, "dsc_paper"].dropna().to_numpy() * 100
+            x = place - 0.4 + (number + 0.5) * step
+            line = axis.plot(
+                np.full(len(values), x),
+                values,
+                "o",
+                ms=2.2,
+                alpha=0.55,
+                color=f"C{number}",
+                label=method if place == 0 else None,
+            )
+            if len(values):
+                axis.hlines(values.mean(), x - step / 2, x + step / 2, color=line[0].get_color())
+    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
+    axis.set_ylim(-3, 103)
+    axis.set_ylabel("DSC (%)")
+    axis.grid(axis="x", visible=False)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2)
+
+
+def _plot(
+    axis: Any, methods: dict[str, list[Any]], name: str, value: Callable[[Any], float]
+) -> None:
+    for number, (method, lines) in enumerate(methods.items()):
+        style = "-" if number < 8 else "--"
+        points = [(line["epoch"] + 1, value(line)) for line in lines]
+        axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, label=method)
+    axis.set_xlabel("epoch")
+    axis.set_title(name)
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

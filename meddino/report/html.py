@@ -1,0 +1,165 @@
+"""The `report` verb: one self-contained HTML file with everything that a study found."""
+
+import base64
+import math
+import platform
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from meddino import __version__
+from meddino.core.files import atomic, read_json, sha256
+from meddino.report.options import ReportOptions
+
+PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "pyarrow", "snakemake")
+
+
+def run(
+    options: ReportOptions,
+    *,
+    tables: list[Path],
+    figures: Path,
+    scores: Path,
+    quarantine: list[Path],
+    checkpoints: list[Path],
+    output: Path,
+) -> None:
+    """Write the report. It has no date, so that equal studies give equal files.
+
+    Args:
+        options: title and notes.
+        tables: the tables' CSV files.
+        figures: `figures.json`, beside the pictures.
+        scores: scores of all runs.
+        quarantine: reports of curation and of conversion: what was left out, and why.
+        checkpoints: `history.jsonl` of the stages, beside their snapshots.
+        output: `report.html`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of cases come from strangers' files
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    reports = [read_json(path) for path in quarantine]
+    chunks = [report for report in reports if "dataset" in report]
+    scored = pd.read_parquet(scores)
+    text = environment.get_template("report.html.j2").render(
+        style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
+        title=options.title,
+        notes=options.notes,
+        headline=_headline(chunks, scored),
+        tables=[_table(pd.read_csv(path)) for path in tables],
+        figures=_figures(figures),
+        structures=_structures(scored),
+        datasets=_datasets(chunks),
+        quarantined=_quarantined(reports),
+        remarks=_remarks(chunks),
+        snapshots=[entry for path in checkpoints for entry in _snapshots(path)],
+        versions=_versions(),
+    )
+    with atomic(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _headline(chunks: list[Any], scores: pd.DataFrame) -> list[tuple[str, str]]:
+    runs = scores[["benchmark", "method", "fold"]].drop_duplicates()
+    return [
+        ("volumes curated", f"{sum(chunk['volumes'] for chunk in chunks):,}"),
+        ("slices", f"{sum(chunk['slices'] for chunk in chunks):,}"),
+        ("models finetuned", str(len(runs))),
+        ("cases scored", f"{len(scores.drop_duplicates(['benchmark', 'case'])):,}"),
+    ]
+
+
+def _table(rows: pd.DataFrame) -> dict[str, Any]:
+    """One table, by protocol: heads, and lines of (label, cells of ours, paper, difference)."""
+    protocols = {}
+    for protocol, part in rows.groupby("protocol", sort=False):
+        columns = part[["metric", "benchmark"]].drop_duplicates().values.tolist()
+        lines = []
+        for label, method in part.groupby("row", sort=False):
+            cells = method.set_index(["metric", "benchmark"])
+            lines.append((label, [_cell(cells.loc[tuple(column)]) for column in columns]))
+        protocols[protocol] = {"heads": [f"{b} {m}" for m, b in columns], "lines": lines}
+    return {"name": rows["table"].iloc[0], "protocols": protocols}
+
+
+def _cell(row: Any) -> dict[str, Any]:
+    number = {key: float(row[key]) for key in ("ours", "paper", "difference")}
+    known = {key: None if math.isnan(value) else value for key, value in number.items()}
+    return {**known, "cases": int(row["cases"])}
+
+
+def _figures(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Figures by section, each with its bytes."""
+    sections: dict[str, list[dict[str, str]]] = {}
+    for entry in read_json(path):
+        data = base64.b64encode((path.parent / entry["file"]).read_bytes()).decode("ascii")
+        sections.setdefault(entry["section"], []).append({**entry, "data": data})
+    return sections
+
+
+def _structures(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean of each structure, for every run."""
+    columns = ["dsc_paper", "nsd_paper", "hd95_mm"]
+    keys = ["benchmark", "structure", "method"]
+    means = scores.groupby(keys, sort=False, as_index=False)[columns].mean()
+    return [
+        {**row, "dsc_paper": 100 * row["dsc_paper"], "nsd_paper": 100 * row["nsd_paper"]}
+        for row in map(_named, means.to_dict("records"))
+    ]
+
+
+def _named(row: Any) -> dict[str, Any]:
+    return {str(key): value for key, value in row.items()}
+
+
+def _datasets(chunks: list[Any]) -> list[tuple[str, Counter[str]]]:
+    """Counts of every curated dataset."""
+    found: dict[str, Counter[str]] = {}
+    for chunk in chunks:
+        counts = {k: chunk[k] for k in ("volumes", "slices", "air_slices", "other_modality")}
+        counts["quarantined"] = len(chunk["quarantined"])
+        found.setdefault(chunk["dataset"], Counter()).update(counts)
+    return sorted(found.items())
+
+
+def _quarantined(reports: list[Any]) -> list[dict[str, str]]:
+    return [
+        {"where": report.get("dataset") or f"benchmark {report['benchmark']}", **entry}
+        for report in reports
+        for entry in report["quarantined"]
+    ]
+
+
+def _remarks(chunks: list[Any]) -> list[dict[str, str]]:
+    return [{"where": c["dataset"], **entry} for c in chunks for entry in c.get("remarks", [])]
+
+
+def _snapshots(history: Path) -> list[dict[str, Any]]:
+    """Checkpoints that lie beside a stage's history."""
+    return [
+        {
+            "stage": history.parent.name,
+            "iteration": int(path.stem),
+            "megabytes": path.stat().st_size / 1e6,
+            "sha256": sha256(path),
+        }
+        for path in sorted(history.parent.glob("[0-9]*.pth"))
+    ]
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("meddino", __version__), ("Python", platform.python_version())]
+    for name in PACKAGES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            found.append((name, "not installed"))
+    return found

@@ -1,0 +1,80 @@
+"""One look for all figures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from cycler import cycler
+
+from meddino.core.files import atomic
+from meddino.report.options import FigureOptions
+
+matplotlib.use("Agg")
+
+INK, MUTED, PAPER = "#1b1f24", "#6b7280", "#ffffff"
+
+
+@contextmanager
+def figure(
+    options: FigureOptions, path: Path, rows: int, columns: int, inches: tuple[float, float]
+) -> Iterator[Any]:
+    """Yield axes (rows, columns) of a new figure that is saved to `path` at the end.
+
+    Args:
+        options: resolution and colours.
+        path: a PNG, written atomically.
+        rows: of panels.
+        columns: of panels.
+        inches: width and height of one panel.
+    """
+    import matplotlib.pyplot as plt
+
+    settings = {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": cycler(color=options.colours),
+        "axes.grid": True,
+        "grid.color": "#e5e7eb",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "figure.facecolor": PAPER,
+    }
+    with matplotlib.rc_context(settings):
+        made, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(inches[0] * columns, inches[1] * rows),
+            squeeze=False,
+            layout="constrained",
+        )
+        yield axes
+        with atomic(path) as temporary:
+            # Without the date and version that would change the bytes from run to run.
+            made.savefig(temporary, dpi=options.dpi, format="png", metadata={"Software": None})
+        plt.close(made)
+
+
+def grey(hu: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Grey values from 0 to 1 of a window (centre, width) in HU; robust to MR, which has none."""
+    centre, width = window
+    if hu.min() >= 0:  # MR: no scale of its own
+        low, high = np.percentile(hu, (1, 99.5))
+        centre, width = (low + high) / 2, max(high - low, 1e-6)
+    return np.clip((hu.astype(np.float32) - (centre - width / 2)) / width, 0, 1)
+
+
+def bare(axis: Any) -> None:
+    """Hide ticks, frame and grid of a panel that shows a picture."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
