@@ -1,7 +1,7 @@
 """Resolve requirements.in into hash-pinned locks: `python envs/lock.py` (needs uv).
 
 * lock.txt: everything but torch;
-* lock-torch.txt: torch as the main index has it, with the CUDA libraries that its Linux build needs;
+* lock-torch.txt: torch as the main index has it, with the CUDA libraries its Linux build needs;
 * lock-torch-cpu.txt: the CPU build of the same version, which its makers publish elsewhere.
   Its local version (`+cpu`) makes pip fail at once, and not after a long download, where no
   configured index offers it; the Makefile then falls back to lock-torch.txt.

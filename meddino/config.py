@@ -9,7 +9,7 @@ numpy: the workflow loads this on every start.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, get_args
 
 import yaml
 from pydantic import Field, StringConstraints, ValidationError, model_validator
@@ -20,7 +20,7 @@ from meddino.core.options import Options
 from meddino.ct3m.options import Curation, IndexOptions, SliceOptions
 from meddino.datasets import registry
 from meddino.datasets.options import Dataset, FetchOptions
-from meddino.datasets.phantom.options import Phantom, PhantomOptions
+from meddino.datasets.phantom.options import LayoutName, Phantom, PhantomOptions
 from meddino.evaluate.options import EvaluateOptions, Evaluation, ScoresOptions
 from meddino.finetune.options import (
     Benchmark,
@@ -34,6 +34,7 @@ from meddino.finetune.options import (
     PreprocessOptions,
     Training,
 )
+from meddino.models.architectures import ARCHITECTURES
 from meddino.models.options import WeightsOptions
 from meddino.pretrain.options import LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import FigureOptions, ReportOptions, Table, TableOptions
@@ -139,7 +140,7 @@ class Study(Options):
     @model_validator(mode="after")
     def _check_references(self) -> Self:
         problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
-        problems += self._dangling_configurations()
+        problems += [*self._dangling_configurations(), *self._unknown_backbones()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -150,10 +151,9 @@ class Study(Options):
                 self.dataset(name)
             except MeddinoError as error:
                 yield str(error)
-        known = set(self.ct3m.datasets) | {b.dataset for b in self.benchmarks.values()}
         for name in self.phantom:
-            if name not in known:
-                yield f"phantom.{name}: no dataset of ct3m or of a benchmark has this name"
+            if name not in get_args(LayoutName):
+                yield f"phantom.{name}: not one of {', '.join(get_args(LayoutName))}"
         numbers = [b.nnunet_id for b in self.benchmarks.values()]
         if len(set(numbers)) < len(numbers):
             yield "benchmarks: two share an nnunet_id"
@@ -213,6 +213,19 @@ class Study(Options):
                 yield (
                     f"methods.{name}.configuration = {method.configuration!r}: "
                     f"not one of {', '.join(known)}"
+                )
+
+    def _unknown_backbones(self) -> Iterator[str]:
+        wanted = {f"methods.{n}.backbone": m.backbone for n, m in self.methods.items()}
+        for key, name in {"pretrain.backbone": self.pretrain.backbone, **wanted}.items():
+            if name is not None and name not in ARCHITECTURES:
+                yield f"{key} = {name!r}: not one of {', '.join(ARCHITECTURES)}"
+        for name, method in self.methods.items():
+            known = ARCHITECTURES.get(method.backbone or "")
+            if known and any(block >= known.depth for block in method.blocks):
+                yield (
+                    f"methods.{name}.blocks = {method.blocks}: {method.backbone} has blocks 0 to "
+                    f"{known.depth - 1}"
                 )
 
     # ---- what has to run ----------------------------------------------------------------------
@@ -277,7 +290,9 @@ class Study(Options):
         return registry.resolve(name, changes)
 
     def chunks(self, dataset: str) -> int:
-        """Number of jobs that cut a dataset: fixed by its expected volumes, so that the graph is
+        """Number of jobs that cut a dataset.
+
+        It is fixed by the expected volumes, so that the graph is
         whole before anything is downloaded.
         """
         return self.ct3m.chunks(self.dataset(dataset).volumes)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from meddino.core.errors import MeddinoError
 from meddino.models import load_backbone
+from meddino.models.architectures import ARCHITECTURES
 from meddino.models.fetch_weights import run as fetch_weights
 from meddino.models.heads import DINOHead
 from meddino.models.options import WeightsOptions
-from meddino.models.vit import ARCHITECTURES, VisionTransformer, build
+from meddino.models.vit import VisionTransformer, build
 
 GOLDEN = Path(__file__).parent / "golden/dinov3"
 VARIANTS = ["lvd", "meddino", "untied"]

@@ -10,7 +10,8 @@ from meddino.core.errors import MeddinoError
 from meddino.finetune.options import Method
 from meddino.finetune.settings import Settings
 from meddino.models import weights
-from meddino.models.vit import ARCHITECTURES, VisionTransformer, build
+from meddino.models.architectures import ARCHITECTURES
+from meddino.models.vit import VisionTransformer, build
 
 # What a checkpoint may bring of its own; all else must be that of the backbone that a method names.
 OWN = ("storage_tokens", "qkv_bias", "mask_k_bias", "layerscale", "norm_eps", "untie_cls_norm")

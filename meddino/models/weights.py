@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.models.vit import Architecture, VisionTransformer
+from meddino.models.architectures import Architecture
+from meddino.models.vit import VisionTransformer
 
 State = dict[str, Tensor]
 NOT_BACKBONE = ("dino_head.", "ibot_head.", "dino_loss.", "ibot_patch_loss.")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meddino.models.architectures import ARCHITECTURES, Architecture
 from meddino.models.heads import DINOHead
-from meddino.models.vit import ARCHITECTURES, Architecture, VisionTransformer
+from meddino.models.vit import VisionTransformer
 from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops
 from meddino.pretrain.options import Optimisation, StageOptions

@@ -18,7 +18,7 @@ from meddino.core.progress import track
 from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import weights
-from meddino.models.vit import Architecture
+from meddino.models.architectures import Architecture
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.crops import multi_crop
 from meddino.pretrain.masks import draw_masks

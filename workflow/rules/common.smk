@@ -30,7 +30,9 @@ def flags(wildcards, input):
 
 
 def tables(suffixes=("csv", "md", "tex")):
-    return expand(f"{RESULTS}/tables/{{table}}.{{suffix}}", table=STUDY.tables, suffix=suffixes)
+    return expand(
+        f"{RESULTS}/tables/{{table}}.{{suffix}}", table=STUDY.tables, suffix=suffixes
+    )
 
 
 def over_runs(pattern):

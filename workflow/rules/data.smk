@@ -2,13 +2,13 @@
 rule phantom:
     output:
         f"{RESOURCES}/phantom/{{dataset}}/SHA256SUMS",
-    params:
-        options=options("phantom", "dataset"),
-        revision=revision("phantom"),
     log:
         "logs/phantom/{dataset}.log",
     benchmark:
         "logs/phantom/{dataset}.tsv"
+    params:
+        options=options("phantom", "dataset"),
+        revision=revision("phantom"),
     shell:
         "python -m meddino phantom --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -18,9 +18,6 @@ rule fetch:
         lambda wildcards: STUDY.mirror_files(wildcards.dataset),
     output:
         f"{RESOURCES}/raw/{{dataset}}/.fetched.json",
-    params:
-        options=options("fetch", "dataset"),
-        revision=revision("fetch"),
     log:
         "logs/fetch/{dataset}.log",
     benchmark:
@@ -29,6 +26,9 @@ rule fetch:
     resources:
         mem_mb=4000,
         runtime=2880,
+    params:
+        options=options("fetch", "dataset"),
+        revision=revision("fetch"),
     shell:
         "python -m meddino fetch --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -42,9 +42,6 @@ rule slices:
             f"{RESULTS}/ct3m/shards/{{{{dataset}}}}/{{{{chunk}}}}.{{size}}.parquet",
             size=STUDY.ct3m.sizes_px,
         ),
-    params:
-        options=options("slices", "dataset", "chunk"),
-        revision=revision("slices"),
     log:
         "logs/slices/{dataset}.{chunk}.log",
     benchmark:
@@ -52,6 +49,9 @@ rule slices:
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        options=options("slices", "dataset", "chunk"),
+        revision=revision("slices"),
     shell:
         "python -m meddino slices --options {params.options:q} --raw {input.raw:q}"
         " --output {output.report:q} > {log:q} 2>&1"
@@ -63,9 +63,6 @@ rule index:
         shards=lambda wildcards: STUDY.shards(wildcards.size),
     output:
         f"{RESULTS}/ct3m/index.{{size}}.parquet",
-    params:
-        options=options("index", "size"),
-        revision=revision("index"),
     log:
         "logs/index/{size}.log",
     benchmark:
@@ -73,6 +70,9 @@ rule index:
     resources:
         mem_mb=16000,
         runtime=60,
+    params:
+        options=options("index", "size"),
+        revision=revision("index"),
     shell:
         "python -m meddino index --options {params.options:q} --reports {input.reports:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -6,9 +6,6 @@ rule convert:
         dataset=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/dataset.json",
         splits=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/splits_final.json",
         quarantine=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/quarantine.json",
-    params:
-        options=options("convert", "benchmark"),
-        revision=revision("convert"),
     log:
         "logs/convert/{benchmark}.{id}.log",
     benchmark:
@@ -16,6 +13,9 @@ rule convert:
     resources:
         mem_mb=16000,
         runtime=480,
+    params:
+        options=options("convert", "benchmark"),
+        revision=revision("convert"),
     shell:
         "python -m meddino convert --options {params.options:q} --raw {input.raw:q}"
         " --output {output.dataset:q} > {log:q} 2>&1"
@@ -26,9 +26,6 @@ rule plan:
         dataset=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/dataset.json",
     output:
         f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/nnUNetPlans.json",
-    params:
-        options=options("plan"),
-        revision=revision("plan"),
     log:
         "logs/plan/{benchmark}.{id}.log",
     benchmark:
@@ -37,6 +34,9 @@ rule plan:
     resources:
         mem_mb=32000,
         runtime=240,
+    params:
+        options=options("plan"),
+        revision=revision("plan"),
     shell:
         "python -m meddino plan --options {params.options:q} --dataset {input.dataset:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -47,9 +47,6 @@ rule preprocess:
         plans=f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/nnUNetPlans.json",
     output:
         f"{RESULTS}/nnunet/preprocessed/Dataset{{id}}_{{benchmark}}/{{configuration}}.json",
-    params:
-        options=options("preprocess", "configuration"),
-        revision=revision("preprocess"),
     log:
         "logs/preprocess/{benchmark}.{id}.{configuration}.log",
     benchmark:
@@ -58,6 +55,9 @@ rule preprocess:
     resources:
         mem_mb=64000,
         runtime=960,
+    params:
+        options=options("preprocess", "configuration"),
+        revision=revision("preprocess"),
     shell:
         "python -m meddino preprocess --options {params.options:q} --plans {input.plans:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -65,16 +65,15 @@ rule preprocess:
 
 rule finetune:
     input:
-        unpack(lambda wildcards: STUDY.finetune_inputs(wildcards.benchmark, wildcards.method)),
+        unpack(
+            lambda wildcards: STUDY.finetune_inputs(
+                wildcards.benchmark, wildcards.method
+            )
+        ),
     output:
         model=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.safetensors",
         description=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.json",
         history=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl",
-    params:
-        options=options("finetune", "method", "fold"),
-        revision=revision("finetune"),
-        state=state("finetune", "benchmark", "method", "fold"),
-        files=flags,
     log:
         "logs/finetune/{benchmark}.{method}.fold{fold}.log",
     benchmark:
@@ -83,6 +82,11 @@ rule finetune:
     resources:
         mem_mb=48000,
         runtime=2880,
+    params:
+        options=options("finetune", "method", "fold"),
+        revision=revision("finetune"),
+        state=state("finetune", "benchmark", "method", "fold"),
+        files=flags,
     shell:
         "python -m meddino finetune --options {params.options:q} {params.files}"
         " --state {params.state:q} --output {output.model:q} > {log:q} 2>&1"
@@ -94,9 +98,6 @@ rule predict:
         dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
     output:
         f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
-    params:
-        options=options("predict", "fold"),
-        revision=revision("predict"),
     log:
         "logs/predict/{benchmark}.{method}.fold{fold}.log",
     benchmark:
@@ -105,6 +106,9 @@ rule predict:
     resources:
         mem_mb=48000,
         runtime=480,
+    params:
+        options=options("predict", "fold"),
+        revision=revision("predict"),
     shell:
         "python -m meddino predict --options {params.options:q} --model {input.model:q}"
         " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"

@@ -3,13 +3,13 @@
 rule leaves:
     output:
         f"{RESULTS}/leaves/index.{{size}}.parquet",
-    params:
-        options=options("leaves", "size"),
-        revision=revision("leaves"),
     log:
         "logs/leaves/{size}.log",
     benchmark:
         "logs/leaves/{size}.tsv"
+    params:
+        options=options("leaves", "size"),
+        revision=revision("leaves"),
     shell:
         "python -m meddino leaves --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -17,9 +17,6 @@ rule leaves:
 rule weights:
     output:
         f"{RESOURCES}/weights/{{weights}}.pth",
-    params:
-        options=options("weights", "weights"),
-        revision=revision("weights"),
     log:
         "logs/weights/{weights}.log",
     benchmark:
@@ -27,6 +24,9 @@ rule weights:
     resources:
         mem_mb=8000,
         runtime=120,
+    params:
+        options=options("weights", "weights"),
+        revision=revision("weights"),
     shell:
         "python -m meddino weights --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -41,11 +41,6 @@ for STAGE in STUDY.pretrain.stages:
         output:
             history=f"{RESULTS}/pretrain/{STAGE}/history.jsonl",
             snapshots=STUDY.snapshots(STAGE),
-        params:
-            options=options("pretrain", stage=STAGE),
-            revision=revision("pretrain"),
-            state=state("pretrain", stage=STAGE),
-            files=flags,
         log:
             f"logs/pretrain/{STAGE}.log",
         benchmark:
@@ -54,6 +49,11 @@ for STAGE in STUDY.pretrain.stages:
         resources:
             mem_mb=64000,
             runtime=2880,
+        params:
+            options=options("pretrain", stage=STAGE),
+            revision=revision("pretrain"),
+            state=state("pretrain", stage=STAGE),
+            files=flags,
         shell:
             "python -m meddino pretrain --options {params.options:q} {params.files}"
             " --state {params.state:q} --output {output.history:q} > {log:q} 2>&1"

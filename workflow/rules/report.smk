@@ -5,9 +5,6 @@ rule evaluate:
         dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
     output:
         f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
-    params:
-        options=options("evaluate", "benchmark", "method", "fold"),
-        revision=revision("evaluate"),
     log:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.log",
     benchmark:
@@ -15,6 +12,9 @@ rule evaluate:
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        options=options("evaluate", "benchmark", "method", "fold"),
+        revision=revision("evaluate"),
     shell:
         "python -m meddino evaluate --options {params.options:q} --predictions {input.predictions:q}"
         " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"
@@ -25,11 +25,11 @@ rule scores:
         over_runs(f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet"),
     output:
         f"{RESULTS}/scores.parquet",
+    log:
+        "logs/scores.log",
     params:
         options=options("scores"),
         revision=revision("scores"),
-    log:
-        "logs/scores.log",
     shell:
         "python -m meddino scores --options {params.options:q} --scores {input:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -42,11 +42,11 @@ rule table:
         csv=f"{RESULTS}/tables/{{table}}.csv",
         md=f"{RESULTS}/tables/{{table}}.md",
         tex=f"{RESULTS}/tables/{{table}}.tex",
+    log:
+        "logs/tables/{table}.log",
     params:
         options=options("tables", "table"),
         revision=revision("tables"),
-    log:
-        "logs/tables/{table}.log",
     shell:
         "python -m meddino tables --options {params.options:q} --scores {input.scores:q}"
         " --output {output.csv:q} > {log:q} 2>&1"
@@ -56,15 +56,18 @@ rule figures:
     input:
         scores=f"{RESULTS}/scores.parquet",
         index=f"{RESULTS}/ct3m/index.{STUDY.ct3m.sizes_px[0]}.parquet",
-        pretraining=[f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()],
-        finetuning=over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"),
-        predictions=over_runs(f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json"),
+        pretraining=[
+            f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
+        ],
+        finetuning=over_runs(
+            f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"
+        ),
+        predictions=over_runs(
+            f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json"
+        ),
         datasets=[STUDY.nnunet_dataset(b) for b in STUDY.used_benchmarks()],
     output:
         f"{RESULTS}/figures/figures.json",
-    params:
-        options=options("figures"),
-        revision=revision("figures"),
     log:
         "logs/figures.log",
     benchmark:
@@ -72,6 +75,9 @@ rule figures:
     resources:
         mem_mb=16000,
         runtime=60,
+    params:
+        options=options("figures"),
+        revision=revision("figures"),
     shell:
         "python -m meddino figures --options {params.options:q} --scores {input.scores:q}"
         " --index {input.index:q} --pretraining {input.pretraining:q} --finetuning {input.finetuning:q}"
@@ -85,14 +91,16 @@ rule report:
         figures=f"{RESULTS}/figures/figures.json",
         scores=f"{RESULTS}/scores.parquet",
         quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
-        checkpoints=[f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()],
+        checkpoints=[
+            f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
+        ],
     output:
         f"{RESULTS}/report.html",
+    log:
+        "logs/report.log",
     params:
         options=options("report"),
         revision=revision("report"),
-    log:
-        "logs/report.log",
     shell:
         "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
         " --figures {input.figures:q} --scores {input.scores:q} --quarantine {input.quarantine:q}"

@@ -1,0 +1,48 @@
+"""ViTs by name. The workflow checks names against this list, so nothing heavy is imported."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that fixes a ViT's parameters and its forward pass."""
+
+    embed_dim: int
+    """Width of a token."""
+    depth: int
+    """Number of blocks."""
+    num_heads: int
+    """Attention heads; each is embed_dim / num_heads wide, a multiple of 4."""
+    patch_size: int = 16
+    """Side of a patch (px)."""
+    ffn_ratio: float = 4.0
+    """Width of the hidden layer of a block's MLP over embed_dim."""
+    storage_tokens: int = 4
+    """Learned tokens beside the class token, called registers elsewhere."""
+    qkv_bias: bool = True
+    """Whether queries and values have a bias; that of keys is masked out by `mask_k_bias`."""
+    mask_k_bias: bool = True
+    """Whether a 0/1 buffer silences the bias of keys, which attention cannot see anyway."""
+    layerscale: float | None = 1e-5
+    """Initial scale of the residual branches; None leaves the scales out."""
+    norm_eps: float = 1e-5
+    """Epsilon of the layer norms: 1e-5 in public DINOv3 models, 1e-6 in MedDINOv3's."""
+    untie_cls_norm: bool = False
+    """Whether class and storage tokens have a last norm of their own."""
+    untie_local_cls_norm: bool = False
+    """Whether those of local crops have one more, used in training only."""
+    rope_base: float = 100.0
+    """Longest period over the shortest of the rotary embedding."""
+    rope_rescale: float | None = None
+    """Training augmentation: positions are scaled by a factor from [1/r, r], anew in each block."""
+    drop_path: float = 0.0
+    """Training: share of images that skip a residual branch."""
+
+
+ARCHITECTURES = {
+    "vits16": Architecture(embed_dim=384, depth=12, num_heads=6),
+    "vitb16": Architecture(embed_dim=768, depth=12, num_heads=12),
+    "vitl16": Architecture(embed_dim=1024, depth=24, num_heads=16),
+    # For laptops and tests: patches of 8 px, since the demo's pictures are small.
+    "vittiny8": Architecture(embed_dim=96, depth=4, num_heads=3, patch_size=8),
+}

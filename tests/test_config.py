@@ -1,0 +1,181 @@
+"""The configuration: errors name the key, the value and what is allowed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meddino.config import Study, load, merge
+from meddino.core.errors import MeddinoError
+from meddino.verbs import VERBS, options_json, run_folder, select, selectors
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def config(root: Path) -> Config:
+    return yaml.safe_load((root / "config.yaml").read_text())
+
+
+def put(path: str, value: Any) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            config = config[key]
+        config[last] = value
+
+    return change
+
+
+def drop(path: str) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            config = config[key]
+        del config[last]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (put("ct3m.spacng_mm", 1), ["ct3m.spacng_mm", "did you mean 'spacing_mm'", "allowed:"]),
+        (
+            put("ct3m.spacing_mm", -0.45),
+            ["ct3m.spacing_mm = -0.45", "greater than or equal to 0.1"],
+        ),
+        (put("ct3m.datasets", ["btcv", "btcw"]), ["datasets.btcw", "known:", "amos22"]),
+        (
+            drop("pretrain.stages.stage1"),
+            ["pretrain.stages.stage2.init = 'stage1@100000'", "no stage of that name"],
+        ),
+        (
+            put("pretrain.stages.stage2.init", "stage1@7"),
+            ["stage1 keeps snapshots [20000, 100000]"],
+        ),
+        (put("pretrain.stages.stage1.init", "stage3@10000"), ["starts, by way of other stages"]),
+        (
+            put("pretrain.stages.stage1.optim.lr", -1),
+            ["pretrain.stages.stage1.optim", "lr must be"],
+        ),
+        (put("pretrain.stages.stage1.optim.lrr", 1), ["optim.lrr", "did you mean 'lr'"]),
+        (put("pretrain.stages.stage2.slices_px", 300), ["slices_px = 300", "[256, 512]"]),
+        (put("pretrain.backbone", "vitb15"), ["pretrain.backbone", "vitb15", "vitb16"]),
+        (put("methods.nnunet.lr", "fast"), ["methods.nnunet.lr = 'fast'", "valid number"]),
+        (
+            put("methods.nnunet.configuration", "3d"),
+            ["methods.nnunet.configuration = '3d'", "2d_896"],
+        ),
+        (put("methods.stage1.weights", "nothing"), ["methods.stage1.weights", "known: dinov3"]),
+        (put("methods.stage1.backbone", "resnet"), ["methods.stage1.backbone", "resnet", "vitb16"]),
+        (put("tables.table2.rows", ["unet"]), ["tables.table2", "no method 'unet'", "nnunet"]),
+        (put("tables.table2.benchmarks", ["brats"]), ["no benchmark 'brats'", "amos22"]),
+        (put("benchmarks.lits.dataset", "lots"), ["datasets.lots", "known:"]),
+        (put("benchmarks.lits.nnunet_id", 701), ["share an nnunet_id"]),
+        (put("evaluate.tolerance_mm", 0), ["evaluate.tolerance_mm = 0", "greater than 0"]),
+        (put("figures.colours", ["red"]), ["figures.colours", "#"]),
+        (put("training.fold", 7), ["training.fold = 7", "or equal to 4"]),
+        (drop("evaluate"), ["evaluate: missing"]),
+        (put("methods", {"a/b": {}}), ["methods.a/b"]),
+    ],
+)
+def test_errors_name_key_value_and_what_is_allowed(
+    config: Config, change: Callable[[Config], None], messages: list[str]
+) -> None:
+    change(config)
+    with pytest.raises(MeddinoError) as error:
+        Study.parse(config, "config.yaml")
+    for message in ["config.yaml", *messages]:
+        assert message in str(error.value)
+    assert "pydantic" not in str(error.value)
+
+
+def test_full_study_and_demo_are_valid_and_ask_for_the_papers_runs(root: Path) -> None:
+    full = load([root / "config.yaml"])
+    demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    for study in (full, demo):
+        assert len(study.runs()) == len(set(study.runs())) == 22
+        assert study.used_stages()[-3:] == ["stage1", "stage2", "stage3"]
+    assert demo.used_stages()[0] == "natural"
+    assert full.runs() == demo.runs()
+
+
+def test_numbers_of_the_paper(root: Path) -> None:
+    study = load([root / "config.yaml"])
+    stages = study.pretrain.stages
+    assert [stage.iterations for stage in stages.values()] == [100_000, 10_000, 10_000]
+    assert [stage.optim.lr for stage in stages.values()] == [2e-4, 5e-5, 2.5e-5]
+    assert {stage.batch_size for stage in stages.values()} == {512}
+    assert study.ct3m.spacing_mm == 0.45
+    assert study.training.epochs * study.training.iterations_per_epoch == 250_000
+
+
+def test_reading_the_study_needs_no_heavy_package(root: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from meddino.config import load; import meddino.verbs; load(['config.yaml']);"
+        "print([m for m in ('torch', 'numpy', 'SimpleITK', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_own_folder_is_a_dataset_in_a_few_lines(config: Config) -> None:
+    mine = {"folder": "/data/scans", "images": ["**/*.nii.gz"], "case": r"(?P<case>[^/]+)\.nii"}
+    config["datasets"] = {"mine": mine}
+    config["ct3m"]["datasets"].append("mine")
+    study = Study.parse(config)
+    options = study.fetch_options("mine")
+    assert options.origin.folder == "/data/scans"
+    assert study.chunks("mine") == 1
+
+
+def test_a_dataset_more_changes_no_other_datasets_slices(config: Config) -> None:
+    before = options_json(Study.parse(config), "slices", dataset="btcv", chunk="0")
+    config["ct3m"]["datasets"].remove("word")
+    assert options_json(Study.parse(config), "slices", dataset="btcv", chunk="0") == before
+
+
+def test_state_of_other_settings_is_in_another_folder(config: Config) -> None:
+    def folder() -> str:
+        study = Study.parse(config)
+        return run_folder(study, "finetune", benchmark="lits", method="nnunet", fold="0")
+
+    before = folder()
+    config["methods"]["segformer"]["lr"] = 1.0
+    assert folder() == before
+    config["methods"]["nnunet"]["lr"] = 1.0
+    assert folder() != before
+    assert folder().startswith("results/runs/finetune/lits-nnunet-0-")
+
+
+def test_every_verb_cuts_its_slice(root: Path) -> None:
+    study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
+    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
+    some |= {"weights": "dinov3"}
+    for name, verb in VERBS.items():
+        if verb.options is not None:
+            chosen = {key: some[key] for key in selectors(name)}
+            assert select(study, name, **chosen) is not None, name
+
+
+def test_sections_merge_and_values_are_replaced() -> None:
+    merged = merge({"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"c": [3]}, "e": 2})
+    assert merged == {"a": {"b": 1, "c": [3]}, "d": 1, "e": 2}
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(MeddinoError, match=r"absent\.yaml"):
+        load([tmp_path / "absent.yaml"])
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(MeddinoError, match=r"bad\.yaml is not YAML"):
+        load([tmp_path / "bad.yaml"])
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(MeddinoError, match="holds no sections"):
+        load([tmp_path / "list.yaml"])
