@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format status accept schema lock clean
+.PHONY: help setup demo demo-short test check format status accept schema lock clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## make the virtual environment from the hash-pinned locks
 
@@ -22,6 +22,11 @@ demo: setup  ## the complete study on phantoms, minutes on a laptop
 	@python -m meddino study --profile profiles/demo all
 	@cat results/tables/table1.md results/tables/table2.md results/tables/table3.md
 	@echo "report: $(CURDIR)/results/report.html"
+
+demo-short: setup  ## every stage and every method on one phantom benchmark
+	@python -m meddino study --profile profiles/demo --configfile profiles/demo/study.yaml profiles/demo/short.yaml -- all
+	@cat results/short/tables/table1.md results/short/tables/table2.md results/short/tables/table3.md
+	@echo "report: $(CURDIR)/results/short/report.html"
 
 test: setup  ## all tests
 	@python -m pytest -q

@@ -1,7 +1,6 @@
 """The `convert` verb: a labelled data set in nnU-Net's raw layout, with its cross-validation."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +79,7 @@ def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
         volume = volumes.read(case.image, hu=case.modality == "CT")
         path = case.label
         label = volumes.read_label(case.label, volume)
-        mapped = map_labels(label.array, benchmark.labels)
+        mapped = map_labels(label.array, benchmark)
     except volumes.BadVolume as error:
         return Rejected(case.id, str(path), str(error))
     for part, image in (
@@ -93,31 +92,30 @@ def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
 
 
 def map_labels(
-    values: npt.NDArray[np.unsignedinteger], labels: Mapping[str, list[int]]
+    values: npt.NDArray[np.unsignedinteger], benchmark: Benchmark
 ) -> npt.NDArray[np.uint8]:
-    """Replace label values by nnU-Net's consecutive numbers, in the order of lowest values.
+    """Replace label values by nnU-Net's consecutive numbers, in the order of `benchmark.names`.
 
     Args:
         values: reference label, whole numbers of any dtype.
-        labels: structure -> its values.
+        benchmark: its label map; structures that do not count become background.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
-        BadVolume: a value is neither 0 nor in `labels`.
+        BadVolume: a value is neither 0 nor in the label map.
     """
-    mapped = np.zeros(values.shape, np.uint8)
-    known = {0}
-    for number, ids in enumerate(sorted(labels.values(), key=min), start=1):
-        mapped[np.isin(values, ids)] = number
-        known.update(ids)
+    known = {0, *(value for ids in benchmark.labels.values() for value in ids)}
     unknown = [f"{value:g}" for value in np.unique(values) if value not in known]
     if unknown:
         raise volumes.BadVolume(
             f"label value {', '.join(unknown)} is not in the benchmark's label map; add it to"
             " `labels` of this benchmark, or leave the case out"
         )
+    mapped = np.zeros(values.shape, np.uint8)
+    for number, name in enumerate(benchmark.names, start=1):
+        mapped[np.isin(values, benchmark.labels[name])] = number
     return mapped
 
 

@@ -35,7 +35,7 @@ def save(trainer: Any, path: Path) -> None:
         "configuration": trainer.configuration_name,
         "dataset_json": content,
         "fold": trainer.fold,
-        "mirror_axes": list(trainer.inference_allowed_mirroring_axes),
+        "mirror_axes": list(trainer.inference_allowed_mirroring_axes or ()),
     }
     write_json(path.parent / "model.json", description)
     with atomic(path) as temporary:

@@ -23,6 +23,8 @@ class Benchmark(Options):
     labels: dict[str, list[Positive]]
     """Structure -> its values in the reference labels (several are merged); 0 is background.
     nnU-Net gets consecutive numbers in the order of each structure's lowest value."""
+    structures: list[str] = []
+    """Structures that count; the others become background. Empty: all."""
     modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
     """Which volumes take part. Section 4.1: AMOS22 with 300 CT and 60 MR."""
     channel: str = "CT"
@@ -37,12 +39,16 @@ class Benchmark(Options):
             raise ValueError("labels: each structure needs at least one label value")
         if len(values) != len(set(values)):
             raise ValueError("labels: a label value may belong to one structure only")
+        for name in self.structures:
+            if name not in self.labels:
+                raise ValueError(f"structures: {name!r} is not one of {', '.join(self.labels)}")
         return self
 
     @property
     def names(self) -> list[str]:
         """The structures in nnU-Net's order: the first has number 1."""
-        return sorted(self.labels, key=lambda name: min(self.labels[name]))
+        chosen = self.structures or list(self.labels)
+        return sorted(chosen, key=lambda name: min(self.labels[name]))
 
     @property
     def folder(self) -> str:
@@ -254,6 +260,8 @@ class Training(Options):
     """Validation fold, counted from 0; section 4.1: one fold of five, its number is not given."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation and augmentation."""
+    augmentation: Literal["nnunet", "none"] = "nnunet"
+    """nnU-Net's augmentation of patches (4.1), or none, for trials too short to profit from it."""
     checkpoint_every: Positive = 10
     """Epochs between checkpoints that a killed run resumes from."""
     num_processes: int = Field(default=12, ge=0)

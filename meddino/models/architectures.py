@@ -44,5 +44,5 @@ ARCHITECTURES = {
     "vitb16": Architecture(embed_dim=768, depth=12, num_heads=12),
     "vitl16": Architecture(embed_dim=1024, depth=24, num_heads=16),
     # For laptops and tests: patches of 8 px, since the demo's pictures are small.
-    "vittiny8": Architecture(embed_dim=96, depth=4, num_heads=3, patch_size=8),
+    "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8),
 }

@@ -74,18 +74,35 @@ class MeddinoTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _do_i_compile(self) -> bool:
         return self.settings.training.compile and self.device.type == "cuda"
 
-    @staticmethod
-    def get_training_transforms(*arguments: Any, **named: Any) -> Any:
-        """nnU-Net's augmentation, with a blur that does not choose its algorithm by a stopwatch.
+    def get_training_transforms(
+        self, patch_size: Any, rotation: Any, scales: Any, *arguments: Any, **named: Any
+    ) -> Any:
+        """nnU-Net's augmentation, or none at all.
 
-        The two algorithms round differently, so a resumed run would not repeat to the bit.
+        Its blur chooses between two algorithms by a stopwatch. They round differently, so a resumed
+        run would not repeat to the bit: the choice is switched off.
         """
-        transforms = nnUNetTrainer.get_training_transforms(*arguments, **named)
+        if self.settings.training.augmentation == "none":
+            kept = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
+            return self.get_validation_transforms(scales, **{key: named[key] for key in kept})
+        transforms = nnUNetTrainer.get_training_transforms(
+            patch_size, rotation, scales, *arguments, **named
+        )
         for step in transforms.transforms:
             blur = getattr(step, "transform", None)
             if isinstance(blur, GaussianBlurTransform):
                 blur.benchmark = False
         return transforms
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:
+        """Without augmentation there is no margin to rotate in, and no mirroring to average over."""
+        rotation, dummy, initial, axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if self.settings.training.augmentation == "none":
+            initial, axes = self.configuration_manager.patch_size, None
+            self.inference_allowed_mirroring_axes = None
+        return rotation, dummy, initial, axes
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step, as in nnU-Net, with the method's gradient clipping."""

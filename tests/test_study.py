@@ -1,0 +1,193 @@
+"""A whole study in miniature: it runs, learns, does nothing twice, and survives a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meddino.config import Study, load
+from meddino.core.files import read_json
+from meddino.evaluate import score
+from meddino.finetune import predict, train
+
+pytestmark = pytest.mark.study
+ROOT = Path(__file__).parent.parent
+LAYERS = ["config.yaml", "study.yaml", "short.yaml"]
+MARGIN = 0.15
+"""By how much (DSC, mean over structures) training must beat the untrained network."""
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+    resources = ["--cores", "2", "--rerun-incomplete", "--nolock"]
+    return [*snakemake, *resources, "--configfile", *LAYERS[1:], *arguments]
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    logs = "".join(
+        f"\n{log}:\n{log.read_text()[-800:]}" for log in (folder / "logs").rglob("*.log")
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:] + logs[-4000:]
+    return done.stdout + done.stderr
+
+
+def lay_out(folder: Path) -> None:
+    for name in LAYERS:
+        source = ROOT / name if name == "config.yaml" else ROOT / "profiles/demo" / name
+        shutil.copy(source, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    lay_out(path)
+    snakemake(path, "all")
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    return load([folder / name for name in LAYERS])
+
+
+def test_tables_and_report_are_there(folder: Path) -> None:
+    results = folder / "results/short"
+    for number in (1, 2, 3):
+        for suffix in ("csv", "md", "tex"):
+            assert (results / f"tables/table{number}.{suffix}").stat().st_size > 200
+    report = (results / "report.html").read_text()
+    assert "procedural phantom" in report and "data:image/png;base64," in report
+    assert not list(results.rglob(".tmp-*")), "no half-written file is left"
+    assert not list((results / "runs").rglob("*.pt")), "no state of finished runs is left"
+
+
+def test_a_second_run_does_nothing(folder: Path) -> None:
+    assert "Nothing to be done" in snakemake(folder, "all")
+
+
+def dsc(scores: pd.DataFrame) -> float:
+    return float(scores.groupby("structure")["dsc_area"].mean().mean())
+
+
+def untrained(study: Study, folder: Path, method: str, place: Path) -> float:
+    """DSC of a method's network as it is before training."""
+    run = next(run for run in study.runs() if run.method == method)
+    options = study.finetune_options(method, str(run.fold))
+    training = options.training.model_copy(update={"epochs": 0})
+    inputs = {
+        key: folder / path for key, path in study.finetune_inputs(run.benchmark, method).items()
+    }
+    model, done, scores = (place / n for n in ("model.safetensors", "p/done.json", "s.parquet"))
+    initial = options.model_copy(update={"training": training})
+    train.run(initial, **inputs, state=place / "state", output=model)
+    dataset = folder / study.nnunet_dataset(run.benchmark)
+    predict.run(study.predict_options("0"), model=model, dataset=dataset, output=done)
+    evaluation = study.evaluate_options(run.benchmark, method, "0")
+    score.run(evaluation, predictions=done, dataset=dataset, output=scores)
+    return dsc(pd.read_parquet(scores))
+
+
+def test_every_method_learns(study: Study, folder: Path, tmp_path: Path) -> None:
+    scores = pd.read_parquet(folder / "results/short/scores.parquet")
+    gains = {}
+    for method in study.methods:
+        trained = dsc(scores[scores["method"] == method])
+        gains[method] = trained - untrained(study, folder, method, tmp_path / method)
+    assert all(gain > MARGIN for gain in gains.values()), gains
+
+
+def test_losses_of_self_supervision_fall(study: Study, folder: Path) -> None:
+    for stage in ("natural", "stage1"):
+        history = folder / f"results/short/pretrain/{stage}/history.jsonl"
+        lines = [json.loads(line) for line in history.read_text().splitlines()]
+        loss = [line["loss"] for line in lines]
+        assert np.mean(loss[-2:]) < np.mean(loss[:2]) - 0.1, stage
+
+
+def test_checkpoints_say_what_they_started_from(folder: Path) -> None:
+    from meddino.models import weights
+
+    path = folder / "results/short/pretrain"
+    origin = weights.read(path / "stage3/000010.pth")["meta"]["origin"]
+    assert (origin["init"]["stage"], origin["init"]["iteration"]) == ("stage2", 20)
+    teacher = origin["gram_teacher"]
+    assert (teacher["stage"], teacher["iteration"]) == ("stage1", 20)
+
+
+def test_mr_is_kept_out_of_the_pretraining_set(folder: Path) -> None:
+    reports = [read_json(p) for p in (folder / "results/short/ct3m/shards").rglob("*.json")]
+    assert sum(report["other_modality"] for report in reports) > 0
+    assert all(report["quarantined"] == [] for report in reports)
+
+
+def kill_when(folder: Path, target: str, seen: Path) -> None:
+    """Start making `target`, and kill the whole process group once `seen` exists."""
+    process = subprocess.Popen(
+        command(target),
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not seen.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        assert seen.exists(), f"{seen} never appeared"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+RULES = {
+    "phantom": "resources/demo/phantom/amos22/SHA256SUMS",
+    "fetch": "resources/demo/raw/amos22/.fetched.json",
+    "slices": "results/short/ct3m/shards/amos22/0.json",
+    "leaves": "results/short/leaves/index.64.parquet",
+    "pretrain": "results/short/pretrain/natural/history.jsonl",
+    "convert": "results/short/nnunet/raw/Dataset701_amos22/dataset.json",
+    "preprocess": "results/short/nnunet/preprocessed/Dataset701_amos22/2d.json",
+    "finetune": "results/short/finetune/amos22/nnunet/fold0/model.safetensors",
+    "predict": "results/short/predictions/amos22/nnunet/fold0/done.json",
+    "evaluate": "results/short/scores/amos22/nnunet/fold0.parquet",
+    "figures": "results/short/figures/figures.json",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_kill_9_in_a_rule_leaves_nothing_that_counts_as_whole(
+    rule: str, folder: Path, tmp_path: Path
+) -> None:
+    """Remake one output of a finished study, kill it midway, and run again."""
+    copy = tmp_path / "study"
+    shutil.copytree(folder, copy, symlinks=True)
+    target = copy / RULES[rule]
+    log = next(iter(sorted((copy / "logs" / rule).rglob("*.log"))), None)
+    whole = target.read_bytes()
+    target.unlink()
+    for path in (copy / "logs" / rule).rglob("*.log"):
+        path.unlink()
+    assert log is not None
+    kill_when(copy, RULES[rule], log)
+    assert not target.exists() or target.read_bytes() == whole
+    snakemake(copy, RULES[rule])
+    if rule not in ("finetune", "predict", "pretrain"):
+        assert target.read_bytes() == whole
+    assert not list(copy.rglob(".tmp-*")), "leftovers are replaced"
