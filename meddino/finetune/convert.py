@@ -62,12 +62,12 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
             print(f"{benchmark.label}: {case.id} left out: {problem.reason}", file=sys.stderr)
     quarantine = {"benchmark": benchmark.label, "quarantined": rejected}
     write_json(folder / "quarantine.json", quarantine)
-    if len(converted) < options.folds:
+    if len(converted) < benchmark.folds:
         raise MeddinoError(
             f"{benchmark.label}: {len(converted)} usable cases of {len(cases)} labelled ones are "
-            f"too few for {options.folds} folds; see {folder / 'quarantine.json'}"
+            f"too few for {benchmark.folds} folds; see {folder / 'quarantine.json'}"
         )
-    write_json(folder / "splits_final.json", split(converted, options.folds))
+    write_json(folder / "splits_final.json", split(converted, benchmark.folds))
     write_json(output, _dataset_json(benchmark, converted))
 
 

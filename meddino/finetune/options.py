@@ -27,6 +27,8 @@ class Benchmark(Options):
     """Structures that count; the others become background. Empty: all."""
     modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
     """Which volumes take part. Section 4.1: AMOS22 with 300 CT and 60 MR."""
+    folds: int = Field(default=5, ge=2)
+    """Number of cross-validation folds (section 4.1: five)."""
     channel: str = "CT"
     """nnU-Net's channel name, which chooses the normalisation: "CT" clips to the 0.5 and 99.5 %
     quantiles of the foreground and z-scores with its statistics; any other name z-scores each
@@ -63,8 +65,6 @@ class ConvertOptions(Options):
     """The benchmark that is converted."""
     dataset: Layout
     """How the folder of its data set is read."""
-    folds: int = Field(default=5, ge=2)
-    """Number of cross-validation folds (section 4.1: five)."""
 
 
 class Configuration(Options):

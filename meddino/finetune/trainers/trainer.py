@@ -95,7 +95,7 @@ class MeddinoTrainer(nnUNetTrainer):  # type: ignore[misc]
         return transforms
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:
-        """Without augmentation there is no margin to rotate in, and no mirroring to average over."""
+        """Without augmentation there is no margin to rotate in, and no mirroring to average."""
         rotation, dummy, initial, axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
