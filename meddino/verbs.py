@@ -176,4 +176,4 @@ def parse_options(kind: Any, text: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
-        raise MeddinoError(explain(error, "--options")) from error
+        raise MeddinoError(explain(error, "--options", kind)) from error

@@ -6,14 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from meddino.core.errors import MeddinoError
 
 # What a user can mend about the place that is written to; any other OSError is a bug or bad input.
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 
 
 @contextmanager
@@ -68,7 +76,9 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        # A file where a folder should be is reported by whoever wants to write, not here.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
