@@ -43,6 +43,7 @@ ARCHITECTURES = {
     "vits16": Architecture(embed_dim=384, depth=12, num_heads=6),
     "vitb16": Architecture(embed_dim=768, depth=12, num_heads=12),
     "vitl16": Architecture(embed_dim=1024, depth=24, num_heads=16),
-    # For laptops and tests: patches of 8 px, since the demo's pictures are small.
-    "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8),
+    # For laptops and tests: patches of 8 px, since the demo's pictures are small, and branches that
+    # matter from the start, since a hundred iterations would not wake them from 1e-5.
+    "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8, layerscale=0.1),
 }
