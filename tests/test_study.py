@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 def command(*arguments: str) -> list[str]:
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
     resources = ["--cores", "2", "--rerun-incomplete", "--nolock"]
-    return [*snakemake, *resources, "--configfile", *LAYERS[1:], *arguments]
+    return [*snakemake, *resources, "--configfile", *LAYERS[1:], "--", *arguments]
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
