@@ -355,7 +355,7 @@ def test_wrong_inputs_are_refused_before_training(preprocessed: Path, tmp_path: 
     fine = method("unet", configuration="2d_hires")
     with pytest.raises(MeddinoError, match="2d_hires"):
         finetune(tmp_path, preprocessed, fine)
-    with pytest.raises(MeddinoError, match="folds 0 to 4"):
+    with pytest.raises(ValidationError, match="less than or equal to 4"):
         finetune(tmp_path, preprocessed, method("unet"), fold=5)
     with pytest.raises(MeddinoError, match="a file is missing"):
         finetune(tmp_path, preprocessed, method("primus", weights="dinov3"))

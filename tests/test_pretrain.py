@@ -323,7 +323,7 @@ def test_a_stage_starts_from_published_weights(index: Path, tmp_path: Path) -> N
     for name, value in vit.state_dict().items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
     wrong = replace(frozen, backbone="vits16")
-    with pytest.raises(MeddinoError, match=r"dinov3\.pth is no vits16: embed_dim is 96, not 384"):
+    with pytest.raises(MeddinoError, match=r"dinov3\.pth is no vits16: embed_dim is 64, not 384"):
         loop.run(wrong, init=tmp_path / "dinov3.pth", **where)
 
 
