@@ -113,12 +113,11 @@ def test_every_method_learns(study: Study, folder: Path, tmp_path: Path) -> None
 
 
 def test_losses_of_self_supervision_fall(study: Study, folder: Path) -> None:
-    # Stage 1 starts from what stage `natural` has learned, so little is left for a few iterations.
-    for stage, fall in (("natural", 0.05), ("stage1", 0.0)):
+    for stage in ("natural", "stage1"):
         history = folder / f"results/short/pretrain/{stage}/history.jsonl"
-        lines = [json.loads(line) for line in history.read_text().splitlines()]
-        loss = [line["loss"] for line in lines]
-        assert np.mean(loss[-3:]) < np.mean(loss[:3]) - fall, stage
+        loss = [json.loads(line)["loss"] for line in history.read_text().splitlines()]
+        quarter = max(1, len(loss) // 4)
+        assert np.mean(loss[-quarter:]) < np.mean(loss[:quarter]) - 0.03, stage
 
 
 def test_checkpoints_say_what_they_started_from(folder: Path) -> None:
