@@ -92,6 +92,13 @@ def test_a_missing_run_is_named(files: list[Path], tmp_path: Path) -> None:
     assert not (tmp_path / "table2.csv").exists()
 
 
+def test_a_table_of_ones_own_has_no_paper_values(files: list[Path], tmp_path: Path) -> None:
+    mine = options(rows=("mine",))
+    tables.run(mine, scores=files[1:], output=tmp_path / "table9.csv")
+    assert pd.read_csv(tmp_path / "table9.csv")["paper"].isna().all()
+    assert "| my_method | **25.00** |" in (tmp_path / "table9.md").read_text()
+
+
 def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:
     study = load([root / "config.yaml"])
     for name, table in study.tables.items():

@@ -87,7 +87,7 @@ def _lines(options: TableOptions, scores: pd.DataFrame) -> Iterator[dict[str, An
             for metric in asked.metrics:
                 for protocol in PROTOCOLS:
                     ours = mean_score(rows, f"{metric.lower()}_{protocol}")
-                    paper = published.get(metric) if protocol == "paper" else None
+                    paper = published.get(metric, math.nan) if protocol == "paper" else math.nan
                     yield {
                         "table": options.name,
                         "row": options.method_labels[method],
@@ -97,7 +97,7 @@ def _lines(options: TableOptions, scores: pd.DataFrame) -> Iterator[dict[str, An
                         "protocol": protocol,
                         "ours": ours,
                         "paper": paper,
-                        "difference": None if paper is None else ours - paper,
+                        "difference": ours - paper,
                         "cases": rows["case"].nunique(),
                     }
 
@@ -115,7 +115,7 @@ def _cells(options: TableOptions, shown: pd.DataFrame, column: Column) -> list[t
     cells = []
     for method in options.table.rows:
         ours, paper, difference = (
-            float(picked[name].to_dict()[method]) for name in ("ours", "paper", "difference")
+            picked[name].astype(float).to_dict()[method] for name in ("ours", "paper", "difference")
         )
         beside = "" if math.isnan(paper) else f" ({paper:.2f}, {difference:+.2f})"
         number = "-" if math.isnan(ours) else f"{ours:.2f}"
