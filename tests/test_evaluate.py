@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
@@ -46,11 +47,27 @@ def test_protocol_of_the_paper_equals_monai(seed: int, tolerance: float) -> None
     expected = float(
         compute_surface_dice(*tensors, [tolerance], spacing=SPACING.tolist(), use_subvoxels=True)
     )
-    assert found["nsd_area"] == pytest.approx(expected, abs=0.02), (
-        "its table resolves ambiguous corners otherwise"
-    )
+    assert found["nsd_area"] == pytest.approx(expected, abs=1e-6)
     both = 2 * (reference & predicted).sum() / (reference.sum() + predicted.sum())
     assert found["dsc_paper"] == pytest.approx(both)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ragged_masks_at_the_picture_s_border_equal_monai_too(seed: int) -> None:
+    from monai.metrics import compute_surface_dice
+
+    rng = np.random.default_rng(seed)
+    shape = (9, 20, 22)
+    reference = ndimage.gaussian_filter(rng.standard_normal(shape), 2) > 0
+    predicted = reference ^ (rng.random(shape) < 0.1)
+    assert reference[0].any() and reference[:, :, -1].any(), "the border is reached"
+    tensors = [torch.from_numpy(np.stack([~m, m])[None]) for m in (predicted, reference)]
+    found = score.score(reference, predicted, SPACING, 1.0)
+    for column, subvoxels in (("nsd_paper", False), ("nsd_area", True)):
+        expected = float(
+            compute_surface_dice(*tensors, [1.0], spacing=SPACING.tolist(), use_subvoxels=subvoxels)
+        )
+        assert found[column] == pytest.approx(expected, abs=1e-6)
 
 
 def test_area_of_boxes_and_balls() -> None:
@@ -69,7 +86,10 @@ def test_area_of_boxes_and_balls() -> None:
 def test_area_of_corners_and_planes() -> None:
     table = surface.areas((3.0, 1.0, 1.0))
     assert table[0] == table[255] == 0
-    np.testing.assert_allclose(table[[1, 3, 15, 23]], table[[254, 252, 240, 232]], rtol=1e-6)
+    np.testing.assert_allclose(
+        table, table[::-1], rtol=1e-6, err_msg="inside out, the same surface"
+    )
+    assert table[0b110] == pytest.approx(2 * table[0b10]), "corners across a face: each its own cut"
     assert table[1] == pytest.approx(table[128]), "a corner, wherever it is"
     plane = sum(1 << bit for bit in (0, 1, 2, 3))
     assert table[plane] == pytest.approx(1.0), "a plane across z, of 1 x 1 mm"
@@ -143,6 +163,9 @@ def test_a_run_is_scored_and_merged(tmp_path: Path) -> None:
     )
     with pytest.raises(MeddinoError, match="c1 of lits is scored twice for nnunet"):
         merge.run(ScoresOptions(), scores=[files[1]] * 2, output=tmp_path / "all.parquet")
+    pd.DataFrame({"case": ["c1"]}).to_parquet(files[0])
+    with pytest.raises(MeddinoError, match=r"b\.parquet holds no scores"):
+        merge.run(ScoresOptions(), scores=files, output=tmp_path / "all.parquet")
     files[0].write_bytes(b"half")
     with pytest.raises(MeddinoError, match=r"b\.parquet cannot be read"):
         merge.run(ScoresOptions(), scores=files, output=tmp_path / "all.parquet")
@@ -154,5 +177,8 @@ def test_predictions_elsewhere_or_missing_are_refused(tmp_path: Path) -> None:
         score.run(OPTIONS, **where, output=tmp_path / "a.parquet")
     (tmp_path / "pred/c1.nii.gz").write_bytes(b"\x1f\x8b broken")
     with pytest.raises(MeddinoError, match=r"pred/c1\.nii\.gz is missing or damaged"):
+        score.run(OPTIONS, **where, output=tmp_path / "a.parquet")
+    write_json(where["predictions"], {"cases": [], "fold": 0})
+    with pytest.raises(MeddinoError, match=r"done\.json names no cases, so fold 0 of lits"):
         score.run(OPTIONS, **where, output=tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()

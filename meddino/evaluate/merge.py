@@ -31,7 +31,7 @@ def read(scores: list[Path]) -> pd.DataFrame:
     """Read and join scores.
 
     Raises:
-        MeddinoError: a file is damaged, or a case is scored twice.
+        MeddinoError: a file is damaged or holds no scores, or a case is scored twice.
     """
     parts = []
     for path in scores:
@@ -39,6 +39,8 @@ def read(scores: list[Path]) -> pd.DataFrame:
             parts.append(pd.read_parquet(path))
         except (OSError, ValueError) as error:
             raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
+        if not set(KEYS) <= set(parts[-1].columns):
+            raise MeddinoError(f"{path} holds no scores; give files that `evaluate` wrote")
     table = pd.concat(parts).sort_values(KEYS).reset_index(drop=True)
     twice = table[table.duplicated(KEYS)]
     if len(twice) > 0:

@@ -34,9 +34,15 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
         output: the Parquet file.
 
     Raises:
-        MeddinoError: a segmentation is missing, or lies on another grid than its reference.
+        MeddinoError: there are no cases, or a segmentation is missing or lies on another grid than
+            its reference.
     """
     cases = read_json(predictions)["cases"]
+    if not cases:
+        raise MeddinoError(
+            f"{predictions} names no cases, so fold {options.fold} of {options.benchmark} has none"
+            " to score; give the benchmark more cases or fewer folds"
+        )
     labels = {k: v for k, v in read_json(dataset)["labels"].items() if v != 0}
     rows: list[dict[str, Any]] = []
     for case in track(cases, f"{options.benchmark}: scoring {options.method}", len(cases)):

@@ -43,7 +43,11 @@ def nsd(reference: Surface, predicted: Surface, tolerance_mm: float) -> float:
 
 
 def hd95(reference: Surface, predicted: Surface) -> float:
-    """The larger of the two directions' 95th percentile (mm, by area); NaN if one is empty."""
+    """The larger of the two directions' 95th percentile (mm); NaN if one surface is empty.
+
+    As DeepMind's surface-distance: elements count by their area. MONAI weighs edge voxels alike and
+    interpolates between them, so its numbers differ.
+    """
     if len(reference.distance) == 0 or len(predicted.distance) == 0:
         return float("nan")
     return max(_percentile(surface, 0.95) for surface in (reference, predicted))
@@ -118,12 +122,16 @@ def _codes(mask: Mask) -> npt.NDArray[np.uint8]:
 def areas(spacing_mm: tuple[float, float, float]) -> Floats:
     """Area (mm2) of the surface within a cube of 2x2x2 voxel centres, for each of 256 codes.
 
-    The surface is that of marching cubes, with cuts midway between a voxel inside and one outside.
+    The surface is that of marching cubes (Lorensen), with cuts midway between a voxel inside and
+    one outside. Equal to the table of DeepMind's surface-distance.
     """
     table = np.zeros(256)
     for code in range(1, 255):
-        corners = np.array([code >> bit & 1 for bit in range(8)], float).reshape(2, 2, 2)
-        vertices, faces, _, _ = marching_cubes(corners, 0.5, spacing=spacing_mm)
-        table[code] = mesh_surface_area(vertices, faces)
+        # A structure and what surrounds it share one surface, so the rarer kind of corner is cut
+        # off: the meshing alone would treat them differently where corners touch by a diagonal.
+        cut = code if code.bit_count() <= 4 else 255 - code
+        corners = np.array([cut >> bit & 1 for bit in range(8)], float).reshape(2, 2, 2)
+        mesh = marching_cubes(corners, 0.5, spacing=spacing_mm, method="lorensen")
+        table[code] = mesh_surface_area(*mesh[:2])
     table.setflags(write=False)
     return table
