@@ -97,6 +97,7 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb(
         module="meddino.evaluate.score",
+        revision=2,
         summary="score predictions per case and structure: DSC, NSD, HD95",
         options=Study.evaluate_options,
     ),

@@ -131,10 +131,9 @@ def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_
     package = tmp_path / "meddino"
     shutil.copytree(ROOT / "meddino", package, ignore=ignore)
     verbs = package / "verbs.py"
-    text = verbs.read_text()
-    module = 'module="meddino.evaluate.score",'
-    assert module in text
-    verbs.write_text(text.replace(module, f"{module}\n        revision=99,"))
+    raised = 'dataclasses.replace(VERBS["evaluate"], revision=99)'
+    line = f'import dataclasses\n\nVERBS["evaluate"] = {raised}\n'
+    verbs.write_text(f"{verbs.read_text()}\n\n{line}")
     assert rules(dry_run(finished, package=tmp_path)) == SCORING
 
 
