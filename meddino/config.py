@@ -198,7 +198,7 @@ class Study(Options):
 
     def _dangling_tables(self) -> Iterator[str]:
         for name, table in self.tables.items():
-            for method in table.methods():
+            for method in table.rows:
                 if method not in self.methods:
                     yield f"tables.{name}: no method {method!r} (known: {', '.join(self.methods)})"
             for benchmark in table.benchmarks:
@@ -235,7 +235,7 @@ class Study(Options):
         wanted = {
             Run(benchmark, method, self.training.fold): None
             for table in self.tables.values()
-            for method in table.methods()
+            for method in table.rows
             for benchmark in table.benchmarks
         }
         return list(wanted)
@@ -292,8 +292,7 @@ class Study(Options):
     def chunks(self, dataset: str) -> int:
         """Number of jobs that cut a dataset.
 
-        It is fixed by the expected volumes, so that the graph is
-        whole before anything is downloaded.
+        It is fixed by the expected volumes, so that the graph is whole before any download.
         """
         return self.ct3m.chunks(self.dataset(dataset).volumes)
 
@@ -393,7 +392,7 @@ class Study(Options):
         return [
             self.scores_path(run)
             for run in self.runs()
-            if run.method in asked.methods() and run.benchmark in asked.benchmarks
+            if run.method in asked.rows and run.benchmark in asked.benchmarks
         ]
 
     # ---- slices: what each verb is told ---------------------------------------------------------
@@ -487,7 +486,7 @@ class Study(Options):
         return TableOptions(
             name=table,
             table=asked,
-            method_labels={name: self.methods[name].label for name in asked.methods()},
+            method_labels={name: self.methods[name].label for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
         )
 

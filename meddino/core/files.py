@@ -5,15 +5,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from meddino.core.errors import MeddinoError
 
-# What a user can mend about the place that is written to; any other OSError is a bug or bad input.
-_UNWRITABLE = {
+UNWRITABLE = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EROFS,
@@ -22,6 +21,7 @@ _UNWRITABLE = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
+"""What a user can mend about the place that is written to; other OSErrors are bugs or bad input."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
         _sync(temporary)
         _replace(temporary, path)
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in UNWRITABLE:
             raise
         raise MeddinoError(
             f"cannot write {path}: {error.strerror}; free space or permit writing there, then rerun"
@@ -99,6 +99,17 @@ def read_json(path: Path) -> Any:
         raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
     except ValueError as error:
         raise MeddinoError(f"{path} is not valid JSON ({error}); delete it and rerun") from error
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write one line of JSON a value, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text("".join(f"{json.dumps(v)}\n" for v in values), encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Read what `write_lines` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def sha256(path: Path) -> str:

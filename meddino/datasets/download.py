@@ -121,5 +121,6 @@ def _persist(action: Callable[[], T], url: str) -> T:
 def _unreachable(url: str, error: Exception) -> MeddinoError:
     return MeddinoError(
         f"cannot download {url}: {error}; rerun to go on where it stopped, or get the file yourself"
-        " and give `folder` or `mirror` of this dataset in the configuration"
+        " and give `folder` or `mirror` of this dataset, or `file` of these weights, in the"
+        " configuration"
     )

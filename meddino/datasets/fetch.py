@@ -4,7 +4,6 @@ The folder `.fetch` beside them holds what a rerun needs: downloads and archives
 record for every file of the origin that is in place, with its checksum and what came out of it.
 """
 
-import errno
 import hashlib
 import shutil
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
 from meddino.core.progress import track
 from meddino.datasets.archives import is_archive, merge, unpack
 from meddino.datasets.cases import matches
@@ -26,8 +25,6 @@ ZENODO = "https://zenodo.org/records/{record}/files/{file}?download=1"
 HUB = "https://huggingface.co/datasets/{repo}/resolve/{revision}/{file}"
 HUB_LIST = "https://huggingface.co/api/datasets/{repo}/tree/{revision}?recursive=true"
 LOCAL = "file:"
-# What a user can mend about the disk; any other OSError is a bug.
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DOWNLOADS, UNPACKED = "downloads", "unpacked"
 
 
@@ -156,7 +153,7 @@ def _forget(record_path: Path, root: Path) -> None:
 def _obtain(remote: Remote, target: Path) -> Path:
     """The file on this machine: in a local mirror where it is, else downloaded to `target`."""
     if remote.url.startswith(LOCAL):
-        path = _local(remote.url)
+        path = local_path(remote.url)
         if not path.is_file():
             raise MeddinoError(f"{path} is listed in SHA256SUMS but absent; complete the mirror")
         return path
@@ -217,12 +214,12 @@ def _remotes(name: str, origin: Origin) -> Iterator[Remote]:
 def _mirrored(mirror: str) -> Iterator[Remote]:
     address = f"{mirror}/SHA256SUMS"
     if mirror.startswith(LOCAL):
-        if not _local(address).is_file():
+        if not local_path(address).is_file():
             raise MeddinoError(
-                f"{_local(address)} does not exist; make it in the mirror's folder with"
+                f"{local_path(address)} does not exist; make it in the mirror's folder with"
                 " `sha256sum * > SHA256SUMS`, or mend `mirror` of this dataset"
             )
-        text = _local(address).read_text(encoding="utf-8")
+        text = local_path(address).read_text(encoding="utf-8")
     else:
         text = read_text(address)
     for line in text.splitlines():
@@ -266,7 +263,7 @@ def _hub_files(source: Source) -> list[str]:
     return found
 
 
-def _local(url: str) -> Path:
+def local_path(url: str) -> Path:
     """The path that a `file:` address names; relative ones start at the working directory."""
     path = unquote(url.removeprefix(LOCAL))
     return Path(path[2:] if path.startswith("//") else path)

@@ -15,10 +15,10 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
-from meddino.finetune.device import choose
 from meddino.finetune.model import Model, load
 from meddino.finetune.nnunet import quiet
 from meddino.finetune.options import Prediction, PredictOptions
+from meddino.models.device import choose
 
 
 def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) -> None:

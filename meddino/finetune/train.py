@@ -1,18 +1,18 @@
 """The `finetune` verb: train one method on one fold of a benchmark, within nnU-Net."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json
+from meddino.core.files import read_json, write_lines
 from meddino.core.state import close_state, open_state
-from meddino.finetune.device import choose
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import FinetuneOptions
 from meddino.finetune.plan import PLANS
+from meddino.models.device import choose
 
+HISTORY = "history.jsonl"
 # Options that change how a run is carried out, not what comes out: a run may resume across them.
 CONDUCT = {"training": {"checkpoint_every", "num_processes", "device", "compile"}}
 
@@ -57,7 +57,7 @@ def run(
         trainer.on_epoch = lambda history: _report(history, output)
         if options.training.epochs > 0:
             trainer.run_training()
-        _write(trainer.history, output)
+        write_lines(output.parent / HISTORY, trainer.history)
         model.save(trainer, output)
     close_state(state)
 
@@ -109,14 +109,9 @@ def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> An
     return trainer
 
 
-def _write(history: list[dict[str, Any]], output: Path) -> None:
-    with atomic(output.parent / "history.jsonl") as temporary:
-        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in history), encoding="utf-8")
-
-
 def _report(history: list[dict[str, Any]], output: Path) -> None:
     """Rewrite the history after an epoch, and say how far training is."""
-    _write(history, output)
+    write_lines(output.parent / HISTORY, history)
     last = history[-1]
     dice = [value for value in last["pseudo_dice"] if value is not None]
     mean = sum(dice) / len(dice) if dice else float("nan")

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from meddino.core.errors import MeddinoError
 from meddino.finetune.options import Method
 from meddino.finetune.settings import Settings
 from meddino.models import weights
-from meddino.models.architectures import ARCHITECTURES
+from meddino.models.architectures import named
 from meddino.models.vit import VisionTransformer, build
 
 # What a checkpoint may bring of its own; all else must be that of the backbone that a method names.
@@ -40,17 +39,9 @@ def read_vit(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Tens
     """
     assert method.backbone is not None, "Method demands a backbone for these networks"
     vit = weights.load_backbone(path)
-    found, named = asdict(vit.architecture), asdict(ARCHITECTURES[method.backbone])
-    sizes = [key for key in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio")]
-    wrong = [
-        f"{key} {found[key]:g} (not {named[key]:g})" for key in sizes if found[key] != named[key]
-    ]
-    if wrong:
-        raise MeddinoError(
-            f"{path} is no {method.backbone}: it has {', '.join(wrong)}; name the backbone that it"
-            " was made with under `methods`"
-        )
+    weights.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
+    found, usual = asdict(vit.architecture), asdict(named(method.backbone))
     state = vit.state_dict()
     # Used for local crops in pretraining only.
     state = {key: value for key, value in state.items() if not key.startswith("local_cls_norm.")}
-    return {key: found[key] for key in OWN if found[key] != named[key]}, state
+    return {key: found[key] for key in OWN if found[key] != usual[key]}, state

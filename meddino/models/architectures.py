@@ -47,3 +47,14 @@ ARCHITECTURES = {
     # matter from the start, since a hundred iterations would not wake them from 1e-5.
     "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8, layerscale=0.1),
 }
+
+
+def named(name: str) -> Architecture:
+    """The architecture of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"backbone {name!r}: not one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -1,13 +1,14 @@
 """The `weights` verb: put a published checkpoint where the study looks for it, checked."""
 
 import shutil
-import urllib.request
 from pathlib import Path
 
 import torch
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
+from meddino.datasets.download import download
+from meddino.datasets.fetch import LOCAL, local_path
 from meddino.models import weights
 from meddino.models.options import WeightsOptions
 
@@ -38,9 +39,10 @@ def run(options: WeightsOptions, *, output: Path) -> None:
 
 def _obtain(options: WeightsOptions, name: str, local: Path) -> None:
     try:
-        if options.url is not None:
-            with urllib.request.urlopen(options.url) as response, local.open("wb") as handle:
-                shutil.copyfileobj(response, handle)
+        if options.url is not None and not options.url.startswith(LOCAL):
+            download(options.url, local, resume=options.sha256 is not None)
+        elif options.url is not None:
+            shutil.copyfile(local_path(options.url), local)
         elif options.file is not None:
             shutil.copyfile(options.file, local)
         else:
@@ -50,12 +52,12 @@ def _obtain(options: WeightsOptions, name: str, local: Path) -> None:
             )
     except FileNotFoundError as error:
         raise MeddinoError(
-            f"weights.{name}.file = {options.file!r} does not exist; {options.how}"
+            f"weights.{name}: {options.file or options.url} does not exist; {options.how}"
         ) from error
     except OSError as error:
         raise MeddinoError(
-            f"weights.{name}: {options.url or options.file} cannot be had ({error}); try again, or"
-            f" download it yourself and set weights.{name}.file"
+            f"weights.{name}: {options.file or options.url} cannot be read ({error}); mend that, or"
+            f" set weights.{name}.file to a copy"
         ) from error
 
 

@@ -5,7 +5,7 @@ rotary embedding of the patches alone, so that any size of image works.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meddino.models.architectures import ARCHITECTURES, Architecture
+from meddino.models.architectures import Architecture, named
 
 Features = dict[str, Tensor | None]
 
@@ -104,10 +104,9 @@ class VisionTransformer(nn.Module):
         wanted = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
         tokens, grid = self._embed(x, None)
         found: dict[int, Tensor] = {}
-        for number, block in enumerate(self.blocks):
-            tokens = block(tokens, self.rope_embed(*grid))
+        for number, after in enumerate(self._blocks(tokens, grid)):
             if number in wanted:
-                found[number] = tokens
+                found[number] = after
         outputs = []
         for number in wanted:
             cls, _, patches = self._normed(found[number], 0) if norm else self._split(found[number])
@@ -118,8 +117,7 @@ class VisionTransformer(nn.Module):
 
     def _features(self, x: Tensor, masks: Tensor | None, entry: int) -> Features:
         tokens, grid = self._embed(x, masks)
-        for block in self.blocks:
-            tokens = block(tokens, self.rope_embed(*grid))
+        *_, tokens = self._blocks(tokens, grid)
         cls, storage, patches = self._normed(tokens, entry)
         return {
             "x_norm_clstoken": cls,
@@ -128,6 +126,15 @@ class VisionTransformer(nn.Module):
             "x_prenorm": tokens,
             "masks": masks,
         }
+
+    def _blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
+        """Tokens after each block; positions change from block to block where augmented."""
+        rope = self.rope_embed(*grid)
+        for number, block in enumerate(self.blocks):
+            if number and self.training and self.rope_embed.rescale is not None:
+                rope = self.rope_embed(*grid)
+            tokens = block(tokens, rope)
+            yield tokens
 
     def _embed(self, x: Tensor, masks: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         patches = self.patch_embed(x)
@@ -315,6 +322,4 @@ def build(name: str, **changes: Any) -> VisionTransformer:
     Raises:
         ValueError: there is no such architecture.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"backbone {name!r}: not one of {', '.join(ARCHITECTURES)}")
-    return VisionTransformer(replace(ARCHITECTURES[name], **changes))
+    return VisionTransformer(replace(named(name), **changes))

@@ -1,6 +1,7 @@
 """Checkpoints of ViTs: reading every layout that is about, and refusing what does not fit."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.models.architectures import Architecture
+from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
 
 State = dict[str, Tensor]
@@ -92,15 +93,41 @@ def _norm_eps(state: Mapping[str, Tensor]) -> float:
     return 1e-6 if medd or "cls_norm.weight" in state else 1e-5
 
 
-def load_backbone(
-    source: Path | str | Mapping[str, Any], architecture: Architecture | None = None
-) -> VisionTransformer:
+def architecture_of(content: Mapping[str, Any], source: str = "the state dict") -> Architecture:
+    """The architecture of a checkpoint's ViT; what our own files record of it goes first.
+
+    Raises:
+        MeddinoError: it holds no DINOv3 ViT.
+    """
+    found = infer_architecture(backbone_state(content), source)
+    recorded = content["meta"].get("norm_eps") if "meta" in content else None
+    return found if recorded is None else replace(found, norm_eps=recorded)
+
+
+def check_size(found: Architecture, backbone: str, source: str, key: str) -> None:
+    """Refuse a checkpoint's ViT that is of another size than a named architecture.
+
+    Raises:
+        MeddinoError: says what differs, and which key of the configuration names the architecture.
+    """
+    expected = named(backbone)
+    wrong = [
+        f"{size} is {getattr(found, size):g}, not {getattr(expected, size):g}"
+        for size in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio")
+        if getattr(found, size) != getattr(expected, size)
+    ]
+    if wrong:
+        raise MeddinoError(
+            f"{source} is no {backbone}: {', '.join(wrong)}; name its architecture as {key}"
+        )
+
+
+def load_backbone(source: Path | str | Mapping[str, Any]) -> VisionTransformer:
     """Build the ViT of a checkpoint and load it strictly.
 
     Args:
         source: a file (.pth of DINOv3, MedDINOv3 or meddino; .safetensors of the same keys), or
             its contents.
-        architecture: what to build; None infers it from the tensors.
 
     Returns:
         The ViT in evaluation mode.
@@ -108,17 +135,12 @@ def load_backbone(
     Raises:
         MeddinoError: unreadable, or the tensors do not fit; the message names them.
     """
-    named = isinstance(source, Path | str)
-    content = read(Path(source)) if isinstance(source, Path | str) else source
-    name = str(source) if named else "the state dict"
-    state = backbone_state(content)
-    if architecture is None:
-        architecture = infer_architecture(state, name)
-        stored = content.get("meta", {}).get("norm_eps") if "meta" in content else None
-        if stored is not None:
-            architecture = Architecture(**{**vars(architecture), "norm_eps": stored})
-    vit = VisionTransformer(architecture)
-    load_strictly(vit, state, name)
+    if isinstance(source, Path | str):
+        content, name = read(Path(source)), str(source)
+    else:
+        content, name = dict(source), "the state dict"
+    vit = VisionTransformer(architecture_of(content, name))
+    load_strictly(vit, backbone_state(content), name)
     return vit.eval()
 
 

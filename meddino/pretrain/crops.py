@@ -55,22 +55,22 @@ def multi_crop(
         generator: source of all draws, on the CPU, so that they do not depend on the device.
     """
     hu = slices.float().clamp(*HU_RANGE)
+
+    def region(scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        boxes = draw_boxes(len(hu), hu.shape[1:], scale, generator)
+        return boxes, _flips(len(hu), augmentation, generator)
+
     globals_, gram = [], []
     for view in range(2):
-        boxes = draw_boxes(len(hu), hu.shape[1:], augmentation.global_scale, generator)
-        flips = _flips(len(hu), augmentation, generator)
-        globals_.append(
-            _distort(cut(hu, boxes, flips, resolution.global_px), view, augmentation, generator)
-        )
+        where = region(augmentation.global_scale)
+        crop = cut(hu, *where, resolution.global_px)
+        globals_.append(_distort(crop, view, augmentation, generator))
         if resolution.gram_px is not None:
-            gram.append(cut(hu, boxes, flips, resolution.gram_px))
+            gram.append(cut(hu, *where, resolution.gram_px))
     locals_ = []
     for _ in range(augmentation.local_crops):
-        boxes = draw_boxes(len(hu), hu.shape[1:], augmentation.local_scale, generator)
-        flips = _flips(len(hu), augmentation, generator)
-        locals_.append(
-            _distort(cut(hu, boxes, flips, resolution.local_px), 2, augmentation, generator)
-        )
+        crop = cut(hu, *region(augmentation.local_scale), resolution.local_px)
+        locals_.append(_distort(crop, 2, augmentation, generator))
     return Crops(_grey(globals_), _grey(locals_), _grey(gram) if gram else None)
 
 

@@ -1,14 +1,13 @@
 """One training step of DINOv3: student, teachers, losses, optimiser, moving average."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meddino.models.architectures import ARCHITECTURES, Architecture
+from meddino.models.architectures import Architecture
 from meddino.models.heads import DINOHead
 from meddino.models.vit import VisionTransformer
 from meddino.pretrain import losses
@@ -216,19 +215,3 @@ def teacher_temperature(stage: StageOptions, iteration: int) -> float:
     start, end = stage.objective.teacher_temperature
     warmup = stage.objective.teacher_temperature_warmup
     return end if iteration >= warmup else start + (end - start) * iteration / warmup
-
-
-def architecture_of(backbone: str) -> Architecture:
-    """The architecture of a name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if backbone not in ARCHITECTURES:
-        raise ValueError(f"backbone {backbone!r}: not one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[backbone]
-
-
-def named_losses(parts: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
-    """Losses as numbers, by name."""
-    return ((name, float(value.detach())) for name, value in parts.items())

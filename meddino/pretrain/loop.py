@@ -7,18 +7,19 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, sha256
+from meddino.core.files import atomic, sha256, write_lines
 from meddino.core.progress import track
 from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import weights
-from meddino.models.architectures import Architecture
+from meddino.models.architectures import Architecture, named
+from meddino.models.device import choose
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.crops import multi_crop
 from meddino.pretrain.masks import draw_masks
@@ -55,57 +56,74 @@ def run(
             loss is no number; the last good state is kept.
     """
     stage = options.stage
-    _expect(stage.init, init, "init")
-    _expect(stage.gram_teacher, gram_teacher, "gram_teacher")
+    sources = {
+        "init": _expected(stage.init, init, "init"),
+        "gram_teacher": _expected(stage.gram_teacher, gram_teacher, "gram_teacher"),
+    }
     inputs = {"index": index, "init": init, "gram_teacher": gram_teacher}
     identity = asdict(options)
     for key in CONDUCT:
         del identity["stage"][key]
     open_state(state, inputs, json.loads(json.dumps(identity)))
-    trainer = Trainer(options, index, init, gram_teacher)
+    trainer = Trainer(options, index, sources)
+    del sources  # as large as the networks, and no longer needed
     trainer.resume(state / CHECKPOINT)
     trainer.train(state / CHECKPOINT, output)
-    with atomic(output) as temporary:
-        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in trainer.history))
+    write_lines(output, trainer.history)
     close_state(state)
 
 
-def _expect(reference: str | None, path: Path | None, flag: str) -> None:
-    """Refuse a missing checkpoint, and one of another stage or iteration than asked for."""
+class Source(NamedTuple):
+    """A checkpoint that the stage starts from, read once."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def origin(self) -> dict[str, Any]:
+        """Where it comes from, for the record of the one that starts from it."""
+        meta = self.content.get("meta", {})
+        return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(self.path)}
+
+
+def _expected(reference: str | None, path: Path | None, flag: str) -> Source | None:
+    """Read a checkpoint; refuse a missing one, and one of another stage or iteration."""
     if (reference is None) != (path is None):
         given = "given" if path else "missing"
         raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {given}")
-    if reference is None or path is None or "@" not in reference:
-        return
-    stage, _, iteration = reference.partition("@")
-    meta = weights.read(path).get("meta", {})
-    found = (meta.get("stage"), meta.get("iteration"))
-    if found != (stage, int(iteration)):
-        raise MeddinoError(
-            f"{path} is iteration {found[1]} of stage {found[0]}, but {flag} asks for {reference};"
-            " give the right checkpoint"
-        )
+    if reference is None or path is None:
+        return None
+    source = Source(path, weights.read(path))
+    if "@" in reference:
+        stage, _, iteration = reference.partition("@")
+        meta = source.content.get("meta", {})
+        found = (meta.get("stage"), meta.get("iteration"))
+        if found != (stage, int(iteration)):
+            raise MeddinoError(
+                f"{path} is iteration {found[1]} of stage {found[0]}, but {flag} asks for "
+                f"{reference}; give the right checkpoint"
+            )
+    return source
 
 
 class Trainer:
     """A stage in progress."""
 
     def __init__(
-        self, options: PretrainOptions, index: Path, init: Path | None, gram: Path | None
+        self, options: PretrainOptions, index: Path, sources: dict[str, Source | None]
     ) -> None:
         """Build the networks, load what the stage starts from, and open the data."""
         self.options, self.stage = options, options.stage
-        self.device = _device(self.stage.device)
+        self.device = choose(self.stage.device)
         torch.manual_seed(self.stage.seed)
-        self.origin = {key: _origin(path) for key, path in (("init", init), ("gram_teacher", gram))}
-        content = None if init is None else weights.read(init)
-        self.engine = ssl.Engine(self._architecture(content, init), self.stage).to(self.device)
-        if content is not None:
-            _load(self.engine, content, str(init))
+        self.origin = {key: source and source.origin() for key, source in sources.items()}
+        init, gram = sources["init"], sources["gram_teacher"]
+        self.engine = ssl.Engine(self._architecture(init), self.stage).to(self.device)
+        if init is not None:
+            _load(self.engine, init.content, str(init.path))
         if self.engine.gram is not None:
             assert gram is not None, "checked before"
-            teacher = weights.backbone_state(weights.read(gram))
-            weights.load_strictly(self.engine.gram, teacher, str(gram))
+            teacher = weights.backbone_state(gram.content)
+            weights.load_strictly(self.engine.gram, teacher, str(gram.path))
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # The fused kernel is a third of the step for a small ViT on a CPU otherwise.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.stage.optim.betas, fused=True)
@@ -113,19 +131,12 @@ class Trainer:
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
 
-    def _architecture(self, content: dict[str, Any] | None, init: Path | None) -> Architecture:
+    def _architecture(self, init: Source | None) -> Architecture:
         """That of the backbone's name, or of the checkpoint, which must be of the same size."""
-        named = ssl.architecture_of(self.options.backbone)
-        if content is None:
-            return named
-        vit = weights.load_backbone(content)
-        found = vit.architecture
-        for key in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio"):
-            if getattr(found, key) != getattr(named, key):
-                raise MeddinoError(
-                    f"{init} is no {self.options.backbone}: {key} is {getattr(found, key)}, not "
-                    f"{getattr(named, key)}; name its architecture as pretrain.backbone"
-                )
+        if init is None:
+            return named(self.options.backbone)
+        found = weights.architecture_of(init.content, str(init.path))
+        weights.check_size(found, self.options.backbone, str(init.path), "pretrain.backbone")
         return found
 
     def resume(self, checkpoint: Path) -> None:
@@ -172,7 +183,7 @@ class Trainer:
         rate = ssl.set_rates(self.optimizer, stage, iteration)
         with self._autocast():
             parts = self.engine(crops, masks, ssl.teacher_temperature(stage, iteration))
-        values = dict(ssl.named_losses(parts))
+        values = {name: float(value.detach()) for name, value in parts.items()}
         self._refuse_nan(values, iteration)
         self.optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
@@ -244,21 +255,6 @@ def _mix(parts: list[int]) -> int:
     """One 63-bit seed from several numbers."""
     words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MeddinoError("device: cuda is asked for, but torch sees no GPU; use auto or cpu")
-    use_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def _origin(path: Path | None) -> dict[str, Any] | None:
-    """Where a checkpoint comes from, for the record of the one that starts from it."""
-    if path is None:
-        return None
-    meta = weights.read(path).get("meta", {})
-    return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(path)}
 
 
 def _load(engine: ssl.Engine, content: dict[str, Any], source: str) -> None:

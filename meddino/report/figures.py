@@ -1,32 +1,21 @@
 """The `figures` verb: what people look at first."""
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from meddino.core.files import write_json
+from meddino.core.files import read_lines, write_json
 from meddino.ct3m import shards
 from meddino.report import pictures
 from meddino.report.options import FigureOptions
-from meddino.report.style import MUTED, bare, figure, grey
+from meddino.report.style import MUTED, Figure, bare, figure, grey
 
 LOSSES = ("loss", "dino_global", "dino_local", "ibot", "koleo", "gram")
 MONTAGE = (4, 8)
-
-
-class Figure(NamedTuple):
-    """A picture of the report."""
-
-    file: str
-    section: str
-    title: str
-    caption: str
 
 
 def run(
@@ -57,7 +46,7 @@ def run(
         slices(options, index, folder / "slices.png"),
         *pretraining_curves(options, pretraining, folder / "pretraining.png"),
         *finetuning_curves(options, finetuning, folder),
-        *(Figure(*each) for each in pictures.predicted(options, predictions, datasets, folder)),
+        *pictures.predicted(options, predictions, datasets, folder),
         *structure_scores(options, pd.read_parquet(scores), folder),
     ]
     write_json(output, [entry._asdict() for entry in made])
@@ -92,7 +81,7 @@ def pretraining_curves(
     options: FigureOptions, histories: Sequence[Path], path: Path
 ) -> Iterator[Figure]:
     """Losses of each stage."""
-    stages = {p.parent.name: lines for p in histories if (lines := _read_lines(p))}
+    stages = {p.parent.name: lines for p in histories if (lines := read_lines(p))}
     if not stages:
         return
     with figure(options, path, 1, len(stages), (2.8, 2.6)) as axes:
@@ -118,11 +107,8 @@ def finetuning_curves(
     options: FigureOptions, histories: Sequence[Path], folder: Path
 ) -> Iterator[Figure]:
     """Loss and pseudo Dice of each method, a figure for every benchmark."""
-    runs: dict[str, dict[str, list[Any]]] = defaultdict(dict)
-    for path in histories:
-        benchmark, method = path.parts[-4:-2]
-        runs[benchmark][method] = _read_lines(path)
-    for benchmark, methods in runs.items():
+    for benchmark, runs in pictures.by_benchmark(histories).items():
+        methods = {method: read_lines(history) for method, history in runs.items()}
         path = folder / f"finetuning_{benchmark}.png"
         with figure(options, path, 1, 2, (4.2, 3.0)) as axes:
             _plot(axes[0, 0], methods, "training loss", lambda line: line["train_loss"])
@@ -189,7 +175,3 @@ def _plot(
 def _mean(values: list[float | None]) -> float:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _read_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -23,10 +23,6 @@ class Table(Options):
     protocol: Literal["paper", "area"] = "paper"
     """How it is counted; the CSV holds both."""
 
-    def methods(self) -> tuple[str, ...]:
-        """The methods that must run."""
-        return self.rows
-
 
 class TableOptions(Options):
     """What `tables` needs of a study."""

@@ -11,14 +11,23 @@ import SimpleITK as sitk
 
 from meddino.core.files import read_json
 from meddino.report.options import FigureOptions
-from meddino.report.style import MUTED, bare, figure, grey
+from meddino.report.style import MUTED, Figure, bare, figure, grey
 
 OPACITY = 0.45
 
 
+def by_benchmark(paths: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """Files of runs, `.../<benchmark>/<method>/fold<k>/<file>`, by benchmark and method."""
+    runs: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in paths:
+        benchmark, method = path.parts[-4:-2]
+        runs[benchmark][method] = path
+    return dict(runs)
+
+
 def predicted(
     options: FigureOptions, predictions: Sequence[Path], datasets: Sequence[Path], folder: Path
-) -> Iterator[tuple[str, str, str, str]]:
+) -> Iterator[Figure]:
     """Draw a few cases of every benchmark: image, reference, and each method.
 
     Args:
@@ -26,23 +35,17 @@ def predicted(
         predictions: `.../<benchmark>/<method>/fold<k>/done.json`.
         datasets: `.../DatasetNNN_<benchmark>/dataset.json`.
         folder: where the figures go.
-
-    Yields:
-        File, section, title, caption.
     """
-    runs: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in predictions:
-        benchmark, method = path.parts[-4:-2]
-        runs[benchmark][method] = path
+    runs = by_benchmark(predictions)
     for dataset in datasets:
         benchmark = dataset.parent.name.partition("_")[2]
-        if runs[benchmark]:
+        if benchmark in runs:
             yield _benchmark(options, benchmark, runs[benchmark], dataset, folder)
 
 
 def _benchmark(
     options: FigureOptions, benchmark: str, runs: dict[str, Path], dataset: Path, folder: Path
-) -> tuple[str, str, str, str]:
+) -> Figure:
     description = read_json(dataset)
     colours = _palette(options, max(description["labels"].values()))
     shared = set.intersection(*(set(read_json(path)["cases"]) for path in runs.values()))
@@ -64,7 +67,7 @@ def _benchmark(
         "Each row is a validation case, at the slice where the reference has most labelled voxels;"
         " the patient's right is on the left. Methods: " + ", ".join(runs) + "."
     )
-    return path.name, "Evaluation", f"Predictions, {benchmark}", caption
+    return Figure(path.name, "Evaluation", f"Predictions, {benchmark}", caption)
 
 
 def _row(

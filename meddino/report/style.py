@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,15 @@ from meddino.report.options import FigureOptions
 matplotlib.use("Agg")
 
 INK, MUTED, PAPER = "#1b1f24", "#6b7280", "#ffffff"
+
+
+class Figure(NamedTuple):
+    """A picture of the report."""
+
+    file: str
+    section: str
+    title: str
+    caption: str
 
 
 @contextmanager

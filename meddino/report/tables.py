@@ -106,6 +106,19 @@ def _columns(options: TableOptions) -> list[Column]:
     return [Column(b, m) for m in options.table.metrics for b in options.table.benchmarks]
 
 
+def _heads(options: TableOptions) -> list[str]:
+    return [f"{options.benchmark_labels[c.benchmark]} {c.metric}" for c in _columns(options)]
+
+
+def _rows(
+    options: TableOptions, shown: pd.DataFrame
+) -> Iterator[tuple[str, tuple[tuple[str, bool], ...]]]:
+    """Label and cells of every row."""
+    by_column = [_cells(options, shown, column) for column in _columns(options)]
+    labels = [options.method_labels[method] for method in options.table.rows]
+    return zip(labels, zip(*by_column, strict=True), strict=True)
+
+
 def _cells(options: TableOptions, shown: pd.DataFrame, column: Column) -> list[tuple[str, bool]]:
     """Text of a column's cells, row by row, and whether ours is its best."""
     picked = shown[
@@ -137,31 +150,27 @@ def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
 
 
 def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:
-    columns = _columns(options)
-    heads = [f"{options.benchmark_labels[c.benchmark]} {c.metric}" for c in columns]
-    lines = [f"| Method | {' | '.join(heads)} |", f"|---|{'---:|' * len(columns)}"]
-    by_column = [_cells(options, shown, column) for column in columns]
-    for method, *cells in zip(options.table.rows, *by_column, strict=True):
+    heads = _heads(options)
+    lines = [f"| Method | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for label, cells in _rows(options, shown):
         texts = [f"**{text}**" if best else text for text, best in cells]
-        lines.append(f"| {options.method_labels[method]} | {' | '.join(texts)} |")
+        lines.append(f"| {label} | {' | '.join(texts)} |")
     body = "\n".join(lines)
     return f"## {options.table.title}\n\n{body}\n\n{_footnote(options, shown)}\n"
 
 
 def _latex(options: TableOptions, shown: pd.DataFrame) -> str:
-    columns = _columns(options)
-    heads = [_escape(f"{options.benchmark_labels[c.benchmark]} {c.metric}") for c in columns]
-    by_column = [_cells(options, shown, column) for column in columns]
+    heads = [_escape(head) for head in _heads(options)]
     rows = []
-    for method, *cells in zip(options.table.rows, *by_column, strict=True):
+    for label, cells in _rows(options, shown):
         texts = [rf"\textbf{{{_escape(t)}}}" if best else _escape(t) for t, best in cells]
-        rows.append(rf"{' & '.join([_escape(options.method_labels[method]), *texts])} \\")
+        rows.append(rf"{' & '.join([_escape(label), *texts])} \\")
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_escape(options.table.title)}. {_escape(_footnote(options, shown))}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
             r"\toprule",
             rf"Method & {' & '.join(heads)} \\",
             r"\midrule",

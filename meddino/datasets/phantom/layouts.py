@@ -42,6 +42,7 @@ BTCV = {
 }
 MR_EVERY, MR_FIRST_ID = 6, 507
 TEST_EVERY = 5
+PANCREAS_LABELS = "TCIA_pancreas_labels-02-05-2017.zip"
 EPOCH = (2020, 1, 1, 0, 0, 0)
 UID_ROOT = "2.25."
 
@@ -51,6 +52,10 @@ class Habit:
     """What all cases of a dataset have in common."""
 
     archive: str
+    image: str
+    """Name of an image in the archive, by its number; of a DICOM series, its folder."""
+    label: str
+    """Name of its label."""
     labels: Mapping[S, int]
     orientations: tuple[str, ...]
     """Codes of the directions in which the stored axes grow, drawn from for every case."""
@@ -59,19 +64,38 @@ class Habit:
     paddings: tuple[int | None, ...] = (None, None, -1024)
     """Values outside the scanner's circle, taken in turn; None leaves the square filled."""
     lesions: bool = False
+    withholds: bool = False
+    """Whether some cases are a test set without labels."""
 
 
 HABITS = {
     "amos22": Habit(
         archive="amos22.zip",
+        image="amos22/imagesTr/amos_{:04d}.nii.gz",
+        label="amos22/labelsTr/amos_{:04d}.nii.gz",
         labels=AMOS,
         orientations=("LAS", "RAS", "LPS"),
         bottoms_mm=(WHOLE_MM, WHOLE_MM, ABDOMEN_MM),
     ),
-    "btcv": Habit(archive="RawData.zip", labels=BTCV, orientations=("LAS",)),
-    "kits23": Habit(archive="kits23.zip", labels=KIDNEYS, orientations=("IPL",), lesions=True),
+    "btcv": Habit(
+        archive="RawData.zip",
+        image="RawData/Training/img/img{:04d}.nii.gz",
+        label="RawData/Training/label/label{:04d}.nii.gz",
+        labels=BTCV,
+        orientations=("LAS",),
+    ),
+    "kits23": Habit(
+        archive="kits23.zip",
+        image="dataset/case_{:05d}/imaging.nii.gz",
+        label="dataset/case_{:05d}/segmentation.nii.gz",
+        labels=KIDNEYS,
+        orientations=("IPL",),
+        lesions=True,
+    ),
     "lits": Habit(
         archive="Training_Batch1.zip",
+        image="Training Batch 1/volume-{}.nii",
+        label="Training Batch 1/segmentation-{}.nii",
         labels=LIVER,
         orientations=("RAS", "LAS", "RPS"),
         bottoms_mm=(ABDOMEN_MM, WHOLE_MM),
@@ -80,12 +104,17 @@ HABITS = {
     ),
     "msd_spleen": Habit(
         archive="Task09_Spleen.tar",
+        image="Task09_Spleen/imagesTr/spleen_{}.nii.gz",
+        label="Task09_Spleen/labelsTr/spleen_{}.nii.gz",
+        withholds=True,
         labels={S.SPLEEN: 1},
         orientations=("RAS",),
         paddings=(-1024, None),
     ),
     "pancreas_ct": Habit(
         archive="Pancreas-CT.zip",
+        image="Pancreas-CT/PANCREAS_{0:04d}/11-24-2015-PANCREAS{0:04d}-Pancreas",
+        label="label{:04d}.nii.gz",
         labels={S.PANCREAS: 1},
         orientations=("LPS",),
     ),
@@ -179,14 +208,13 @@ def put_case(
     habit = HABITS[dataset]
     store = stores[habit.archive]
     label = labels_of(scan, habit.labels)
+    image_name, label_name = _names(habit, number)
     if dataset == "pancreas_ct":
-        name = f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-Pancreas"
         for index, path in enumerate(_dicom(scan, f"{dataset}/{number}", scratch), start=1):
-            store.add(f"{name}/Pancreas-1/1-{index:03d}.dcm", path)
+            store.add(f"{image_name}/Pancreas-1/1-{index:03d}.dcm", path)
         path = _nifti(label, scan, "LAS", scratch / "label.nii.gz")
-        stores["TCIA_pancreas_labels-02-05-2017.zip"].add(f"label{number:04d}.nii.gz", path)
+        stores[PANCREAS_LABELS].add(habit.label.format(number), path)
         return
-    image_name, label_name = _names(dataset, number)
     suffix = ".nii.gz" if image_name.endswith(".gz") else ".nii"
     store.add(image_name, _nifti(scan.image, scan, code, scratch / f"image{suffix}"))
     if label_name is not None:
@@ -195,28 +223,16 @@ def put_case(
 
 def archives(dataset: str) -> list[str]:
     """File names of a dataset's archives."""
-    extra = ["TCIA_pancreas_labels-02-05-2017.zip"] if dataset == "pancreas_ct" else []
+    extra = [PANCREAS_LABELS] if dataset == "pancreas_ct" else []
     return [HABITS[dataset].archive, *extra]
 
 
-def _names(dataset: str, number: int) -> tuple[str, str | None]:
+def _names(habit: Habit, number: int) -> tuple[str, str | None]:
     """Names of an image and of its label, None where the dataset withholds it."""
-    if dataset == "amos22":
-        name = f"amos_{number:04d}.nii.gz"
-        return f"amos22/imagesTr/{name}", f"amos22/labelsTr/{name}"
-    if dataset == "btcv":
-        folder = "RawData/Training"
-        return f"{folder}/img/img{number:04d}.nii.gz", f"{folder}/label/label{number:04d}.nii.gz"
-    if dataset == "kits23":
-        folder = f"dataset/case_{number:05d}"
-        return f"{folder}/imaging.nii.gz", f"{folder}/segmentation.nii.gz"
-    if dataset == "lits":
-        folder = "Training Batch 1"
-        return f"{folder}/volume-{number}.nii", f"{folder}/segmentation-{number}.nii"
-    name = f"spleen_{number}.nii.gz"
-    if number % TEST_EVERY == TEST_EVERY - 1:
-        return f"Task09_Spleen/imagesTs/{name}", None
-    return f"Task09_Spleen/imagesTr/{name}", f"Task09_Spleen/labelsTr/{name}"
+    image, label = habit.image.format(number), habit.label.format(number)
+    if habit.withholds and number % TEST_EVERY == TEST_EVERY - 1:
+        return image.replace("imagesTr", "imagesTs"), None
+    return image, label
 
 
 def _in_space(array: NDArray[np.generic], scan: Scan) -> sitk.Image:
