@@ -488,6 +488,7 @@ class Study(Options):
             table=asked,
             method_labels={name: self.methods[name].label for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
+            tolerance_mm=self.evaluate.tolerance_mm,
         )
 
     def figure_options(self) -> FigureOptions:

@@ -47,7 +47,8 @@ def options(**changes: Any) -> TableOptions:
         name="table2",
         table=Table(**{**values, **changes}),
         method_labels={"nnunet": "nnU-Net", "mine": "my_method"},
-        benchmark_labels={"lits": "LiTS"},
+        benchmark_labels={"lits": "LiTS|CT"},
+        tolerance_mm=1.5,
     )
 
 
@@ -77,6 +78,8 @@ def test_mean_over_cases_then_structures_without_absent_ones(
 def test_markdown_and_latex_show_it(files: list[Path], tmp_path: Path) -> None:
     tables.run(options(), scores=files, output=tmp_path / "table2.csv")
     markdown = (tmp_path / "table2.md").read_text()
+    assert r"| Method | LiTS\|CT DSC | LiTS\|CT NSD |" in markdown
+    assert "NSD by edge voxels within 1.5 mm" in markdown
     assert "| nnU-Net | **50.00 (75.00, -25.00)** |" in markdown
     assert "| my_method | 25.00 |" in markdown
     latex = (tmp_path / "table2.tex").read_text()
@@ -90,6 +93,16 @@ def test_a_missing_run_is_named(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(MeddinoError, match="no scores of mine on lits"):
         tables.run(options(), scores=files[:1], output=tmp_path / "table2.csv")
     assert not (tmp_path / "table2.csv").exists()
+
+
+def test_only_a_table_of_nsd_gives_its_tolerance(files: list[Path], tmp_path: Path) -> None:
+    tables.run(options(metrics=("DSC",)), scores=files, output=tmp_path / "table2.csv")
+    assert " mm" not in (tmp_path / "table2.md").read_text()
+
+
+def test_no_scores_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MeddinoError, match="there are no scores"):
+        tables.run(options(), scores=[], output=tmp_path / "table2.csv")
 
 
 def test_a_table_of_ones_own_has_no_paper_values(files: list[Path], tmp_path: Path) -> None:

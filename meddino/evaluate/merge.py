@@ -31,8 +31,11 @@ def read(scores: list[Path]) -> pd.DataFrame:
     """Read and join scores.
 
     Raises:
-        MeddinoError: a file is damaged or holds no scores, or a case is scored twice.
+        MeddinoError: there is no file, a file is damaged or holds no scores, or a case is scored
+            twice.
     """
+    if not scores:
+        raise MeddinoError("there are no scores; give files that `evaluate` wrote with --scores")
     parts = []
     for path in scores:
         try:

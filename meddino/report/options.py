@@ -35,6 +35,8 @@ class TableOptions(Options):
     """Names of its methods, as printed."""
     benchmark_labels: dict[str, str]
     """Names of its benchmarks, as printed."""
+    tolerance_mm: float
+    """Tolerance of the NSD, as printed."""
 
 
 class FigureOptions(Options):

@@ -139,24 +139,30 @@ def _cells(options: TableOptions, shown: pd.DataFrame, column: Column) -> list[t
 def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
     cases = shown.drop_duplicates("benchmark").set_index("benchmark")["cases"]
     counts = ", ".join(f"{options.benchmark_labels[str(b)]} {n}" for b, n in cases.items())
-    how = {
-        "paper": "a structure that the reference lacks is left out; NSD by edge voxels",
-        "area": "a structure predicted where the reference lacks it counts as 0; NSD by area",
+    absent, counted = {
+        "paper": ("a structure that the reference lacks is left out", "edge voxels"),
+        "area": ("a structure predicted where the reference lacks it counts as 0", "area"),
     }[options.table.protocol]
+    nsd = f" NSD by {counted} within {options.tolerance_mm:g} mm."
     return (
         "This run (the paper, the difference), in %. Mean over cases, then over structures; "
-        f"{how}. Cases: {counts}."
+        f"{absent}.{nsd if 'NSD' in options.table.metrics else ''} Cases: {counts}."
     )
 
 
 def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:
-    heads = _heads(options)
+    heads = [_in_cell(head) for head in _heads(options)]
     lines = [f"| Method | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for label, cells in _rows(options, shown):
         texts = [f"**{text}**" if best else text for text, best in cells]
-        lines.append(f"| {label} | {' | '.join(texts)} |")
+        lines.append(f"| {_in_cell(label)} | {' | '.join(texts)} |")
     body = "\n".join(lines)
     return f"## {options.table.title}\n\n{body}\n\n{_footnote(options, shown)}\n"
+
+
+def _in_cell(text: str) -> str:
+    """Text as a cell of a Markdown table holds it."""
+    return text.replace("|", r"\|")
 
 
 def _latex(options: TableOptions, shown: pd.DataFrame) -> str:
