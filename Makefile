@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format status accept schema lock clean
+.PHONY: help setup demo demo-short test check format status accept schema rulegraph lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ accept: setup  ## take edited code as giving the same results
 
 schema: setup  ## write workflow/schemas/config.schema.yaml from the options
 	@python -m meddino.schema
+
+rulegraph: setup  ## write docs/rulegraph.md from the workflow
+	@mkdir -p docs
+	@{ printf '# Rules of the full study\n\nWritten by `make rulegraph`.\n\n```mermaid\nflowchart TB\n'; \
+	  snakemake --profile local --quiet --rulegraph mermaid-js all 2>/dev/null \
+	    | grep -E '^\s+id[0-9]+(\[| --)' | expand -t 2 | sort -V; printf '```\n'; } > docs/rulegraph.md
 
 lock:  ## resolve envs/requirements.in again (needs uv)
 	@python3 envs/lock.py

@@ -6,6 +6,7 @@ from a dry run, as a user would see it.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,20 @@ def deep(config: Study, path: str, value: Any) -> None:
     for key in parents:
         config = config.setdefault(key, {})
     config[last] = value
+
+
+def edges(mermaid: str) -> set[tuple[str, str]]:
+    """Rules and what they need, of a graph in Mermaid's language."""
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", mermaid))
+    return {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", mermaid)}
+
+
+def test_the_rulegraph_in_the_docs_is_the_workflows(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    (tmp_path / "overlay.yaml").write_text("{}")
+    drawn = edges(snakemake(tmp_path, "--rulegraph", "mermaid-js", "--", "all"))
+    assert len(drawn) > 20
+    assert edges((ROOT / "docs/rulegraph.md").read_text()) == drawn, "run `make rulegraph`"
 
 
 def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
