@@ -21,19 +21,20 @@ from meddino.finetune import predict, train
 pytestmark = pytest.mark.study
 ROOT = Path(__file__).parent.parent
 LAYERS = ["config.yaml", "study.yaml", "short.yaml"]
-MARGIN = 0.05
-"""By how much (DSC, mean over structures) training must beat the untrained network."""
+MARGIN, LIVER_MARGIN = 0.10, 0.40
+"""By how much (DSC: mean over four structures, and liver) training must beat the untrained network.
+In a minute every method finds the liver, and only the better ones kidneys and spleen."""
 
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PATH": path}
 
 
 def command(*arguments: str) -> list[str]:
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
-    resources = ["--cores", "2", "--rerun-incomplete", "--nolock"]
-    return [*snakemake, *resources, "--configfile", *LAYERS[1:], "--", *arguments]
+    profile = ["--profile", str(ROOT / "profiles/demo"), "--rerun-incomplete", "--nolock"]
+    return [*snakemake, *profile, "--configfile", *LAYERS[1:], "--", *arguments]
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -81,11 +82,12 @@ def test_a_second_run_does_nothing(folder: Path) -> None:
     assert "Nothing to be done" in snakemake(folder, "all")
 
 
-def dsc(scores: pd.DataFrame) -> float:
-    return float(scores.groupby("structure")["dsc_area"].mean().mean())
+def dsc(scores: pd.DataFrame) -> pd.Series:
+    """Mean over cases, for each structure."""
+    return scores.groupby("structure")["dsc_area"].mean()
 
 
-def untrained(study: Study, folder: Path, method: str, place: Path) -> float:
+def untrained(study: Study, folder: Path, method: str, place: Path) -> pd.Series:
     """DSC of a method's network as it is before training."""
     run = next(run for run in study.runs() if run.method == method)
     options = study.finetune_options(method, str(run.fold))
@@ -109,7 +111,8 @@ def test_every_method_learns(study: Study, folder: Path, tmp_path: Path) -> None
     for method in study.methods:
         trained = dsc(scores[scores["method"] == method])
         gains[method] = trained - untrained(study, folder, method, tmp_path / method)
-    assert all(gain > MARGIN for gain in gains.values()), gains
+    table = pd.DataFrame(gains).T
+    assert (table.mean(axis=1) > MARGIN).all() and (table["liver"] > LIVER_MARGIN).all(), table
 
 
 def test_losses_of_self_supervision_fall(study: Study, folder: Path) -> None:
@@ -127,7 +130,7 @@ def test_checkpoints_say_what_they_started_from(folder: Path) -> None:
     origin = weights.read(path / "stage3/000010.pth")["meta"]["origin"]
     assert (origin["init"]["stage"], origin["init"]["iteration"]) == ("stage2", 20)
     teacher = origin["gram_teacher"]
-    assert (teacher["stage"], teacher["iteration"]) == ("stage1", 20)
+    assert (teacher["stage"], teacher["iteration"]) == ("stage1", 40)
 
 
 def test_mr_is_kept_out_of_the_pretraining_set(folder: Path) -> None:

@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "vitl16": Architecture(embed_dim=1024, depth=24, num_heads=16),
     # For laptops and tests: patches of 8 px, since the demo's pictures are small, and branches that
     # matter from the start, since a hundred iterations would not wake them from 1e-5.
-    "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8, layerscale=0.1),
+    "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8, layerscale=1.0),
 }
 
 

@@ -45,6 +45,7 @@ for STAGE in STUDY.pretrain.stages:
             f"logs/pretrain/{STAGE}.log",
         benchmark:
             f"logs/pretrain/{STAGE}.tsv"
+        priority: 1  # the longest chain: what else there is fits in beside it
         threads: 16
         resources:
             mem_mb=64000,
