@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
+        revision=2,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=Study.slice_options,
     ),
@@ -57,6 +58,7 @@ VERBS: dict[str, Verb] = {
     ),
     "leaves": Verb(
         module="meddino.pretrain.leaves",
+        revision=2,
         summary="make dead-leaves pictures, the demo's stand-in for natural images",
         options=Study.leaves_options,
     ),

@@ -54,7 +54,8 @@ def options(**curation: Any) -> SliceOptions:
 
 def manifest(folder: Path) -> Path:
     path = folder.parent / f"{folder.name}.fetched.json"
-    path.write_text(json.dumps({"dataset": "toy", "root": str(folder.resolve()), "files": []}))
+    if not path.exists():  # several processes may run on one folder
+        path.write_text(json.dumps({"dataset": "toy", "root": str(folder.resolve()), "files": []}))
     return path
 
 
@@ -64,3 +65,8 @@ def run(folder: Path, out: Path, **settings: Any) -> Any:
     report = out / f"{chosen.chunk}.json"
     slices.run(chosen, raw=manifest(folder), output=report)
     return read_json(report)
+
+
+def run_chunk(work: Any, chunk: int) -> Any:
+    """Run one chunk of prepared work (a function of this module, so that processes can)."""
+    return work(chunk=chunk)

@@ -5,6 +5,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import ct3m_data as data
@@ -18,7 +22,7 @@ from hypothesis import strategies as st
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
-from meddino.ct3m import index, shards, slices, volumes
+from meddino.ct3m import index, pixels, shards, slices, volumes
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import IndexOptions
 from meddino.ct3m.resample import Resizer, linear, through
@@ -239,6 +243,17 @@ def test_modalities_are_kept_apart(tmp_path):
     assert (both["volumes"], both["other_modality"], both["quarantined"]) == (2, 0, [])
 
 
+@settings(deadline=None, max_examples=50)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)), st.integers(0, 2**32 - 1), st.integers(1, 16)
+)
+def test_pixels_survive_their_filter(shape, seed, bits):
+    values = np.random.default_rng(seed).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape)
+    image = values.astype(np.int16)
+    cell = np.frombuffer(pixels.encode(image), np.uint8).reshape(2, *shape)
+    np.testing.assert_array_equal(pixels.decode(cell), image)
+
+
 def test_values_are_kept_within_hu_range(tmp_path):
     array = data.body()
     array[18:22, 16:20] = 20000
@@ -309,3 +324,49 @@ def test_a_killed_run_leaves_no_output_and_a_rerun_succeeds(tmp_path, root):
     assert names == {"0.json", "0.32.parquet", "0.64.parquet"}
     for name in names:
         assert sha256(tmp_path / "out" / name) == sha256(Path(tmp_path / "clean" / name))
+
+
+def digests(folder):
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
+    for seed in range(8):
+        data.save(tmp_path / f"raw/{seed}.nii.gz", data.body(seed))
+    data.manifest(tmp_path / "raw")
+    for workers in (1, 4):
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            work = partial(data.run, tmp_path / "raw", tmp_path / str(workers), chunks=4)
+            list(pool.map(partial(data.run_chunk, work), range(4)))
+    assert digests(tmp_path / "1") == digests(tmp_path / "4")
+
+
+def test_kill_9_at_ten_moments_leaves_nothing_that_a_rerun_does_not_mend(tmp_path, root):
+    """Ten runs are killed, each a tenth of a whole run later than the one before."""
+    for seed in range(6):
+        data.save(tmp_path / f"raw/{seed}.nii.gz", data.body(seed, (96, 96, 24)))
+    script = f"""
+        from pathlib import Path
+        import ct3m_data as data
+        print("ready", flush=True)
+        data.run(Path({str(tmp_path / "raw")!r}), Path({str(tmp_path / "out")!r}))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    start = time.monotonic()
+    data.run(tmp_path / "raw", tmp_path / "clean")
+    took = time.monotonic() - start
+    wholes = {}
+    for tenth in range(10):
+        with subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            time.sleep(took * tenth / 10)
+            process.kill()
+        names = {path.name for path in (tmp_path / "out").glob("[0-9]*")}
+        # The report vouches for the shards: where it is, all is there.
+        assert "0.json" not in names or names == set(digests(tmp_path / "clean"))
+        wholes[tenth] = "0.json" in names
+    data.run(tmp_path / "raw", tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "clean"), wholes

@@ -1,16 +1,16 @@
 """NIfTI files. SimpleITK mends broken headers without a word, so that nibabel reads them."""
 
-import gzip
 import io
 import logging
 import math
 import warnings
-import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -21,10 +21,11 @@ from meddino.ct3m.raw import AGAIN, Raw, reason, squeeze
 SUFFIXES = (".nii", ".nii.gz")
 SPACING_AGREEMENT = 0.01
 """Relative difference between the two voxel sizes of a header that is not worth a remark."""
-# What nibabel raises for files that are cut short, damaged, or something else altogether.
-_UNREADABLE = (
-    ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error, ValueError,
-    OverflowError,
+# What nibabel raises for files that are cut short, damaged, or something else altogether;
+# tuple[Any] since isal's stubs call its error an instance.
+_UNREADABLE: tuple[Any, ...] = (
+    ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, isal_zlib.IsalError,
+    ValueError, OverflowError,
 )  # fmt: skip
 # nibabel's log tells of its repairs; what matters of them is checked and worded below.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -58,10 +59,11 @@ def load(path: Path) -> Raw:
 def _unpacked(path: Path) -> bytes:
     """All bytes of a file, unpacked where they are packed, whatever the file's name says.
 
-    Unpacking to the end verifies gzip's checksum, which nibabel would leave unread.
+    Unpacking to the end verifies gzip's checksum, which nibabel would leave unread. ISA-L does it
+    nearly twice as fast as zlib.
     """
     content = path.read_bytes()
-    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    return igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
 
 def _open(content: bytes) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:

@@ -1,6 +1,6 @@
 """Shards: Parquet files of axial slices, one row a slice, and how to read them back.
 
-Pixels are stored as they are measured, in HU, so that windows and normalisation stay a choice of
+Pixels are stored without loss, in HU, so that windows and normalisation stay a choice of
 whoever trains on them.
 """
 
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
+from meddino.ct3m import pixels as codec
 
-PIXEL_TYPE = np.dtype("<i2")
 PIXELS = "pixels"
 
 METADATA = pa.schema(
@@ -42,7 +42,7 @@ METADATA = pa.schema(
 """Columns that describe a slice."""
 
 SCHEMA = pa.schema([pa.field(PIXELS, pa.binary(), nullable=False), *METADATA])
-"""Columns of a shard: `pixels` holds size x size int16, little-endian, row by row, in HU."""
+"""Columns of a shard: `pixels` holds int16 HU (size, size), as `meddino.ct3m.pixels` encodes it."""
 
 
 class ShardWriter:
@@ -70,8 +70,7 @@ class ShardWriter:
 
     def add(self, pixels: npt.NDArray[np.int16], metadata: Mapping[str, Any]) -> None:
         """Append one slice: int16 (size, size) in HU, and the columns of METADATA."""
-        stored = np.ascontiguousarray(pixels, dtype=PIXEL_TYPE).tobytes()
-        self._rows.append({PIXELS: stored, **metadata})
+        self._rows.append({PIXELS: codec.encode(pixels), **metadata})
         if len(self._rows) == self._group_rows:
             self._flush()
 
@@ -91,7 +90,7 @@ def write(
     size_px: int,
     rows: Iterable[tuple[npt.NDArray[np.int16], Mapping[str, Any]]],
     *,
-    level: int = 3,
+    level: int = 1,
     group_rows: int = 32,
 ) -> None:
     """Write a whole shard, atomically: slices int16 (size, size) in HU with their METADATA."""
@@ -125,16 +124,17 @@ def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     """Pixels of one row group: int16 (rows, size, size) in HU."""
     side = size_px(shard)
     column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
-    chunks = [_values(chunk) for chunk in column.chunks]
-    return np.concatenate(chunks).reshape(len(column), side, side)
+    cells = [
+        _bytes(chunk).reshape(-1, codec.BYTES_PER_PIXEL, side, side) for chunk in column.chunks
+    ]
+    return np.stack([codec.decode(cell) for chunk in cells for cell in chunk])
 
 
-def _values(chunk: pa.BinaryArray) -> npt.NDArray[np.int16]:
+def _bytes(chunk: pa.BinaryArray) -> npt.NDArray[np.uint8]:
     """The cells of a binary array, joined, without a copy of each."""
     offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)
     start, stop = (int(offsets[i]) for i in (chunk.offset, chunk.offset + len(chunk)))
-    length = (stop - start) // PIXEL_TYPE.itemsize
-    return np.frombuffer(chunk.buffers()[2], dtype=PIXEL_TYPE, count=length, offset=start)
+    return np.frombuffer(chunk.buffers()[2], dtype=np.uint8, count=stop - start, offset=start)
 
 
 def read_slices(path: Path) -> Iterator[npt.NDArray[np.int16]]:
