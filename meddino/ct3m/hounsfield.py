@@ -53,8 +53,7 @@ def check_hu(array: npt.NDArray[Any]) -> None:
         raise BadVolume(f"is not in HU: neither air nor fat is below {FAT_HU} {remedy}")
     if high > MAX_HU or low < -MAX_HU:
         raise BadVolume(f"is not in HU: values are beyond any scanner's range {remedy}")
-    soft = (array > SOFT_TISSUE_HU[0]) & (array < SOFT_TISSUE_HU[1])
-    if np.count_nonzero(soft) < MIN_SOFT_TISSUE * array.size:
+    if _soft_voxels(array) < MIN_SOFT_TISSUE * array.size:
         raise BadVolume(
             "is not in HU, or shows no body: hardly a voxel has a value of soft tissue"
             f" ({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]}), as after subtracting the offset twice"
@@ -63,7 +62,17 @@ def check_hu(array: npt.NDArray[Any]) -> None:
 
 
 def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Round to whole HU; padding below -1024 becomes -1024."""
-    if array.dtype.kind == "f":
-        array = np.rint(array)
-    return np.clip(array, LOWEST, HIGHEST).astype(np.int16)
+    """Round to whole HU; padding below -1024 becomes -1024.
+
+    Slice by slice, as are the counts above: a volume of 1,500 slices would not fit in memory often.
+    """
+    result = np.empty(array.shape, np.int16)
+    for whole, values in zip(result, array, strict=True):
+        rounded = np.rint(values) if values.dtype.kind == "f" else values
+        np.clip(rounded, LOWEST, HIGHEST, out=whole, casting="unsafe")
+    return result
+
+
+def _soft_voxels(array: npt.NDArray[Any]) -> int:
+    low, high = SOFT_TISSUE_HU
+    return sum(int(np.count_nonzero((image > low) & (image < high))) for image in array)

@@ -196,5 +196,6 @@ def _statistics(pixels: npt.NDArray[np.int16]) -> dict[str, Any]:
 def _sha(acquired: npt.NDArray[Any]) -> str:
     """Digest of a slice as acquired, in canonical orientation, whatever its file's number type."""
     digest = hashlib.sha256(repr(acquired.shape).encode())
-    digest.update(to_int16(acquired).astype("<i2", copy=False).tobytes())
+    whole = acquired if acquired.dtype == np.int16 else to_int16(acquired)
+    digest.update(np.ascontiguousarray(whole, dtype="<i2").data)
     return digest.hexdigest()
