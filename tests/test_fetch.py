@@ -742,7 +742,7 @@ class Bucket:
         return self.memory.open(url.removeprefix("s3:/"), mode)
 
 
-def test_synapse_folder_is_read_with_the_users_token(
+def test_synapse_file_is_read_with_the_users_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
@@ -755,9 +755,9 @@ def test_synapse_folder_is_read_with_the_users_token(
                 calls.append("refused")
                 raise ValueError("no credentials")
 
-    def get(*, entity_name: str, parent_id: str, file_options: Any, synapse_client: Any) -> Any:
-        calls.append((entity_name, parent_id))
-        path = Path(file_options["download_location"]) / entity_name
+    def get(entity: str, *, file_options: Any, synapse_client: Any) -> Any:
+        calls.append(entity)
+        path = Path(file_options["download_location"]) / "RawData.zip"
         zip_of(path, {"img1.nii": b"one"})
         return types.SimpleNamespace(path=str(path))
 
@@ -766,11 +766,11 @@ def test_synapse_folder_is_read_with_the_users_token(
     monkeypatch.setattr(clients, "FIRST_PAUSE_S", 0.0)
     source = {"kind": "synapse", "id": "syn1", "file": "RawData.zip"}
     monkeypatch.setattr(clients, "ATTEMPTS", 1)
-    with pytest.raises(MeddinoError, match=r"synapse:syn1/RawData\.zip.*no credentials; join it"):
+    with pytest.raises(MeddinoError, match=r"synapse:syn1:.*no credentials; join it"):
         run(tmp_path, sources=[source], how="join it")
     output = run(tmp_path, sources=[source])
     assert (output.parent / "img1.nii").read_bytes() == b"one"
-    assert calls == ["refused", ("RawData.zip", "syn1")]
+    assert calls == ["refused", "syn1"]
     assert not (output.parent / ".fetch" / "downloads").exists()
 
 

@@ -108,26 +108,25 @@ def from_s3(url: str, resume: bool, target: Path, meter: Meter) -> None:
     os.replace(part, target)
 
 
-def from_synapse(folder: str, file: str, target: Path, meter: Meter) -> None:
-    """Bring a file of a folder on Synapse.
+def from_synapse(entity: str, target: Path, meter: Meter) -> None:
+    """Bring a file on Synapse.
 
     The client takes your token from SYNAPSE_AUTH_TOKEN or ~/.synapseConfig.
     """
-    purpose = f"{file} of Synapse folder {folder}"
+    purpose = f"{target.name} ({entity} on Synapse)"
     synapse = client("synapseclient", "synapse", purpose)
     operations = client("synapseclient.operations", "synapse", purpose)
     scratch = _scratch(target)
     login = synapse.Synapse(silent=True)
     login.login(silent=True)
-    entity = operations.get(
-        entity_name=file,
-        parent_id=folder,
+    found = operations.get(
+        entity,
         file_options=operations.FileOptions(
             download_location=str(scratch), if_collision="overwrite.local"
         ),
         synapse_client=login,
     )
-    _adopt(Path(entity.path), target, scratch, meter)
+    _adopt(Path(found.path), target, scratch, meter)
 
 
 def tcia_series(collection: str) -> list[Series]:

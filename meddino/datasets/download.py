@@ -145,6 +145,6 @@ def _unreachable(url: str, error: Exception) -> MeddinoError:
     wait = f" (it asks to wait {asked:.0f} s)" if asked else ""
     return MeddinoError(
         f"cannot download {url}: {error}{wait}; rerun to go on where it stopped, or get the file"
-        " yourself and give `folder` or `mirror` of this dataset, or `file` of these weights, in"
-        " the configuration"
+        " yourself and put it into the folder `<dataset>.incoming` beside the dataset's, or give"
+        " `folder` or `mirror` of this dataset, or `file` of these weights, in the configuration"
     )

@@ -37,6 +37,10 @@ def _relative(pattern: str) -> str:
     return pattern
 
 
+def _relative_or_none(pattern: str) -> str:
+    return _relative(pattern) if pattern else pattern
+
+
 def _regex(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -58,6 +62,7 @@ def _url(address: str) -> str:
 
 
 Glob = Annotated[str, AfterValidator(_relative)]
+FileName = Annotated[str, AfterValidator(_relative_or_none)]
 Regex = Annotated[str, AfterValidator(_regex)]
 CaseRegex = Annotated[str, AfterValidator(_names_case)]
 Url = Annotated[str, AfterValidator(_url)]
@@ -75,15 +80,15 @@ class Source(Options):
     """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`. For
     `s3`: s3://bucket/key, in a bucket that is public."""
     id: str | None = Field(None, min_length=1, exclude_if=_is_none)
-    """For `synapse`: the folder that holds `file`; for `tcia`: the collection, whose series go to
-    <collection>/<patient>/<series>; for `google_drive`: the file."""
+    """For `synapse` and `google_drive`: the file; for `tcia`: the collection, whose series go to
+    <collection>/<patient>/<series>."""
     record: int | None = Field(None, gt=0)
     """For `zenodo`: the number of the record."""
     repo: str | None = None
     """For `huggingface`: the dataset, as owner/name."""
     revision: str = "main"
     """For `huggingface`: branch, tag or commit."""
-    file: Glob = ""
+    file: FileName = ""
     """Name under which it is stored; for `huggingface` a pattern over the dataset's files; `{id}`
     as in `url`; none for `tcia`, which has a file for each series. Archives (.zip, .tar, .tar.gz,
     .tgz, .7z) are unpacked, anything else is kept."""

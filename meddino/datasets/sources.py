@@ -131,8 +131,8 @@ def _s3(source: Source, remedy: str) -> Iterator[Remote]:
 
 
 def _synapse(source: Source, remedy: str) -> Iterator[Remote]:
-    url = f"synapse:{source.id}/{source.file}"
-    bring = partial(clients.from_synapse, str(source.id), source.file)
+    url = f"synapse:{source.id}"
+    bring = partial(clients.from_synapse, str(source.id))
     yield from _one(source, url, _patient(bring, url, remedy))
 
 
