@@ -832,8 +832,9 @@ def test_missing_client_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MeddinoError, match=rf"needs.*{module}.*pip install '\.\[{extra}\]'"):
-        run(tmp_path, sources=[source])
+    message = rf"needs.*{module}.*pip install '\.\[{extra}\]'.* Or else: join it"
+    with pytest.raises(MeddinoError, match=message):
+        run(tmp_path, sources=[source], how="join it")
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     assert any(module.partition(".")[0] in package.replace("-", "_") for package in extras[extra])
 

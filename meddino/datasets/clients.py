@@ -54,8 +54,10 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except (MeddinoError, Stopped):
+        except Stopped:
             raise
+        except MeddinoError as error:
+            raise MeddinoError(f"{error}. Or else: {remedy}") from error
         # What clients raise is not theirs alone: any of their dependencies' errors gets through.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:

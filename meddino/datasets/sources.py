@@ -8,7 +8,6 @@ from urllib.parse import quote, unquote
 
 from meddino.core.errors import MeddinoError
 from meddino.datasets import clients
-from meddino.datasets.archives import is_archive
 from meddino.datasets.download import download, read_text
 from meddino.datasets.meter import Meter
 from meddino.datasets.options import Origin, Source
@@ -57,9 +56,10 @@ def remotes(name: str, origin: Origin, remedy: str) -> Iterator[Remote]:
 
 def by_hand(name: str, origin: Origin, incoming: Path) -> str:
     """What a person does about files that no program can get, as part of a message."""
-    files = [source.file for source in origin.sources]
     terms = f" (its terms: {origin.licence})" if origin.licence else ""
-    put = f"put the files as they come into {incoming} and rerun, or " * any(map(is_archive, files))
+    # A source without a suffix is a folder; those of TCIA are many.
+    single = any(Path(source.file).suffix for source in origin.sources)
+    put = f"put the files as they come into {incoming} and rerun, or " if single else ""
     return (
         f"{origin.how or 'see ' + origin.home}{terms}. Then {put}give the folder with the extracted"
         f" files as datasets.{name}.folder, or the address of a folder with the archives and their"
