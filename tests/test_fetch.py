@@ -847,9 +847,15 @@ def test_missing_client_names_the_extra(
         ({"kind": "tcia", "id": "C", "file": "a"}, "unless its kind is tcia"),
         ({"kind": "zenodo", "record": 1}, "needs `file`"),
         ({"kind": "http", "url": "ftp://x/a", "file": "a"}, "must start with"),
-        ({"kind": "http", "url": "s3://x/a", "file": "a"}, "s3"),
+        ({"kind": "http", "url": "s3://x/a", "file": "a"}, "and the kind s3 go together"),
+        ({"kind": "s3", "url": "https://x/a", "file": "a"}, "and the kind s3 go together"),
     ],
 )
 def test_source_that_lacks_something_is_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Source(**source)
+
+
+def test_mirror_is_a_folder_or_a_web_address() -> None:
+    with pytest.raises(ValidationError, match="must start with"):
+        Origin(mirror="s3://bucket/folder")

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, model_validator
 from meddino.core.options import Options
 from meddino.datasets.cases import Case, find_cases
 
-SCHEMES = ("file:", "http://", "https://", "s3://")
+SCHEMES = ("file:", "http://", "https://")
+BUCKET = "s3://"
 
 NEEDED = {
     "http": "url",
@@ -55,6 +56,10 @@ def _names_case(pattern: str) -> str:
     return pattern
 
 
+def _url_or_bucket(address: str) -> str:
+    return address if address.startswith(BUCKET) else _url(address)
+
+
 def _url(address: str) -> str:
     if not address.startswith(SCHEMES):
         raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
@@ -66,6 +71,7 @@ FileName = Annotated[str, AfterValidator(_relative_or_none)]
 Regex = Annotated[str, AfterValidator(_regex)]
 CaseRegex = Annotated[str, AfterValidator(_names_case)]
 Url = Annotated[str, AfterValidator(_url)]
+SourceUrl = Annotated[str, AfterValidator(_url_or_bucket)]
 
 
 class Source(Options):
@@ -76,7 +82,7 @@ class Source(Options):
     ]
     """`s3`, `synapse`, `tcia` and `google_drive` need the extra of that name. `manual` means that
     only a person can get it: an agreement, or a client that is no Python package."""
-    url: Url | None = None
+    url: SourceUrl | None = None
     """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`. For
     `s3`: s3://bucket/key, in a bucket that is public."""
     id: str | None = Field(None, min_length=1, exclude_if=_is_none)
@@ -108,8 +114,8 @@ class Source(Options):
             raise ValueError(f"a source of kind {self.kind} needs `{needed}`")
         if bool(self.file) == (self.kind == "tcia"):
             raise ValueError("a source needs `file`, unless its kind is tcia, which has none")
-        if (self.url or "").startswith("s3:") != (self.kind == "s3"):
-            raise ValueError("an address of s3:// and the kind s3 go together")
+        if (self.url or "").startswith(BUCKET) != (self.kind == "s3"):
+            raise ValueError(f"an address that starts with {BUCKET} and the kind s3 go together")
         if bool(self.ids) != ("{id" in (self.url or "")):
             raise ValueError("`ids` and `{id}` in `url` go together")
         for part in self.ids:
