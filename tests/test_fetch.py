@@ -266,6 +266,19 @@ def test_wrong_bytes_are_fetched_anew_by_a_rerun(served: tuple[str, Path], tmp_p
     assert (run(tmp_path, mirror=url).parent / "img1.nii").read_bytes() == b"right"
 
 
+def test_web_page_instead_of_an_archive_is_not_kept(
+    served: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Where no checksum is published, a login page with status 200 passes for the file."""
+    url, folder = served
+    (folder / "a.zip").write_bytes(b"\n<!DOCTYPE html><html>Quota exceeded</html>")
+    with pytest.raises(MeddinoError, match=r"a\.zip is a web page.*rerun"):
+        run(tmp_path, sources=kinds((f"{url}/a.zip", "a.zip")))
+    zip_of(folder / "a.zip", {"img1.nii": b"one"})
+    output = run(tmp_path, sources=kinds((f"{url}/a.zip", "a.zip")))
+    assert (output.parent / "img1.nii").read_bytes() == b"one"
+
+
 def test_server_decides_how_long_to_wait(
     served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

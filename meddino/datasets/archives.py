@@ -1,5 +1,6 @@
 """Archives of strangers, unpacked without trusting them."""
 
+import gzip
 import os
 import re
 import shutil
@@ -17,8 +18,13 @@ MAX_RATIO = 200
 label maps, which are nearly all zeros, come beside their images."""
 HARMLESS_BYTES = 1 << 30
 """No archive that unpacks to less is taken for a bomb."""
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 ENTRY_BYTES = 4096
 """What each entry counts beside its bytes: an empty file takes a block of the disk as well."""
+
+
+class DamagedArchive(MeddinoError):
+    """An archive that is not what it should be: to be fetched again, not looked at again."""
 
 
 class Allowance:
@@ -56,15 +62,16 @@ def unpack(archive: Path, folder: Path) -> list[str]:
         folder: created; what a killed run left there is removed first.
 
     Raises:
-        MeddinoError: the archive is damaged, encrypted, unpacks to far more than its size, or holds
-            an absolute path, '..', a link or a device; or it is a .7z and py7zr is not installed.
+        DamagedArchive: the archive is damaged, cut off, or no archive at all.
+        MeddinoError: it is encrypted, unpacks to far more than its size, or holds an absolute path,
+            '..', a link or a device; or it is a .7z and py7zr is not installed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     undo = {".zip": _unpack_zip, ".7z": _unpack_7z}.get(archive.suffix.lower(), _unpack_tar)
     try:
         undo(archive, folder, Allowance(archive))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGES as error:
         raise _damaged(archive, error) from error
     except NotImplementedError as error:
         # Windows packs large zips with Deflate64, which Python cannot undo.
@@ -145,8 +152,11 @@ def _check_name(archive: Path, member: str) -> None:
         raise _unsafe(archive, f"{member!r} would be outside the folder")
 
 
-def _damaged(archive: Path, error: Exception) -> MeddinoError:
-    return MeddinoError(f"{archive} is damaged or cut off ({error}); delete it and fetch it again")
+def _damaged(archive: Path, error: Exception) -> DamagedArchive:
+    with archive.open("rb") as file:
+        page = file.read(64).lstrip().startswith(b"<")
+    what = "a web page: a login, or a spent quota" if page else f"damaged or cut off ({error})"
+    return DamagedArchive(f"{archive} is {what}; rerun to fetch it again, or replace it by hand")
 
 
 def _encrypted(archive: Path) -> MeddinoError:

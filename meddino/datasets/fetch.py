@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
-from meddino.datasets.archives import is_archive, merge, unpack
+from meddino.datasets.archives import DamagedArchive, is_archive, merge, unpack
 from meddino.datasets.cases import matches
 from meddino.datasets.meter import Meter
 from meddino.datasets.options import FetchOptions
@@ -169,7 +169,7 @@ def _place(remote: Remote, brought: Brought, root: Path) -> Record:
     shutil.rmtree(unpacked, ignore_errors=True)
     members = [remote.file]
     if archive:
-        inside = unpack(brought.path, unpacked / remote.into)
+        inside = _unpack(brought, unpacked / remote.into)
         members = [(Path(remote.into) / member).as_posix() for member in inside]
     record = Record(remote.url, remote.file, brought.sha256, brought.bytes, members)
     # First the record, so that a run killed on the way leaves no file without an owner.
@@ -182,6 +182,16 @@ def _place(remote: Remote, brought: Brought, root: Path) -> Record:
     if brought.downloaded:
         brought.path.unlink()
     return record
+
+
+def _unpack(brought: Brought, folder: Path) -> list[str]:
+    """Unpack an archive; a damaged download goes, so that a rerun does not meet it again."""
+    try:
+        return unpack(brought.path, folder)
+    except DamagedArchive:
+        if brought.downloaded:
+            brought.path.unlink()
+        raise
 
 
 def _record_path(remote: Remote, root: Path) -> Path:
