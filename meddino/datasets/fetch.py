@@ -1,42 +1,43 @@
 """Verb `fetch`: bring one dataset's files into its folder and verify them.
 
 The folder `.fetch` beside them holds what a rerun needs: downloads and archives under way, and one
-record for every file of the origin that is in place, with its checksum and what came out of it.
+record for every file of the origin that is in place, with its checksum and what came out of it. A
+file that lies in `<folder>.incoming`, where a person put it, is used instead of a download.
 """
 
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
-from meddino.core.progress import track
-from meddino.datasets.archives import is_archive, merge, unpack
+from meddino.datasets.archives import DamagedArchive, is_archive, merge, unpack
 from meddino.datasets.cases import matches
-from meddino.datasets.download import download, read_json_pages, read_text
-from meddino.datasets.options import FetchOptions, Origin, Source
+from meddino.datasets.meter import Meter
+from meddino.datasets.options import FetchOptions
+from meddino.datasets.sources import LOCAL, Remote, by_hand, local_path, remotes
 
-ZENODO = "https://zenodo.org/records/{record}/files/{file}?download=1"
-HUB = "https://huggingface.co/datasets/{repo}/resolve/{revision}/{file}"
-HUB_LIST = "https://huggingface.co/api/datasets/{repo}/tree/{revision}?recursive=true"
-LOCAL = "file:"
+T = TypeVar("T")
+R = TypeVar("R")
+CONNECTIONS = 4
+"""Files that are downloaded at the same time: more is not polite to the owners' servers."""
 DOWNLOADS, UNPACKED = "downloads", "unpacked"
 
 
-@dataclass(frozen=True)
-class Remote:
-    """One file to get: where it is, its name in the dataset's folder, what is known of it."""
+class Brought(NamedTuple):
+    """A verified file on this machine, and whether it is a download, to be removed once used."""
 
-    url: str
-    file: str
-    sha256: str | None = None
-    md5: str | None = None
-    bytes: int | None = None
+    path: Path
+    sha256: str
+    bytes: int
+    downloaded: bool
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run(options: FetchOptions, *, output: Path) -> None:
     if origin.folder is not None:
         root, records = Path(origin.folder).expanduser().resolve(), []
     else:
-        records = _fetch_all(list(_remotes(options.dataset_name, origin)), root)
+        records = _fetch_all(options, root)
     if not root.is_dir() or next(matches(root, options.images), None) is None:
         raise MeddinoError(
             f"empty dataset folder: no file under {root} matches {' or '.join(options.images)};"
@@ -85,9 +86,19 @@ def raw_root(manifest: Path) -> Path:
     return manifest.parent / str(read_json(manifest).get("root", "."))
 
 
-def _fetch_all(remotes: list[Remote], root: Path) -> list[Record]:
+def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
+    name, origin, incoming = options.dataset_name, options.origin, incoming_folder(root)
+    remedy = by_hand(name, origin, incoming)
     try:
-        return _fetch(remotes, root)
+        wanted = list(remotes(name, origin, remedy))
+        _forget_others(wanted, root)
+        in_place = {remote.file: _in_place(remote, root) for remote in wanted}
+        lacking = [remote for remote in wanted if in_place[remote.file] is None]
+        if absent := [r.file for r in lacking if _needs_person(r, incoming)]:
+            raise MeddinoError(
+                f"datasets.{name}: {', '.join(absent)} cannot be downloaded by a program: {remedy}"
+            )
+        placed = {record.file: record for record in _fetch(lacking, root)}
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -95,51 +106,115 @@ def _fetch_all(remotes: list[Remote], root: Path) -> list[Record]:
             f"cannot write under {root}: {error.strerror}; free space (twice the archives' size is"
             " needed for a while) or permit writing there, then rerun to go on where it stopped"
         ) from error
+    return [in_place[remote.file] or placed[remote.file] for remote in wanted]
 
 
-def _fetch(remotes: list[Remote], root: Path) -> list[Record]:
-    records = root / ".fetch" / "records"
-    wanted = {f"{remote.file}.json" for remote in remotes}
-    for path in records.glob("**/*.json"):
-        if path.relative_to(records).as_posix() not in wanted:
-            _forget(path, root)
-    progress = track(remotes, f"fetch {root.name}", len(remotes))
-    placed = [_place(remote, root, records / f"{remote.file}.json") for remote in progress]
+def incoming_folder(root: Path) -> Path:
+    """Where a person puts files that no program can get: beside the dataset's folder."""
+    return root.with_name(f"{root.name}.incoming")
+
+
+def _needs_person(remote: Remote, incoming: Path) -> bool:
+    by_program = remote.bring is not None or remote.url.startswith(LOCAL)
+    return not by_program and not (incoming / remote.file).is_file()
+
+
+def _fetch(lacking: list[Remote], root: Path) -> Iterator[Record]:
+    """Download a few files at a time; unpack them one after another, in the origin's order."""
+    with (
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+        Meter(f"fetch {root.name}", len(lacking)) as meter,
+    ):
+        bring = partial(_bring, root=root, meter=meter)
+        for remote, brought in zip(lacking, _ahead(pool, bring, lacking), strict=True):
+            yield _place(remote, brought, root)
+            meter.done()
     for leftover in (DOWNLOADS, UNPACKED):
         shutil.rmtree(root / ".fetch" / leftover, ignore_errors=True)
-    return placed
 
 
-def _place(remote: Remote, root: Path, record_path: Path) -> Record:
-    """Have one file in the dataset's folder, unpacked if it is an archive."""
-    if (record := _in_place(remote, root, record_path)) is not None:
-        return record
-    _forget(record_path, root)
-    path = _obtain(remote, root / ".fetch" / DOWNLOADS / remote.file)
-    digest, size = _verify(remote, path)
+def _ahead(pool: ThreadPoolExecutor, action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in order, worked out a few ahead: all at once would fill the disk with archives."""
+    running: deque[Future[R]] = deque()
+    for item in items:
+        running.append(pool.submit(action, item))
+        if len(running) > CONNECTIONS:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _bring(remote: Remote, root: Path, meter: Meter) -> Brought:
+    """Have a file on this machine, and know that it is the announced one."""
+    meter.add(0)
+    given = incoming_folder(root) / remote.file
+    if given.is_file():
+        return _verify(remote, given, downloaded=False)
+    if remote.bring is None:
+        path = local_path(remote.url)
+        if not path.is_file():
+            raise MeddinoError(f"{path} is listed in SHA256SUMS but absent; complete the mirror")
+        return _verify(remote, path, downloaded=False)
+    target = root / ".fetch" / DOWNLOADS / remote.file
+    if not target.exists():
+        print(f"downloading {remote.url}", file=sys.stderr, flush=True)
+        remote.bring(target, meter)
+    return _verify(remote, target, downloaded=True)
+
+
+def _place(remote: Remote, brought: Brought, root: Path) -> Record:
+    """Put one file into the dataset's folder, unpacked if it is an archive."""
+    _forget(_record_path(remote, root), root)
     archive, unpacked = is_archive(remote.file), root / ".fetch" / UNPACKED
-    members = unpack(path, unpacked) if archive else [remote.file]
-    record = Record(remote.url, remote.file, digest, size, members)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    members = [remote.file]
+    if archive:
+        inside = _unpack(brought, unpacked / remote.into)
+        members = [(Path(remote.into) / member).as_posix() for member in inside]
+    record = Record(remote.url, remote.file, brought.sha256, brought.bytes, members)
     # First the record, so that a run killed on the way leaves no file without an owner.
-    write_json(record_path, asdict(record))
+    write_json(_record_path(remote, root), asdict(record))
     if archive:
         merge(unpacked, root)
     else:
         with atomic(root / remote.file) as temporary:
-            shutil.copyfile(path, temporary)
-    if not remote.url.startswith(LOCAL):
-        path.unlink()
+            shutil.copyfile(brought.path, temporary)
+    if brought.downloaded:
+        brought.path.unlink()
     return record
 
 
-def _in_place(remote: Remote, root: Path, record_path: Path) -> Record | None:
+def _unpack(brought: Brought, folder: Path) -> list[str]:
+    """Unpack an archive; a damaged download goes, so that a rerun does not meet it again."""
+    try:
+        return unpack(brought.path, folder)
+    except DamagedArchive:
+        if brought.downloaded:
+            brought.path.unlink()
+        raise
+
+
+def _record_path(remote: Remote, root: Path) -> Path:
+    return root / ".fetch" / "records" / f"{remote.file}.json"
+
+
+def _in_place(remote: Remote, root: Path) -> Record | None:
     """The record of a file that need not be fetched again, or None."""
-    if not record_path.exists():
+    path = _record_path(remote, root)
+    if not path.exists():
         return None
-    record = Record(**read_json(record_path))
+    record = Record(**read_json(path))
     same = record.sha256 == remote.sha256 if remote.sha256 else record.url == remote.url
     complete = all((root / member).exists() for member in record.members)
     return record if same and complete else None
+
+
+def _forget_others(wanted: list[Remote], root: Path) -> None:
+    """Remove the files of an earlier state of the origin."""
+    records = {_record_path(remote, root) for remote in wanted}
+    for path in (root / ".fetch" / "records").glob("**/*.json"):
+        if path not in records:
+            _forget(path, root)
 
 
 def _forget(record_path: Path, root: Path) -> None:
@@ -150,22 +225,8 @@ def _forget(record_path: Path, root: Path) -> None:
         record_path.unlink()
 
 
-def _obtain(remote: Remote, target: Path) -> Path:
-    """The file on this machine: in a local mirror where it is, else downloaded to `target`."""
-    if remote.url.startswith(LOCAL):
-        path = local_path(remote.url)
-        if not path.is_file():
-            raise MeddinoError(f"{path} is listed in SHA256SUMS but absent; complete the mirror")
-        return path
-    if not target.exists():
-        known = remote.sha256 is not None or remote.md5 is not None
-        print(f"downloading {remote.url}", file=sys.stderr, flush=True)
-        download(remote.url, target, resume=known)
-    return target
-
-
-def _verify(remote: Remote, path: Path) -> tuple[str, int]:
-    """SHA-256 and size of a file that is what was announced; remove a download that is not."""
+def _verify(remote: Remote, path: Path, *, downloaded: bool) -> Brought:
+    """Check that a file is what was announced; remove a download that is not."""
     found_bytes = path.stat().st_size
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
@@ -180,90 +241,12 @@ def _verify(remote: Remote, path: Path) -> tuple[str, int]:
     ]
     for name, expected, found in checks:
         if expected not in (None, found):
-            if not remote.url.startswith(LOCAL):
+            if downloaded:
                 path.unlink()
+            place = remote.url if downloaded else path
             raise MeddinoError(
-                f"{remote.file} from {remote.url} is not the expected file: {name} expected"
-                f" {expected}, found {found}; rerun to fetch it anew; if it stays so, its owners"
-                " changed it or the mirror is damaged: compare the checksum with theirs"
+                f"{remote.file} from {place} is not the expected file: {name} expected {expected},"
+                f" found {found}; rerun to fetch it anew; if it stays so, its owners changed it or"
+                " the copy is damaged: compare the checksum with theirs"
             )
-    return sha256.hexdigest(), found_bytes
-
-
-def _remotes(name: str, origin: Origin) -> Iterator[Remote]:
-    """All files of an origin."""
-    if origin.mirror is not None:
-        yield from _mirrored(origin.mirror.rstrip("/"))
-        return
-    for source in origin.sources:
-        if source.kind == "manual":
-            raise MeddinoError(
-                f"datasets.{name}: {source.file} cannot be downloaded by a program:"
-                f" {origin.how or 'see ' + origin.home}. Then give the folder with the extracted"
-                f" files as datasets.{name}.folder, or the address of a folder with the archives"
-                f" and their SHA256SUMS as datasets.{name}.mirror"
-            )
-    for source in origin.sources:
-        yield from _announced(source)
-    if not origin.sources:
-        raise MeddinoError(
-            f"datasets.{name}: no origin; give datasets.{name}.folder, .mirror or .sources"
-        )
-
-
-def _mirrored(mirror: str) -> Iterator[Remote]:
-    address = f"{mirror}/SHA256SUMS"
-    if mirror.startswith(LOCAL):
-        if not local_path(address).is_file():
-            raise MeddinoError(
-                f"{local_path(address)} does not exist; make it in the mirror's folder with"
-                " `sha256sum * > SHA256SUMS`, or mend `mirror` of this dataset"
-            )
-        text = local_path(address).read_text(encoding="utf-8")
-    else:
-        text = read_text(address)
-    for line in text.splitlines():
-        digest, _, file = line.partition(" ")
-        file = file.lstrip(" ").removeprefix("*").removeprefix("./")
-        path = PurePosixPath(file)
-        if len(digest) != 64 or not file or path.is_absolute() or ".." in path.parts:
-            raise MeddinoError(f"{address}: {line!r} is not '<sha256>  <file>'; mend the mirror")
-        yield Remote(f"{mirror}/{quote(file)}", file, sha256=digest.lower())
-
-
-def _announced(source: Source) -> Iterator[Remote]:
-    """The files of one source."""
-    known = {"sha256": source.sha256, "md5": source.md5, "bytes": source.bytes}
-    if source.kind == "zenodo":
-        url = ZENODO.format(record=source.record, file=quote(source.file))
-        yield Remote(url, source.file, **known)  # type: ignore[arg-type]
-    elif source.kind == "huggingface":
-        for file in _hub_files(source):
-            url = HUB.format(repo=source.repo, revision=source.revision, file=quote(file))
-            yield Remote(url, file, **known)  # type: ignore[arg-type]
-    elif source.ids:
-        for number in source.numbers():
-            yield Remote(str(source.url).format(id=number), source.file.format(id=number))
-    else:
-        yield Remote(str(source.url), source.file, **known)  # type: ignore[arg-type]
-
-
-def _hub_files(source: Source) -> list[str]:
-    """Names in a dataset of the hub that match the source's pattern."""
-    if not any(sign in source.file for sign in "*?["):
-        return [source.file]
-    entries = read_json_pages(HUB_LIST.format(repo=source.repo, revision=source.revision))
-    names = sorted(entry["path"] for entry in entries if entry["type"] == "file")
-    found = [name for name in names if fnmatch(name, source.file)]
-    if not found:
-        raise MeddinoError(
-            f"huggingface.co/datasets/{source.repo} at {source.revision} holds no {source.file};"
-            " mend `file` or `revision` of this source"
-        )
-    return found
-
-
-def local_path(url: str) -> Path:
-    """The path that a `file:` address names; relative ones start at the working directory."""
-    path = unquote(url.removeprefix(LOCAL))
-    return Path(path[2:] if path.startswith("//") else path)
+    return Brought(path, sha256.hexdigest(), found_bytes, downloaded)

@@ -13,12 +13,33 @@ from meddino.core.options import Options
 from meddino.datasets.cases import Case, find_cases
 
 SCHEMES = ("file:", "http://", "https://")
+BUCKET = "s3://"
+
+NEEDED = {
+    "http": "url",
+    "s3": "url",
+    "zenodo": "record",
+    "huggingface": "repo",
+    "synapse": "id",
+    "tcia": "id",
+    "google_drive": "id",
+}
+"""The key of a source that says where its kind finds it."""
+
+
+def _is_none(value: object) -> bool:
+    """Keys that came later stay out of what Snakemake tracks where they are not used."""
+    return value is None
 
 
 def _relative(pattern: str) -> str:
     if not pattern or pattern.startswith("/") or ".." in PurePosixPath(pattern).parts:
         raise ValueError("must be a non-empty path relative to the dataset's folder, without '..'")
     return pattern
+
+
+def _relative_or_none(pattern: str) -> str:
+    return _relative(pattern) if pattern else pattern
 
 
 def _regex(pattern: str) -> str:
@@ -35,6 +56,10 @@ def _names_case(pattern: str) -> str:
     return pattern
 
 
+def _url_or_bucket(address: str) -> str:
+    return address if address.startswith(BUCKET) else _url(address)
+
+
 def _url(address: str) -> str:
     if not address.startswith(SCHEMES):
         raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
@@ -42,27 +67,37 @@ def _url(address: str) -> str:
 
 
 Glob = Annotated[str, AfterValidator(_relative)]
+FileName = Annotated[str, AfterValidator(_relative_or_none)]
 Regex = Annotated[str, AfterValidator(_regex)]
 CaseRegex = Annotated[str, AfterValidator(_names_case)]
 Url = Annotated[str, AfterValidator(_url)]
+SourceUrl = Annotated[str, AfterValidator(_url_or_bucket)]
 
 
 class Source(Options):
     """One archive or file of a dataset, or many files of one numbered pattern."""
 
-    kind: Literal["http", "zenodo", "huggingface", "manual"]
-    """`manual` means that only a person can get it: an account, an agreement, a special client."""
-    url: Url | None = None
-    """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`."""
+    kind: Literal[
+        "http", "zenodo", "s3", "huggingface", "synapse", "tcia", "google_drive", "manual"
+    ]
+    """`s3`, `synapse`, `tcia` and `google_drive` need the extra of that name. `manual` means that
+    only a person can get it: an agreement, or a client that is no Python package."""
+    url: SourceUrl | None = None
+    """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`. For
+    `s3`: s3://bucket/key, in a bucket that is public."""
+    id: str | None = Field(None, min_length=1, exclude_if=_is_none)
+    """For `synapse` and `google_drive`: the file; for `tcia`: the collection, whose series go to
+    <collection>/<patient>/<series>."""
     record: int | None = Field(None, gt=0)
     """For `zenodo`: the number of the record."""
     repo: str | None = None
     """For `huggingface`: the dataset, as owner/name."""
     revision: str = "main"
     """For `huggingface`: branch, tag or commit."""
-    file: Glob
+    file: FileName = ""
     """Name under which it is stored; for `huggingface` a pattern over the dataset's files; `{id}`
-    as in `url`. Archives (.zip, .tar, .tar.gz, .tgz) are unpacked, anything else is kept."""
+    as in `url`; none for `tcia`, which has a file for each series. Archives (.zip, .tar, .tar.gz,
+    .tgz, .7z) are unpacked, anything else is kept."""
     ids: tuple[str, ...] = ()
     """Numbers and ranges, such as "0-299", that `{id}` stands for."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
@@ -74,15 +109,24 @@ class Source(Options):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needed = {"http": "url", "zenodo": "record", "huggingface": "repo"}.get(self.kind)
+        needed = NEEDED.get(self.kind)
         if needed and getattr(self, needed) is None:
             raise ValueError(f"a source of kind {self.kind} needs `{needed}`")
+        if bool(self.file) == (self.kind == "tcia"):
+            raise ValueError("a source needs `file`, unless its kind is tcia, which has none")
+        if (self.url or "").startswith(BUCKET) != (self.kind == "s3"):
+            raise ValueError(f"an address that starts with {BUCKET} and the kind s3 go together")
         if bool(self.ids) != ("{id" in (self.url or "")):
             raise ValueError("`ids` and `{id}` in `url` go together")
         for part in self.ids:
             if not re.fullmatch(r"\d+(-\d+)?", part):
                 raise ValueError(f"ids: {part!r} is neither a number nor a range such as 0-299")
         return self
+
+    @property
+    def checked(self) -> bool:
+        """Whether a checksum tells that a file is whole, so that an earlier run's part is safe."""
+        return self.sha256 is not None or self.md5 is not None
 
     def numbers(self) -> list[int]:
         """All numbers of `ids`, in order."""

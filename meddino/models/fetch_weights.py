@@ -8,7 +8,7 @@ import torch
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
 from meddino.datasets.download import download
-from meddino.datasets.fetch import LOCAL, local_path
+from meddino.datasets.sources import LOCAL, local_path
 from meddino.models import weights
 from meddino.models.options import WeightsOptions
 
