@@ -304,7 +304,13 @@ def test_a_label_that_does_not_fit_is_refused(tmp_path, spoil, message):
 
 
 def write_series(
-    folder: Path, heights: list[float], *, uid: str = "1.2.3", modality: str = "CT", tilt: float = 0
+    folder: Path,
+    heights: list[float],
+    *,
+    uid: str = "1.2.3",
+    modality: str = "CT",
+    tilt: float = 0,
+    compressor: str | None = None,
 ) -> None:
     """A DICOM series with slices at `heights` mm; `tilt` mm of shift per slice."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -326,6 +332,9 @@ def write_series(
             image.SetMetaData(key, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
+        if compressor is not None:
+            writer.UseCompressionOn()
+            writer.SetCompressor(compressor)
         image.SetMetaData("0008|0018", f"{uid}.{number + 1}")
         writer.SetFileName(str(folder / f"{uid}-{(number * 7) % 101:03d}.dcm"))
         writer.Execute(image)
@@ -339,6 +348,16 @@ def test_a_series_is_sorted_by_position(tmp_path):
     assert volume.spacing_mm == pytest.approx((2.5, 0.8, 0.9))
     assert volume.origin_mm == pytest.approx((-10, 0, 10))
     assert volume.remarks == ()
+
+
+@pytest.mark.parametrize(("compressor", "syntax"), [("JPEG", "4.70"), ("JPEG2000", "4.90")])
+def test_compressed_series_are_read(tmp_path, compressor, syntax):
+    """Lossless JPEG and JPEG 2000, told by their transfer syntax."""
+    write_series(tmp_path / "case", [2.0 * i for i in range(12)], compressor=compressor)
+    file = next((tmp_path / "case").iterdir())
+    assert f"1.2.840.10008.1.2.{syntax}".encode() in file.read_bytes()[:600]
+    volume = volumes.read(tmp_path / "case")
+    np.testing.assert_array_equal(volume.array, data.body(shape=(40, 36, 12)).T)
 
 
 def test_the_longest_series_is_taken(tmp_path):
