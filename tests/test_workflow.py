@@ -119,7 +119,7 @@ def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
 def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
     stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
-    assert rules(plan) == {"slices", "index"} | stages | FINETUNING
+    assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
     assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
 
 
@@ -128,7 +128,12 @@ def test_metric_tolerance_reruns_scoring(study: Any) -> None:
 
 
 def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
-    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {"figures", "report", "all"}
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {
+        "card",
+        "figures",
+        "report",
+        "all",
+    }
 
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
