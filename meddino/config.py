@@ -49,6 +49,9 @@ from meddino.report.options import CardOptions, FigureOptions, ReportOptions, Ta
 LEAK_FREE = "_leakfree"
 """End of the names of stages and methods that are twins of others on leak-free data."""
 
+VARIANTS = {"paper": "index", "leak-free": "index.leak-free"}
+"""Variants of CT-3M, and how the files of their indices begin."""
+
 # Names become folders, wildcards and shell words: nothing that any of these would interpret.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
 
@@ -407,8 +410,8 @@ class Study(Options):
         """Files that a stage reads, by the flag that takes them."""
         options = self.pretrain.stages[stage]
         index = {
-            "ct3m": "ct3m/index",
-            "ct3m-leak-free": "ct3m/index.leak-free",
+            "ct3m": f"ct3m/{VARIANTS['paper']}",
+            "ct3m-leak-free": f"ct3m/{VARIANTS['leak-free']}",
             "leaves": "leaves/index",
         }[options.data]
         files = {"index": f"{self.results}/{index}.{options.slices_px}.parquet"}
@@ -464,8 +467,7 @@ class Study(Options):
     def index_cards(self) -> list[str]:
         """What went into each variant's index, at the smallest size."""
         size = min(self.ct3m.sizes_px)
-        names = {"paper": "index", "leak-free": "index.leak-free"}
-        return [f"{self.results}/ct3m/{names[v]}.{size}.card.json" for v in self.variants()]
+        return [f"{self.results}/ct3m/{VARIANTS[v]}.{size}.card.json" for v in self.variants()]
 
     def nnunet_folder(self, benchmark: str) -> str:
         """nnU-Net's folder name of a benchmark."""
@@ -527,7 +529,13 @@ class Study(Options):
         return DuplicatesOptions(size_px=min(self.ct3m.sizes_px), duplicates=self.ct3m.duplicates)
 
     def index_options(self, size: str, variant: str) -> IndexOptions:
-        """Options of `index`; of those that do not matter it is told nothing."""
+        """Options of `index`; of those that do not matter it is told nothing.
+
+        Raises:
+            MeddinoError: there is no such variant.
+        """
+        if variant not in VARIANTS:
+            raise MeddinoError(f"no variant {variant!r} of ct3m; known: {', '.join(VARIANTS)}")
         dedupe, leak_free = self.ct3m.dedupe, variant == "leak-free"
         return IndexOptions(
             size_px=int(size),

@@ -160,7 +160,7 @@ def read(reports: list[Path], size_px: int) -> Slices:
     new = (frame[["dataset", "case"]] != frame[["dataset", "case"]].shift()).any(axis=1).to_numpy()
     starts = np.flatnonzero(new)
     volumes = frame.loc[starts, ["dataset", "case"]].reset_index(drop=True)
-    volumes["start"], volumes["stop"] = starts, [*starts[1:], len(frame)][: len(starts)]
+    volumes["start"], volumes["stop"] = starts, np.append(starts, len(frame))[1:]
     return Slices(
         volumes=volumes,
         number=frame["slice"].to_numpy(np.int64),
