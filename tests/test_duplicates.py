@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
 from meddino.ct3m import copies, duplicates, index, perceptual, shards, slices, volumes
@@ -321,7 +322,7 @@ ORDER = ("cropped", "originals", "mirrored", "encoded")
 
 def indexed(world: World, folder: Path, **options: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows and card of an index of a world."""
-    splits = options.pop("splits", None)
+    splits = options.pop("splits", ())
     output = folder / "index.parquet"
     index.run(
         IndexOptions(size_px=SIZE, datasets=options.pop("datasets", ORDER), **options),
@@ -412,6 +413,18 @@ def test_copies_of_copies_leak_too() -> None:
         ("b", "2"): "copy of a/1",
         ("c", "3"): "copy of b/2",
     }
+
+
+def test_the_command_takes_several_splits(phantoms: World, tmp_path: Path, split: Path) -> None:
+    other = tmp_path / "raw/Dataset702_more/splits_final.json"
+    write_json(other, [{"train": [], "val": ["p5"]}] * 2)
+    benchmarks = {"abdomen": "originals", "more": "originals"}
+    options = IndexOptions(size_px=SIZE, fold=1, benchmarks=benchmarks).model_dump_json()
+    files = ["--reports", *map(str, phantoms.reports), "--duplicates", str(phantoms.pairs_path)]
+    files += ["--splits", str(split), str(other), "--output", str(tmp_path / "index.parquet")]
+    assert main(["index", "--options", options, *files]) == 0
+    rows = pd.read_parquet(tmp_path / "index.parquet")
+    assert set(rows["case"]) == {f"p{seed}" for seed in range(12)} - {"p0", "p5"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Which slices stay out of an index: repeated ones, and those that a benchmark validates on."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ def left_out(
     options: IndexOptions,
     rows: pd.DataFrame,
     pairs: pd.DataFrame | None,
-    splits: list[Path] | None,
+    splits: Sequence[Path],
 ) -> LeftOut:
     """Say which rows of an index stay out.
 
@@ -37,14 +38,14 @@ def left_out(
         options: which datasets are in it, in order of preference, and what stays out.
         rows: dataset, case and slice of every row, also of datasets that are searched only.
         pairs: volumes that are copies (columns of `duplicates.Pair`), or None: nobody asked.
-        splits: the benchmarks' splits, or None: validation cases stay in.
+        splits: the benchmarks' splits; without any, validation cases stay in.
 
     Raises:
         MeddinoError: a split has no such fold, or belongs to no benchmark.
     """
     order = options.datasets or tuple(sorted(rows["dataset"].unique()))
     elsewhere = ~rows["dataset"].isin(order).to_numpy()
-    removed = {} if splits is None else leaking(validation(options, splits), pairs)
+    removed = leaking(validation(options, splits), pairs)
     known = set(rows[["dataset", "case"]].drop_duplicates().itertuples(index=False, name=None))
     cases = pd.MultiIndex.from_frame(rows[["dataset", "case"]])
     leaked = cases.isin(list(removed)) if removed else np.zeros(len(rows), dtype=bool)
@@ -55,7 +56,7 @@ def left_out(
         "dedupe": options.dedupe,
         "slices_left_out_as_repeated": int((repeated & ~leaked & ~elsewhere).sum()),
     }
-    if splits is not None:
+    if splits:
         listed = [
             {"dataset": dataset, "case": case, "because": reason}
             for (dataset, case), reason in sorted(removed.items())
@@ -71,7 +72,7 @@ def left_out(
     return LeftOut(elsewhere | leaked | repeated, summary)
 
 
-def validation(options: IndexOptions, splits: list[Path]) -> dict[Case, str]:
+def validation(options: IndexOptions, splits: Sequence[Path]) -> dict[Case, str]:
     """Cases that benchmarks validate on, each with the reason to leave it out."""
     found: dict[Case, str] = {}
     for path in splits:

@@ -24,7 +24,7 @@ from meddino.core.progress import track
 from meddino.ct3m import perceptual, shards
 from meddino.ct3m.options import Duplicates, DuplicatesOptions
 
-BANDS, VALUES, STEP_HU = 4, 16, 32
+BANDS, VALUES, STEP_HU = 4, 32, 24
 """A key is the lowest frequencies in steps of so many HU. Where a value lies close to the edge of
 a step, copies may fall on both sides of it; other bands have their edges elsewhere."""
 MIN_CONTRAST_HU = 50.0
@@ -41,7 +41,7 @@ FLIPS = {"": (1, 1), "x": (1, -1), "y": (-1, 1), "xy": (-1, -1)}
 
 
 class Pair(NamedTuple):
-    """Two volumes that show the same; a comes first by name of dataset, then case.
+    """Two volumes that show the same; a comes first by dataset and chunk.
 
     `from_` and `to_` are the first and last slice that they share, by number; `flip` names the
     axes that are mirrored; `kind` is exact where all shared slices are equal to the last bit.

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def run(
     reports: list[Path],
     output: Path,
     duplicates: Path | None = None,
-    splits: list[Path] | None = None,
+    splits: tuple[Path, ...] = (),
 ) -> None:
     """Join the metadata of all shards of one size.
 
@@ -70,14 +71,14 @@ def run(
     card = _card([report for report, _ in chunks if report["dataset"] in wanted], table)
     write_json(output.with_suffix(".card.json"), {**card, **out.summary})
     print(
-        f"{len(table)} slices of {card['volumes']} volumes; {len(card['quarantined'])} volumes"
-        f" quarantined, {card['repeated_slices']} slices are copies of others",
+        f"{len(table)} slices of {card['indexed_volumes']} volumes; {len(card['quarantined'])}"
+        f" volumes quarantined, {card['repeated_slices']} slices are copies of others",
         file=sys.stderr,
     )
 
 
 def _pairs(
-    options: IndexOptions, duplicates: Path | None, splits: list[Path] | None
+    options: IndexOptions, duplicates: Path | None, splits: Sequence[Path]
 ) -> pd.DataFrame | None:
     if duplicates is not None:
         return pd.read_parquet(duplicates)
