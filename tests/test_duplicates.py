@@ -6,6 +6,7 @@ done with phantoms always, and with real scans where they are present.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import zoom
 
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
@@ -237,6 +239,25 @@ def test_the_same_input_gives_the_same_bytes(phantoms: World, tmp_path: Path) ->
     reports = phantoms.reports[::-1]
     duplicates.run(DuplicatesOptions(size_px=SIZE), reports=reports, output=again)
     assert sha256(again) == sha256(phantoms.pairs_path)
+
+
+def test_copies_with_damaged_slices_or_another_matrix_are_caught(tmp_path: Path) -> None:
+    whole, other = phantom(3), phantom(4)
+    damaged = whole.array.copy()
+    damaged[3], damaged[11] = other.array[3], other.array[11]
+    finer = volumes.Volume(
+        array=zoom(whole.array, (1, 1.25, 1.25), order=1, grid_mode=True, mode="nearest"),
+        spacing_mm=(whole.spacing_mm[0], *(mm / 1.25 for mm in whole.spacing_mm[1:])),
+        origin_mm=whole.origin_mm,
+        direction=whole.direction,
+        oblique_deg=0.0,
+    )
+    changed = {"damaged": replace(whole, array=damaged), "finer": finer}
+    world = World(tmp_path, {"whole": whole, "other": other, **changed}, [])
+    copies_of_one = combinations(("damaged", "finer", "whole"), 2)
+    expected = {frozenset(("originals", name) for name in pair) for pair in copies_of_one}
+    assert set(world.found()) == expected
+    assert world.pairs["slices"].min() >= 18
 
 
 # ---- fingerprints and keys ------------------------------------------------------------------
