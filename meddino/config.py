@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, get_args
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.core.options import Options
-from meddino.ct3m.options import Curation, IndexOptions, SliceOptions
+from meddino.ct3m.options import CT3M, DuplicatesOptions, IndexOptions, SliceOptions
 from meddino.datasets import registry
 from meddino.datasets.options import Dataset, FetchOptions
 from meddino.datasets.phantom.options import LayoutName, Phantom, PhantomOptions
@@ -37,7 +44,13 @@ from meddino.finetune.options import (
 from meddino.models.architectures import ARCHITECTURES
 from meddino.models.options import WeightsOptions
 from meddino.pretrain.options import LeavesOptions, PretrainOptions, StageOptions
-from meddino.report.options import FigureOptions, ReportOptions, Table, TableOptions
+from meddino.report.options import CardOptions, FigureOptions, ReportOptions, Table, TableOptions
+
+LEAK_FREE = "_leakfree"
+"""End of the names of stages and methods that are twins of others on leak-free data."""
+
+VARIANTS = {"paper": "index", "leak-free": "index.leak-free"}
+"""Variants of CT-3M, and how the files of their indices begin."""
 
 # Names become folders, wildcards and shell words: nothing that any of these would interpret.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
@@ -79,8 +92,36 @@ class Pretrain(Options):
 
     backbone: str
     """Architecture of student, teacher and Gram teacher (paper: ViT-B/16)."""
+    leak_free: bool = False
+    """Whether each stage on `ct3m` has a twin `<stage>_leakfree` on `ct3m-leak-free`, and each
+    method that starts from such a stage a twin `<method>_leakfree`, for tables to name."""
     stages: dict[Name, StageOptions]
     """Stages by name; each says which checkpoint it starts from."""
+
+    @field_validator("stages")
+    @classmethod
+    def _add_twins(
+        cls, stages: dict[str, StageOptions], info: ValidationInfo
+    ) -> dict[str, StageOptions]:
+        """Twins differ from their stages in the data alone, and start from each other."""
+        if not info.data.get("leak_free"):
+            return stages
+        twins = [name for name, stage in stages.items() if stage.data == "ct3m"]
+        return stages | {
+            f"{name}{LEAK_FREE}": replace(
+                stages[name],
+                data="ct3m-leak-free",
+                init=_twin(stages[name].init, twins),
+                gram_teacher=_twin(stages[name].gram_teacher, twins),
+            )
+            for name in twins
+        }
+
+
+def _twin(reference: str | None, stages: Sequence[str]) -> str | None:
+    """The snapshot of a stage's twin, where it is one of `stages`; other references stay."""
+    stage, at, iteration = (reference or "").partition("@")
+    return f"{stage}{LEAK_FREE}@{iteration}" if at and stage in stages else reference
 
 
 class Study(Options):
@@ -100,7 +141,7 @@ class Study(Options):
     """Dead-leaves pictures, for stages with `data: leaves`."""
     datasets: dict[Name, dict[str, Any]] = {}
     """Changes to datasets of the registry, and datasets of your own."""
-    ct3m: Curation
+    ct3m: CT3M
     """Curation of the pretraining set (paper section 3.2)."""
     weights: dict[Name, Weights] = {}
     """Published checkpoints that a stage or a method can start from."""
@@ -134,6 +175,26 @@ class Study(Options):
             return cls.model_validate(config)
         except ValidationError as error:
             raise MeddinoError(explain(error, source, cls)) from error
+
+    @field_validator("methods")
+    @classmethod
+    def _add_twins(cls, methods: dict[str, Method], info: ValidationInfo) -> dict[str, Method]:
+        """A method that starts from a stage with a twin has one too."""
+        pretrain = info.data.get("pretrain")
+        if pretrain is None or not pretrain.leak_free:
+            return methods
+        stages = [name.removesuffix(LEAK_FREE) for name in pretrain.stages if LEAK_FREE in name]
+        twins = {
+            name: twin
+            for name, method in methods.items()
+            if (twin := _twin(method.weights, stages)) != method.weights
+        }
+        return methods | {
+            f"{name}{LEAK_FREE}": methods[name].model_copy(
+                update={"label": f"{methods[name].label}, leak-free", "weights": twin}
+            )
+            for name, twin in twins.items()
+        }
 
     # ---- references ---------------------------------------------------------------------------
 
@@ -171,14 +232,21 @@ class Study(Options):
             if reference is not None and (problem := self._unknown_weights(reference))
         ]
         yield from unknown
-        for name in [] if unknown else self.pretrain.stages:
-            if name in self._ancestors(name):
+        for name, stage in {} if unknown else self.pretrain.stages.items():
+            ancestors = self._ancestors(name)
+            if name in ancestors:
                 yield f"pretrain.stages.{name}: starts, by way of other stages, from itself"
+            leaky = [a for a in ancestors if self.pretrain.stages[a].data == "ct3m"]
+            if stage.data == "ct3m-leak-free" and leaky:
+                yield (
+                    f"pretrain.stages.{name}.data = 'ct3m-leak-free': it starts from {leaky[0]},"
+                    " which has seen all of ct3m; give that stage the same data"
+                )
 
     def _dangling_slices(self, name: str, stage: StageOptions) -> Iterator[str]:
         if stage.data == "leaves" and self.leaves is None:
             yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
-        if stage.data == "ct3m" and stage.slices_px not in self.ct3m.sizes_px:
+        if stage.data != "leaves" and stage.slices_px not in self.ct3m.sizes_px:
             yield (
                 f"pretrain.stages.{name}.slices_px = {stage.slices_px}: not one of "
                 f"ct3m.sizes_px, {list(self.ct3m.sizes_px)}"
@@ -253,6 +321,15 @@ class Study(Options):
                 last = resolved.stage
                 ordered |= dict.fromkeys([*self._ancestors(last), last])
         return list(ordered)
+
+    def pretraining_data(self, method: str) -> str:
+        """Variant of CT-3M that a method's weights have seen: paper, leak-free, or `none`."""
+        resolved = self._resolve(self.methods[method].weights)
+        if not isinstance(resolved, Snapshot):
+            return "none"
+        stages = [*self._ancestors(resolved.stage), resolved.stage]
+        seen = {self.pretrain.stages[stage].data for stage in stages}
+        return "paper" if "ct3m" in seen else "leak-free" if "ct3m-leak-free" in seen else "none"
 
     def _ancestors(self, stage: str) -> list[str]:
         """Stages that a stage starts from, directly or not, first things first."""
@@ -332,8 +409,12 @@ class Study(Options):
     def pretrain_inputs(self, stage: str) -> dict[str, str]:
         """Files that a stage reads, by the flag that takes them."""
         options = self.pretrain.stages[stage]
-        source = "leaves" if options.data == "leaves" else "ct3m"
-        files = {"index": f"{self.results}/{source}/index.{options.slices_px}.parquet"}
+        index = {
+            "ct3m": f"ct3m/{VARIANTS['paper']}",
+            "ct3m-leak-free": f"ct3m/{VARIANTS['leak-free']}",
+            "leaves": "leaves/index",
+        }[options.data]
+        files = {"index": f"{self.results}/{index}.{options.slices_px}.parquet"}
         for flag, reference in (("init", options.init), ("gram_teacher", options.gram_teacher)):
             if reference is not None:
                 files[flag] = self.weights_path(reference)
@@ -348,17 +429,45 @@ class Study(Options):
         """The manifest of a benchmark's dataset."""
         return f"{self.resources}/raw/{self.benchmarks[benchmark].dataset}/.fetched.json"
 
-    def chunk_reports(self) -> list[str]:
-        """Reports of all chunks of CT-3M."""
+    def chunk_reports(self, datasets: Sequence[str] | None = None) -> list[str]:
+        """Reports of all chunks of some datasets; of CT-3M's by default."""
         return [
             f"{self.results}/ct3m/shards/{dataset}/{chunk}.json"
-            for dataset in self.ct3m.datasets
+            for dataset in datasets or self.ct3m.datasets
             for chunk in range(self.chunks(dataset))
         ]
 
-    def shards(self, size: str) -> list[str]:
-        """Shards of all chunks of CT-3M at one size (px)."""
-        return [f"{path.removesuffix('.json')}.{size}.parquet" for path in self.chunk_reports()]
+    def searched_datasets(self) -> list[str]:
+        """Datasets that are searched for copies: CT-3M's, and if need be the benchmarks'."""
+        leak_free = any(stage.data == "ct3m-leak-free" for stage in self.pretrain.stages.values())
+        return self.ct3m_and_benchmark_datasets() if leak_free else list(self.ct3m.datasets)
+
+    def duplicates_inputs(self) -> dict[str, list[str]]:
+        """Files that the search for copies reads: reports, and shards of the smallest size."""
+        reports = self.chunk_reports(self.searched_datasets())
+        return {"reports": reports, "shards": _shards(reports, min(self.ct3m.sizes_px))}
+
+    def index_inputs(self, size: str, variant: str) -> dict[str, list[str]]:
+        """Files that an index is made from; copies matter only where they stay out."""
+        leak_free = variant == "leak-free"
+        reports = self.chunk_reports(self.searched_datasets() if leak_free else None)
+        files = {"reports": reports, "shards": _shards(reports, size)}
+        if leak_free or self.ct3m.dedupe != "off":
+            files["duplicates"] = [f"{self.results}/ct3m/duplicates.parquet"]
+        if leak_free:
+            folders = [str(Path(self.nnunet_dataset(b)).parent) for b in self.benchmarks]
+            files["splits"] = [f"{folder}/splits_final.json" for folder in folders]
+        return files
+
+    def variants(self) -> list[str]:
+        """Variants of CT-3M that are pretrained on; `paper` is always among them."""
+        used = {self.pretrain.stages[stage].data for stage in self.used_stages()}
+        return ["paper", *(["leak-free"] if "ct3m-leak-free" in used else [])]
+
+    def index_cards(self) -> list[str]:
+        """What went into each variant's index, at the smallest size."""
+        size = min(self.ct3m.sizes_px)
+        return [f"{self.results}/ct3m/{VARIANTS[v]}.{size}.card.json" for v in self.variants()]
 
     def nnunet_folder(self, benchmark: str) -> str:
         """nnU-Net's folder name of a benchmark."""
@@ -412,13 +521,29 @@ class Study(Options):
             dataset=self.dataset(dataset).layout(),
             chunk=int(chunk),
             chunks=self.chunks(dataset),
-            # The other datasets do not matter here: adding one must not cut the rest anew.
-            curation=self.ct3m.model_copy(update={"datasets": (dataset,), "volumes_per_chunk": 1}),
+            curation=self.ct3m.curation(dataset),
         )
 
-    def index_options(self, size: str) -> IndexOptions:
-        """Options of `index`."""
-        return IndexOptions(size_px=int(size))
+    def duplicates_options(self) -> DuplicatesOptions:
+        """Options of `duplicates`."""
+        return DuplicatesOptions(size_px=min(self.ct3m.sizes_px), duplicates=self.ct3m.duplicates)
+
+    def index_options(self, size: str, variant: str) -> IndexOptions:
+        """Options of `index`; of those that do not matter it is told nothing.
+
+        Raises:
+            MeddinoError: there is no such variant.
+        """
+        if variant not in VARIANTS:
+            raise MeddinoError(f"no variant {variant!r} of ct3m; known: {', '.join(VARIANTS)}")
+        dedupe, leak_free = self.ct3m.dedupe, variant == "leak-free"
+        return IndexOptions(
+            size_px=int(size),
+            dedupe=dedupe,
+            datasets=self.ct3m.datasets if leak_free or dedupe != "off" else None,
+            fold=self.training.fold if leak_free else 0,
+            benchmarks={n: b.dataset for n, b in self.benchmarks.items()} if leak_free else {},
+        )
 
     def leaves_options(self, size: str) -> LeavesOptions:
         """Options of `leaves`.
@@ -487,9 +612,14 @@ class Study(Options):
             name=table,
             table=asked,
             method_labels={name: self.methods[name].label for name in asked.rows},
+            method_data={name: self.pretraining_data(name) for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
             tolerance_mm=self.evaluate.tolerance_mm,
         )
+
+    def card_options(self) -> CardOptions:
+        """Options of `card`."""
+        return CardOptions(figures=self.figures, sizes_px=self.ct3m.sizes_px)
 
     def figure_options(self) -> FigureOptions:
         """Options of `figures`."""
@@ -498,6 +628,11 @@ class Study(Options):
     def report_options(self) -> ReportOptions:
         """Options of `report`."""
         return ReportOptions(title=self.title, notes=self.notes)
+
+
+def _shards(reports: Sequence[str], size: str | int) -> list[str]:
+    """Shards of one size (px) that lie beside reports."""
+    return [f"{path.removesuffix('.json')}.{size}.parquet" for path in reports]
 
 
 def load(paths: Sequence[str | Path]) -> Study:

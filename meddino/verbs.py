@@ -51,8 +51,14 @@ VERBS: dict[str, Verb] = {
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=Study.slice_options,
     ),
+    "duplicates": Verb(
+        module="meddino.ct3m.duplicates",
+        summary="find volumes that are copies of others, by content",
+        options=Study.duplicates_options,
+    ),
     "index": Verb(
         module="meddino.ct3m.index",
+        revision=2,
         summary="index the slices of all datasets at one size",
         options=Study.index_options,
     ),
@@ -110,16 +116,24 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables",
+        revision=2,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),
+    "card": Verb(
+        module="meddino.report.card",
+        summary="write the data card of CT-3M",
+        options=Study.card_options,
+    ),
     "figures": Verb(
         module="meddino.report.figures",
+        revision=2,
         summary="draw the figures",
         options=Study.figure_options,
     ),
     "report": Verb(
         module="meddino.report.html",
+        revision=2,
         summary="write the HTML report",
         options=Study.report_options,
     ),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("tables.table2.benchmarks", ["brats"]), ["no benchmark 'brats'", "amos22"]),
         (put("benchmarks.lits.dataset", "lots"), ["datasets.lots", "known:"]),
         (put("benchmarks.lits.nnunet_id", 701), ["share an nnunet_id"]),
+        (put("ct3m.dedupe", "all"), ["ct3m.dedupe = 'all'", "'keep-first' or 'off'"]),
+        (
+            put("pretrain.stages.stage2.data", "ct3m-leak-free"),
+            ["pretrain.stages.stage2.data", "it starts from stage1, which has seen all of ct3m"],
+        ),
+        (put("tables.table2.rows", ["meddinov3_leakfree"]), ["no method 'meddinov3_leakfree'"]),
         (put("evaluate.tolerance_mm", 0), ["evaluate.tolerance_mm = 0", "greater than 0"]),
         (put("figures.colours", ["red"]), ["figures.colours", "#"]),
         (put("training.fold", 7), ["training.fold = 7", "or equal to 4"]),
@@ -102,6 +109,69 @@ def test_full_study_and_demo_are_valid_and_ask_for_the_papers_runs(root: Path) -
         assert study.used_stages()[-3:] == ["stage1", "stage2", "stage3"]
     assert demo.used_stages()[0] == "natural"
     assert full.runs() == demo.runs()
+
+
+@pytest.mark.parametrize("below", [[], ["profiles/demo/study.yaml"]])
+def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[str]) -> None:
+    files = [root / name for name in ("config.yaml", *below)]
+    plain, both = load(files), load([*files, root / "config.leak-free.yaml"])
+    chain = ["stage1", "stage2", "stage3"]
+    assert plain.variants() == ["paper"] and both.variants() == ["paper", "leak-free"]
+    assert both.used_stages()[-6:] == [*chain, *(f"{stage}_leakfree" for stage in chain)]
+    for stage in chain:
+        assert both.pretrain_options(stage) == plain.pretrain_options(stage)
+        one, twin = (asdict(both.pretrain.stages[s]) for s in (stage, f"{stage}_leakfree"))
+        same = {key for key in one if one[key] == twin[key]}
+        assert set(one) - same <= {"data", "init", "gram_teacher"}
+        inputs = both.pretrain_inputs(f"{stage}_leakfree")
+        assert inputs["index"].startswith("results/ct3m/index.leak-free.")
+        assert all(
+            "_leakfree/" in inputs[k] for k in ("init", "gram_teacher") if "stage" in str(one[k])
+        )
+    method, twin = both.methods["meddinov3"], both.methods["meddinov3_leakfree"]
+    assert twin.label == "MedDINOv3, leak-free"
+    assert method.model_copy(update={"label": twin.label, "weights": twin.weights}) == twin
+    said = both.table_options("leakage").method_data
+    assert said == {
+        "dinov3_896": "none",
+        "meddinov3": "paper",
+        "meddinov3_leakfree": "leak-free",
+    }
+
+
+def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> None:
+    study = load([root / "config.yaml", root / "config.leak-free.yaml"])
+    inputs = study.index_inputs("256", "leak-free")
+    assert len(inputs["splits"]) == 4 and inputs["duplicates"]
+    options = study.index_options("256", "leak-free")
+    assert options.fold == study.training.fold
+    assert options.benchmarks["lits"] == "lits" and options.datasets == study.ct3m.datasets
+    assert set(study.index_inputs("256", "paper")) == {"reports", "shards"}
+    with pytest.raises(MeddinoError, match="no variant 'best' of ct3m; known: paper, leak-free"):
+        study.index_options("256", "best")
+
+
+def test_benchmarks_outside_of_ct3m_are_searched_for_copies(config: Config) -> None:
+    config["ct3m"]["datasets"].remove("lits")
+    assert "lits" not in Study.parse(config).searched_datasets()
+    config["pretrain"]["leak_free"] = True
+    study = Study.parse(config)
+    assert "lits" in study.searched_datasets()
+    assert any("/lits/" in path for path in study.index_inputs("256", "leak-free")["reports"])
+    assert not any("/lits/" in path for path in study.index_inputs("256", "paper")["reports"])
+
+
+def test_keeping_copies_out_cuts_no_slices_anew(config: Config) -> None:
+    def options(verb: str, **chosen: str) -> str:
+        return options_json(Study.parse(config), verb, **chosen)
+
+    slices = options("slices", dataset="btcv", chunk="0")
+    index = options("index", size="256", variant="paper")
+    config["ct3m"]["dedupe"] = "keep-first"
+    assert options("slices", dataset="btcv", chunk="0") == slices
+    assert options("index", size="256", variant="paper") != index
+    config["ct3m"]["dedupe"] = False  # what YAML makes of a bare `off`
+    assert options("index", size="256", variant="paper") == index
 
 
 def test_numbers_of_the_paper(root: Path) -> None:
@@ -158,7 +228,7 @@ def test_every_verb_cuts_its_slice(root: Path) -> None:
     study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
     some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
-    some |= {"weights": "dinov3"}
+    some |= {"weights": "dinov3", "variant": "leak-free"}
     for name, verb in VERBS.items():
         if verb.options is not None:
             chosen = {key: some[key] for key in selectors(name)}

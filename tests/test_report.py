@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import ct3m_data as data
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +13,10 @@ import SimpleITK as sitk
 import torch
 
 from meddino.core.files import read_json, write_json
-from meddino.pretrain import leaves
-from meddino.pretrain.options import LeavesOptions
-from meddino.report import figures, html
-from meddino.report.options import FigureOptions, ReportOptions
+from meddino.ct3m import duplicates, index
+from meddino.ct3m.options import DuplicatesOptions, IndexOptions
+from meddino.report import card, figures, html
+from meddino.report.options import CardOptions, FigureOptions, ReportOptions
 
 METHODS = ("nnunet", "meddinov3")
 SCRIPT = "<script>alert(1)</script>"
@@ -47,6 +48,7 @@ def score_rows() -> list[dict[str, Any]]:
 def table_lines() -> pd.DataFrame:
     return pd.DataFrame(
         {"table": "table2", "row": method, "method": method, "benchmark": "lits", "metric": "DSC"}
+        | {"data": "paper" if method == "meddinov3" else "none"}
         | {"protocol": protocol, "ours": 50.0, "cases": 2}
         | {"paper": 75.0 if protocol == "paper" else None}
         | {"difference": -25.0 if protocol == "paper" else None}
@@ -59,7 +61,8 @@ def table_lines() -> pd.DataFrame:
 def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the earlier stages leave, in small."""
     root = tmp_path_factory.mktemp("study")
-    leaves.run(LeavesOptions(count=40, size_px=32), output=root / "ct3m/index.32.parquet")
+    ct3m = root / "ct3m"
+    curated(root / "scans", ct3m)
     dataset = root / "nnunet/raw/Dataset704_lits/dataset.json"
     rng = np.random.default_rng(0)
     cases = {}
@@ -94,7 +97,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ]
     pd.DataFrame(score_rows()).to_parquet(root / "scores.parquet")
     table_lines().to_csv(root / "table2.csv", index=False)
-    counts = {"volumes": 5, "slices": 100, "air_slices": 3, "other_modality": 0}
+    counts = {"volumes": 5, "slices": 100}
     bad = {"case": SCRIPT, "path": "/data/x.nii.gz", "reason": "truncated; fetch it again"}
     chunk = {"dataset": "lits", "chunk": 0, **counts, "quarantined": [bad], "remarks": []}
     write_json(root / "0.json", chunk)
@@ -102,15 +105,22 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_json(root / "quarantine.json", {"benchmark": "LiTS", "quarantined": [entry]})
     return {
         "root": root,
+        "card": {
+            "reports": [ct3m / "shards/toy/0.json"],
+            "index": ct3m / "index.32.parquet",
+            "cards": [ct3m / "index.32.card.json", ct3m / "index.leak-free.32.card.json"],
+            "duplicates": ct3m / "duplicates.parquet",
+            "overlap": ct3m / "overlap.csv",
+        },
         "figures": {
             "scores": root / "scores.parquet",
-            "index": root / "ct3m/index.32.parquet",
             "pretraining": pretraining,
             "finetuning": finetuning,
             "predictions": done,
             "datasets": [dataset],
         },
         "report": {
+            "card": ct3m / "card/card.json",
             "tables": [root / "table2.csv"],
             "scores": root / "scores.parquet",
             "quarantine": [root / "0.json", root / "quarantine.json"],
@@ -119,21 +129,45 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
+def curated(scans: Path, ct3m: Path) -> None:
+    """Three volumes, one of them a mirrored copy of a validation case; and one that is none."""
+    for name, seed in (("a", 1), ("b", 2), ("copy", 1)):
+        array = data.body(seed)
+        array[8:14, 8:14] += 300 * (name == "b")
+        data.save(scans / f"{name}.nii.gz", array[::-1] if name == "copy" else array)
+    (scans / "bad.nii.gz").write_bytes(b"junk")
+    data.run(scans, ct3m / "shards/toy", sizes_px=(32,))
+    reports, pairs = [ct3m / "shards/toy/0.json"], ct3m / "duplicates.parquet"
+    duplicates.run(DuplicatesOptions(size_px=32), reports=reports, output=pairs)
+    index.run(IndexOptions(size_px=32), reports=reports, output=ct3m / "index.32.parquet")
+    split = ct3m / "Dataset001_toys/splits_final.json"
+    write_json(split, [{"train": ["b"], "val": ["a"]}])
+    index.run(
+        IndexOptions(size_px=32, benchmarks={"toys": "toy"}),
+        reports=reports,
+        duplicates=pairs,
+        splits=[split],
+        output=ct3m / "index.leak-free.32.parquet",
+    )
+
+
 @pytest.fixture(scope="module")
 def drawn(study: dict[str, Any]) -> Path:
+    card_options = CardOptions(figures=FigureOptions(dpi=60), sizes_px=(32,))
+    card.run(card_options, **study["card"], output=study["report"]["card"])
     output = study["root"] / "figures/figures.json"
     figures.run(FigureOptions(dpi=60), **study["figures"], output=output)
     return output
 
 
 def test_every_figure_exists_and_is_described(drawn: Path) -> None:
-    entries = read_json(drawn)
-    sections = {entry["section"] for entry in entries}
+    sections = set()
+    for path in (drawn, drawn.parent.parent / "ct3m/card/figures.json"):
+        for entry in read_json(path):
+            sections.add(entry["section"])
+            assert (path.parent / entry["file"]).read_bytes().startswith(b"\x89PNG")
+            assert entry["title"] and entry["caption"]
     assert sections == {"Curation", "Pretraining", "Finetuning", "Evaluation"}
-    for entry in entries:
-        picture = (drawn.parent / entry["file"]).read_bytes()
-        assert picture.startswith(b"\x89PNG")
-        assert entry["title"] and entry["caption"]
 
 
 def test_figures_do_not_change_from_run_to_run(study: dict[str, Any], drawn: Path) -> None:
@@ -169,6 +203,31 @@ def test_the_report_says_what_was_left_out_and_why(study: dict[str, Any], drawn:
     assert "truncated; fetch it again" in text and "on another grid; mend it" in text
     assert "benchmark LiTS" in text
     assert "-25.00" in text and "paper 75.00" in text
+
+
+def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
+    study: dict[str, Any], drawn: Path
+) -> None:
+    found = read_json(study["report"]["card"])
+    (toy,) = found["datasets"]
+    assert (toy["volumes"], toy["slices"], toy["quarantined"]) == (3, 30, 1)
+    assert toy["bytes"] == (study["root"] / "ct3m/shards/toy/0.32.parquet").stat().st_size
+    paper, leak_free = found["variants"]
+    assert (paper["variant"], paper["slices"], paper["removed"]) == ("paper", 30, [])
+    assert (leak_free["variant"], leak_free["slices"]) == ("leak-free", 10)
+    assert [entry["because"] for entry in leak_free["removed"]] == [
+        "toys validates on it",
+        "copy of toy/a",
+    ]
+    assert found["overlap"] == {"datasets": ["toy"], "counts": [[3, 2]]}
+    markdown = study["report"]["card"].with_name("card.md").read_text()
+    text = report(study, drawn)
+    for shown in (markdown, text):
+        assert ("3,868,833" in shown and "cannot be read" in shown) or shown is text
+        assert "every copy of them" in shown
+    assert "copy of toy/a" in text
+    assert '<td>meddinov3</td><td class="text">paper</td>' in text
+    assert '<td>nnunet</td><td class="text">-</td>' in text
 
 
 def test_names_from_files_are_escaped(study: dict[str, Any], drawn: Path) -> None:

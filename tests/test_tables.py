@@ -47,6 +47,7 @@ def options(**changes: Any) -> TableOptions:
         name="table2",
         table=Table(**{**values, **changes}),
         method_labels={"nnunet": "nnU-Net", "mine": "my_method"},
+        method_data={"nnunet": "none", "mine": "leak-free"},
         benchmark_labels={"lits": "LiTS|CT"},
         tolerance_mm=1.5,
     )
@@ -78,15 +79,17 @@ def test_mean_over_cases_then_structures_without_absent_ones(
 def test_markdown_and_latex_show_it(files: list[Path], tmp_path: Path) -> None:
     tables.run(options(), scores=files, output=tmp_path / "table2.csv")
     markdown = (tmp_path / "table2.md").read_text()
-    assert r"| Method | LiTS\|CT DSC | LiTS\|CT NSD |" in markdown
+    assert r"| Method | CT-3M | LiTS\|CT DSC | LiTS\|CT NSD |" in markdown
+    assert "| nnU-Net | - |" in markdown and "| my_method | leak-free |" in markdown
+    assert "leak-free: it saw no validation case" in markdown and "paper:" not in markdown
     assert "NSD by edge voxels within 1.5 mm" in markdown
-    assert "| nnU-Net | **50.00 (75.00, -25.00)** |" in markdown
-    assert "| my_method | 25.00 |" in markdown
+    assert "| nnU-Net | - | **50.00 (75.00, -25.00)** |" in markdown
+    assert "| my_method | leak-free | 25.00 |" in markdown
     latex = (tmp_path / "table2.tex").read_text()
     assert r"my\_method" in latex and r"A \& B\_1" in latex
     assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
     widths = {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")}
-    assert widths == {2}
+    assert widths == {3}
 
 
 def test_a_missing_run_is_named(files: list[Path], tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_a_table_of_ones_own_has_no_paper_values(files: list[Path], tmp_path: Pa
     mine = options(rows=("mine",))
     tables.run(mine, scores=files[1:], output=tmp_path / "table9.csv")
     assert pd.read_csv(tmp_path / "table9.csv")["paper"].isna().all()
-    assert "| my_method | **25.00** |" in (tmp_path / "table9.md").read_text()
+    assert "| my_method | leak-free | **25.00** |" in (tmp_path / "table9.md").read_text()
 
 
 def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:

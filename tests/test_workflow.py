@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from meddino.config import merge
 from meddino.status import Plan, read_plan
 
 ROOT = Path(__file__).parent.parent
@@ -119,8 +120,22 @@ def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
 def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
     stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
-    assert rules(plan) == {"slices", "index"} | stages | FINETUNING
+    assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
     assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
+
+
+def test_keeping_copies_out_searches_nothing_and_cuts_nothing_anew(study: Any) -> None:
+    plan = study(lambda c: deep(c, "ct3m.dedupe", "keep-first"))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
+    assert rules(plan) == {"index", "card"} | stages | FINETUNING
+
+
+def test_a_leak_free_chain_beside_the_papers_reruns_none_of_it(study: Any) -> None:
+    overlay = yaml.safe_load((ROOT / "config.leak-free.yaml").read_text())
+    plan = study(lambda c: c.update(merge(c, overlay)))
+    stages = {f"pretrain_stage{number}_leakfree" for number in (1, 2, 3)}
+    assert rules(plan) == {"index_leak_free", "card"} | stages | FINETUNING
+    assert plan.jobs["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
 
 
 def test_metric_tolerance_reruns_scoring(study: Any) -> None:
@@ -128,7 +143,12 @@ def test_metric_tolerance_reruns_scoring(study: Any) -> None:
 
 
 def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
-    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {"figures", "report", "all"}
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {
+        "card",
+        "figures",
+        "report",
+        "all",
+    }
 
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:

@@ -3,36 +3,51 @@
 import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
-from meddino.ct3m import shards
+from meddino.ct3m import copies, shards
 from meddino.ct3m.options import IndexOptions
 
 COUNTED = ("volumes", "slices", "air_slices", "other_modality")
 """Counts of the chunks' reports that are summed up."""
 
 
-def run(options: IndexOptions, *, reports: list[Path], output: Path) -> None:
+def run(
+    options: IndexOptions,
+    *,
+    reports: list[Path],
+    output: Path,
+    duplicates: Path | None = None,
+    splits: tuple[Path, ...] = (),
+) -> None:
     """Join the metadata of all shards of one size.
 
     A row of the index has a slice's metadata, the `shard` that holds it (path relative to the
     index), and its place there: row `group` and `row` in that group. Rows are ordered by dataset,
     chunk and place. Beside the index, `<index>.card.json` sums up what went in and what did not.
 
+    With `splits`, the validation cases of benchmarks stay out, and so does every volume that
+    shows the same as one of them, wherever it lies and whatever its name.
+
     Args:
-        options: which size.
+        options: which size, and what stays out.
         reports: reports of the stage `slices`; the shards lie beside them.
         output: `index.<size>.parquet`.
+        duplicates: pairs of volumes that are copies; needed for `dedupe` and with `splits`.
+        splits: `DatasetNNN_<benchmark>/splits_final.json` of the benchmarks.
 
     Raises:
-        MeddinoError: a report or shard is missing or damaged, or there is no slice at all.
+        MeddinoError: a report or shard is missing or damaged, there is no slice at all, or
+            `duplicates` is needed and not given.
     """
     chunks = sorted(
         ((read_json(path), path) for path in reports),
@@ -45,15 +60,34 @@ def run(options: IndexOptions, *, reports: list[Path], output: Path) -> None:
             f"no volume gave a single slice; {chunks[0][1] if chunks else 'there are no reports'}"
             " and its neighbours say why (`quarantined`)"
         )
+    rows = table.select(["dataset", "case", "slice"]).to_pandas()
+    out = copies.left_out(options, rows, _pairs(options, duplicates, splits), splits)
+    table = table.filter(pa.array(~out.mask))
+    if len(table) == 0:
+        raise MeddinoError(f"{output}: every slice is a copy or a validation case; add datasets")
     with atomic(output) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 20)
-    card = _card([report for report, _ in chunks], table)
-    write_json(output.with_suffix(".card.json"), card)
+    wanted = options.datasets or {report["dataset"] for report, _ in chunks}
+    card = _card([report for report, _ in chunks if report["dataset"] in wanted], table)
+    write_json(output.with_suffix(".card.json"), {**card, **out.summary})
     print(
-        f"{len(table)} slices of {card['volumes']} volumes; {len(card['quarantined'])} volumes"
-        f" quarantined, {card['repeated_slices']} slices are copies of others",
+        f"{len(table)} slices of {card['indexed_volumes']} volumes; {len(card['quarantined'])}"
+        f" volumes quarantined, {card['repeated_slices']} slices are copies of others",
         file=sys.stderr,
     )
+
+
+def _pairs(
+    options: IndexOptions, duplicates: Path | None, splits: Sequence[Path]
+) -> pd.DataFrame | None:
+    if duplicates is not None:
+        return pd.read_parquet(duplicates)
+    if options.dedupe != "off" or splits:
+        raise MeddinoError(
+            "index: to leave copies out it must know them; run the stage `duplicates` and give its"
+            " file with --duplicates"
+        )
+    return None
 
 
 def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
@@ -81,16 +115,23 @@ def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
 
 
 def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:
-    """What CT-3M is made of, per dataset and in total."""
+    """What went into the index, and what did not, per dataset and in total."""
     totals: Counter[str] = Counter()
     by_dataset: dict[str, Counter[str]] = defaultdict(Counter)
+    kept = table.select(["dataset", "case"]).to_pandas().groupby("dataset")
+    slices, volumes = kept.size(), kept["case"].nunique()
     for report in reports:
         counts = {key: value for key, value in report.items() if key in COUNTED}
         counts["quarantined"] = len(report["quarantined"])
         by_dataset[report["dataset"]].update(counts)
         totals.update(counts)
+    for name, counts in by_dataset.items():
+        counts["indexed_volumes"] = int(volumes.get(name, 0))
+        counts["indexed_slices"] = int(slices.get(name, 0))
     return {
         **{key: totals[key] for key in COUNTED},
+        "indexed_volumes": int(volumes.sum()),
+        "indexed_slices": len(table),
         "repeated_slices": len(table) - len(table["sha"].unique()),
         "datasets": {name: dict(counts) for name, counts in by_dataset.items()},
         "quarantined": [

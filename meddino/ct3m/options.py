@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from meddino.core.options import Options
 from meddino.datasets.options import Layout
@@ -52,6 +52,39 @@ class Curation(Options):
         return 1 if volumes is None else -(-volumes // self.volumes_per_chunk)
 
 
+class Duplicates(Options):
+    """When two volumes count as copies of each other."""
+
+    max_distance_hu: float = Field(4.0, gt=0, le=10)
+    """Slices whose fingerprints differ by more are not compared, mean of amplitudes in HU. Copies
+    are within 1 of each other, neighbouring slices within 4, other patients beyond 15."""
+    max_difference_hu: float = Field(20.0, gt=0, le=50)
+    """Largest mean difference between the pixels of two copies, within the body, in HU."""
+    min_slices: int = Field(4, ge=1)
+    """Slices in a row of places that two volumes must share."""
+
+
+# YAML reads a bare `off` as false.
+Dedupe = Annotated[
+    Literal["keep-first", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+]
+
+
+class CT3M(Curation):
+    """The pretraining set (paper, section 3.2)."""
+
+    duplicates: Duplicates = Duplicates()
+    """When two volumes count as copies of each other."""
+    dedupe: Dedupe = "off"
+    """Whether slices that repeat those of a data set named earlier in `datasets` stay out of the
+    index (keep-first) or are kept (off). The paper removes nothing."""
+
+    def curation(self, dataset: str) -> Curation:
+        """What cutting one dataset depends on: the others, and their copies, do not matter."""
+        fields = self.model_dump(include=set(Curation.model_fields))
+        return Curation(**{**fields, "datasets": (dataset,), "volumes_per_chunk": 1})
+
+
 class SliceOptions(Options):
     """One chunk of one dataset."""
 
@@ -73,8 +106,25 @@ class SliceOptions(Options):
         return self
 
 
+class DuplicatesOptions(Options):
+    """Where to look for copies, and what counts as one."""
+
+    size_px: int = Field(ge=16, le=2048)
+    """Side of the slices that are compared, in pixels."""
+    duplicates: Duplicates = Duplicates()
+    """When two volumes count as copies of each other."""
+
+
 class IndexOptions(Options):
-    """Which index."""
+    """Which index, and what stays out of it."""
 
     size_px: int = Field(ge=16, le=2048)
     """Side of the slices, in pixels."""
+    dedupe: Dedupe = "off"
+    """Whether slices that repeat earlier ones stay out."""
+    datasets: tuple[str, ...] | None = None
+    """Datasets of the index, those kept in preference first; None: all, by name."""
+    fold: int = Field(0, ge=0)
+    """Fold whose validation cases stay out, where splits are given."""
+    benchmarks: dict[str, str] = {}
+    """Dataset of each benchmark whose validation cases stay out."""

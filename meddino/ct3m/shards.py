@@ -18,6 +18,10 @@ from meddino.core.files import atomic
 from meddino.ct3m import pixels as codec
 
 PIXELS = "pixels"
+FINGERPRINT_TYPE = np.dtype("<i2")
+FINGERPRINT = "fingerprint"
+FREQUENCIES = 8
+"""Frequencies per axis of a fingerprint (see `meddino.ct3m.perceptual`)."""
 
 METADATA = pa.schema(
     [
@@ -41,8 +45,17 @@ METADATA = pa.schema(
 )
 """Columns that describe a slice."""
 
-SCHEMA = pa.schema([pa.field(PIXELS, pa.binary(), nullable=False), *METADATA])
-"""Columns of a shard: `pixels` holds int16 HU (size, size), as `meddino.ct3m.pixels` encodes it."""
+SCHEMA = pa.schema(
+    [
+        pa.field(PIXELS, pa.binary(), nullable=False),
+        *METADATA,
+        # Null for pictures that no scanner took.
+        pa.field(FINGERPRINT, pa.binary(FINGERPRINT_TYPE.itemsize * FREQUENCIES**2)),
+    ]
+)
+"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.pixels` encodes it, and
+`fingerprint` that of the slice as acquired, int16 in HU; indices, read on every start, leave both
+out."""
 
 
 class ShardWriter:
@@ -69,7 +82,7 @@ class ShardWriter:
         )
 
     def add(self, pixels: npt.NDArray[np.int16], metadata: Mapping[str, Any]) -> None:
-        """Append one slice: int16 (size, size) in HU, and the columns of METADATA."""
+        """Append one slice: int16 (size, size) in HU, and the other columns of SCHEMA."""
         self._rows.append({PIXELS: codec.encode(pixels), **metadata})
         if len(self._rows) == self._group_rows:
             self._flush()
@@ -147,3 +160,10 @@ def read_slices(path: Path) -> Iterator[npt.NDArray[np.int16]]:
 def read_metadata(shard: pq.ParquetFile) -> pa.Table:
     """The columns of METADATA, for all rows of a shard."""
     return shard.read(columns=METADATA.names, use_threads=False).replace_schema_metadata()
+
+
+def read_fingerprints(shard: pq.ParquetFile) -> npt.NDArray[np.int16]:
+    """Fingerprints of all slices of a shard: int16 (rows, FREQUENCIES**2) in HU."""
+    column = shard.read(columns=[FINGERPRINT], use_threads=False)[FINGERPRINT]
+    joined = b"".join(column.to_pylist())
+    return np.frombuffer(joined, dtype=FINGERPRINT_TYPE).reshape(len(column), FREQUENCIES**2)

@@ -17,8 +17,9 @@ from meddino.ct3m import volumes
 from meddino.ct3m.badvolume import BadVolume
 from meddino.ct3m.hounsfield import to_int16
 from meddino.ct3m.options import Curation, SliceOptions
+from meddino.ct3m.perceptual import fingerprint
 from meddino.ct3m.resample import Resizer
-from meddino.ct3m.shards import ShardWriter
+from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter
 from meddino.ct3m.volumes import Volume
 from meddino.datasets.cases import Case
 from meddino.datasets.fetch import raw_root
@@ -27,6 +28,10 @@ BODY_HU = -500
 """Halfway between air and water: above is patient, or table."""
 MR_MIN_RANGE = 32
 """MR is stored in whole numbers; fewer steps than this would lose the image."""
+
+HU_BIN, HU_LOWEST, HU_BINS = 32, -1024, 128
+"""The report counts the pixels of the smallest size by HU: 128 bins of 32 HU from -1024 on; what
+lies beyond falls into the outermost."""
 
 Writers = dict[int, ShardWriter]
 
@@ -42,6 +47,7 @@ class Report:
     slices: int = 0
     air_slices: int = 0
     other_modality: int = 0
+    hu_histogram: list[int] = field(default_factory=lambda: [0] * HU_BINS)
     quarantined: list[dict[str, str]] = field(default_factory=list)
     remarks: list[dict[str, str]] = field(default_factory=list)
 
@@ -138,6 +144,7 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
         for size in writers
     }
     heights = _heights(volume)
+    counts = np.zeros(HU_BINS, dtype=np.int64)
     for number, acquired in enumerate(volume.array):
         body = float(np.count_nonzero(acquired > BODY_HU) / acquired.size)
         if body < curation.min_body_fraction:
@@ -155,12 +162,16 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
             "columns": width,
             "body_fraction": body,
             "sha": _sha(acquired),
+            "fingerprint": fingerprint(acquired).astype(FINGERPRINT_TYPE).tobytes(),
         }
         image = acquired.astype(np.float32)
         for size, writer in writers.items():
             pixels = _stored(resizers[size](image), curation)
             writer.add(pixels, {**row, **_statistics(pixels)})
+            if size == min(writers):
+                counts += _histogram(pixels)
         report.slices += 1
+    report.hu_histogram = (np.array(report.hu_histogram) + counts).tolist()
     report.volumes += 1
     report.remarks += [{"case": case, "remark": remark} for remark in volume.remarks]
 
@@ -178,6 +189,12 @@ def _heights(volume: Volume) -> npt.NDArray[np.float64]:
 def _stored(image: npt.NDArray[np.float32], curation: Curation) -> npt.NDArray[np.int16]:
     """Round to whole HU within the range that is kept."""
     return np.clip(np.rint(image), *curation.hu_range).astype(np.int16)
+
+
+def _histogram(pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """Pixels by HU: int64 (HU_BINS,)."""
+    bins = np.clip((pixels.astype(np.int32) - HU_LOWEST) // HU_BIN, 0, HU_BINS - 1)
+    return np.bincount(bins.ravel(), minlength=HU_BINS)
 
 
 def _statistics(pixels: npt.NDArray[np.int16]) -> dict[str, Any]:

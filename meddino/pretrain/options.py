@@ -217,8 +217,9 @@ class StageOptions:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    data: Literal["ct3m", "leaves"] = "ct3m"
-    """What is learned from: CT-3M, or the demo's dead-leaves pictures."""
+    data: Literal["ct3m", "ct3m-leak-free", "leaves"] = "ct3m"
+    """What is learned from: CT-3M as in the paper; CT-3M without the benchmarks' validation cases
+    and their copies; or the demo's dead-leaves pictures."""
     slices_px: int
     """Side of the stored slices that are read (px)."""
     init: str | None = None

@@ -6,23 +6,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from meddino.core.files import read_lines, write_json
-from meddino.ct3m import shards
 from meddino.report import pictures
 from meddino.report.options import FigureOptions
-from meddino.report.style import MUTED, Figure, bare, figure, grey
+from meddino.report.style import Figure, figure
 
 LOSSES = ("loss", "dino_global", "dino_local", "ibot", "koleo", "gram")
-MONTAGE = (4, 8)
 
 
 def run(
     options: FigureOptions,
     *,
     scores: Path,
-    index: Path,
     pretraining: list[Path],
     finetuning: list[Path],
     predictions: list[Path],
@@ -34,7 +30,6 @@ def run(
     Args:
         options: their look.
         scores: scores of all runs.
-        index: index of the slices of one size.
         pretraining: `history.jsonl` of the stages, in order.
         finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
         predictions: `predictions/<benchmark>/<method>/fold<k>/done.json`.
@@ -43,38 +38,12 @@ def run(
     """
     folder = output.parent
     made = [
-        slices(options, index, folder / "slices.png"),
         *pretraining_curves(options, pretraining, folder / "pretraining.png"),
         *finetuning_curves(options, finetuning, folder),
         *pictures.predicted(options, predictions, datasets, folder),
         *structure_scores(options, pd.read_parquet(scores), folder),
     ]
     write_json(output, [entry._asdict() for entry in made])
-
-
-def slices(options: FigureOptions, index: Path, path: Path) -> Figure:
-    """Slices drawn at random from CT-3M, evenly over its data sets, and how many there are."""
-    table = pq.read_table(index, columns=["dataset", "shard", "group", "row"]).to_pandas()
-    table["dataset"] = table["dataset"].astype(str)
-    rows, columns = MONTAGE
-    per_dataset = table.sample(frac=1, random_state=0).groupby("dataset", sort=True)
-    share = -(-rows * columns // per_dataset.ngroups)
-    picked = per_dataset.head(share).sort_values("dataset", kind="stable").head(rows * columns)
-    with figure(options, path, rows, columns, (1.15, 1.25)) as axes:
-        for axis in axes.flat:
-            bare(axis)
-        for axis, (_, row) in zip(axes.flat, picked.iterrows(), strict=False):
-            shard = shards.open_shard(index.parent / str(row["shard"]))
-            pixels = shards.read_group(shard, int(row["group"]))[int(row["row"])]
-            axis.imshow(grey(pixels, options.window_hu), cmap="gray", vmin=0, vmax=1)
-            axis.set_title(str(row["dataset"]), fontsize=6, color=MUTED, pad=2)
-    counts = table["dataset"].value_counts().sort_index()
-    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    caption = (
-        f"Slices of CT-3M at random, window {options.window_hu[0]:g}/{options.window_hu[1]:g} HU. "
-        f"Of {len(table)} slices: {listed}."
-    )
-    return Figure(path.name, "Curation", "What the ViT learns from", caption)
 
 
 def pretraining_curves(

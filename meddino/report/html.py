@@ -3,7 +3,6 @@
 import base64
 import math
 import platform
-from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ def run(
     *,
     tables: list[Path],
     figures: Path,
+    card: Path,
     scores: Path,
     quarantine: list[Path],
     checkpoints: list[Path],
@@ -34,6 +34,7 @@ def run(
         options: title and notes.
         tables: the tables' CSV files.
         figures: `figures.json`, beside the pictures.
+        card: the data card, `card.json`, beside its own `figures.json`.
         scores: scores of all runs.
         quarantine: reports of curation and of conversion: what was left out, and why.
         checkpoints: `history.jsonl` of the stages, beside their snapshots.
@@ -48,16 +49,17 @@ def run(
     )
     reports = [read_json(path) for path in quarantine]
     chunks = [report for report in reports if "dataset" in report]
+    data = read_json(card)
     scored = pd.read_parquet(scores)
     text = environment.get_template("report.html.j2").render(
         style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
         title=options.title,
         notes=options.notes,
-        headline=_headline(chunks, scored),
+        headline=_headline(data, scored),
         tables=[_table(pd.read_csv(path)) for path in tables],
-        figures=_figures(figures),
+        figures=_figures([card.with_name("figures.json"), figures]),
         structures=_structures(scored),
-        datasets=_datasets(chunks),
+        card=data,
         quarantined=_quarantined(reports),
         remarks=_remarks(chunks),
         snapshots=[entry for path in checkpoints for entry in _snapshots(path)],
@@ -67,25 +69,26 @@ def run(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _headline(chunks: list[Any], scores: pd.DataFrame) -> list[tuple[str, str]]:
+def _headline(card: dict[str, Any], scores: pd.DataFrame) -> list[tuple[str, str]]:
     runs = scores[["benchmark", "method", "fold"]].drop_duplicates()
     return [
-        ("volumes curated", f"{sum(chunk['volumes'] for chunk in chunks):,}"),
-        ("slices", f"{sum(chunk['slices'] for chunk in chunks):,}"),
+        ("volumes curated", f"{sum(entry['volumes'] for entry in card['datasets']):,}"),
+        ("slices", f"{sum(entry['slices'] for entry in card['datasets']):,}"),
         ("models finetuned", str(len(runs))),
         ("cases scored", f"{len(scores.drop_duplicates(['benchmark', 'case'])):,}"),
     ]
 
 
 def _table(rows: pd.DataFrame) -> dict[str, Any]:
-    """One table, by protocol: heads, and lines of (label, cells of ours, paper, difference)."""
+    """One table, by protocol: heads, and lines of label, variant of CT-3M, and cells."""
     protocols = {}
     for protocol, part in rows.groupby("protocol", sort=False):
         columns = part[["metric", "benchmark"]].drop_duplicates().values.tolist()
         lines = []
         for label, method in part.groupby("row", sort=False):
             cells = method.set_index(["metric", "benchmark"])
-            lines.append((label, [_cell(cells.loc[tuple(column)]) for column in columns]))
+            found = [_cell(cells.loc[tuple(column)]) for column in columns]
+            lines.append((label, method["data"].iloc[0], found))
         protocols[protocol] = {"heads": [f"{b} {m}" for m, b in columns], "lines": lines}
     return {"name": rows["table"].iloc[0], "protocols": protocols}
 
@@ -96,12 +99,13 @@ def _cell(row: Any) -> dict[str, Any]:
     return {**known, "cases": int(row["cases"])}
 
 
-def _figures(path: Path) -> dict[str, list[dict[str, str]]]:
+def _figures(paths: list[Path]) -> dict[str, list[dict[str, str]]]:
     """Figures by section, each with its bytes."""
     sections: dict[str, list[dict[str, str]]] = {}
-    for entry in read_json(path):
-        data = base64.b64encode((path.parent / entry["file"]).read_bytes()).decode("ascii")
-        sections.setdefault(entry["section"], []).append({**entry, "data": data})
+    for path in paths:
+        for entry in read_json(path):
+            data = base64.b64encode((path.parent / entry["file"]).read_bytes()).decode("ascii")
+            sections.setdefault(entry["section"], []).append({**entry, "data": data})
     return sections
 
 
@@ -118,16 +122,6 @@ def _structures(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _named(row: Any) -> dict[str, Any]:
     return {str(key): value for key, value in row.items()}
-
-
-def _datasets(chunks: list[Any]) -> list[tuple[str, Counter[str]]]:
-    """Counts of every curated dataset."""
-    found: dict[str, Counter[str]] = {}
-    for chunk in chunks:
-        counts = {k: chunk[k] for k in ("volumes", "slices", "air_slices", "other_modality")}
-        counts["quarantined"] = len(chunk["quarantined"])
-        found.setdefault(chunk["dataset"], Counter()).update(counts)
-    return sorted(found.items())
 
 
 def _quarantined(reports: list[Any]) -> list[dict[str, str]]:

@@ -33,6 +33,9 @@ class TableOptions(Options):
     """What it shows."""
     method_labels: dict[str, str]
     """Names of its methods, as printed."""
+    method_data: dict[str, Literal["paper", "leak-free", "none"]]
+    """Variant of CT-3M that their weights have seen: all of it, as the paper's; without the
+    benchmarks' validation cases and their copies; or none."""
     benchmark_labels: dict[str, str]
     """Names of its benchmarks, as printed."""
     tolerance_mm: float
@@ -53,6 +56,15 @@ class FigureOptions(Options):
     """Cases of a benchmark whose predictions are shown."""
     window_hu: tuple[float, float] = (40.0, 400.0)
     """Centre and width of the grey scale of CT (HU)."""
+
+
+class CardOptions(Options):
+    """What `card` needs of a study."""
+
+    figures: FigureOptions
+    """Look of the figures."""
+    sizes_px: tuple[int, ...]
+    """Sizes of the slices, whose disk use is added up."""
 
 
 class ReportOptions(Options):

@@ -92,6 +92,7 @@ def _lines(options: TableOptions, scores: pd.DataFrame) -> Iterator[dict[str, An
                         "table": options.name,
                         "row": options.method_labels[method],
                         "method": method,
+                        "data": options.method_data[method],
                         "benchmark": benchmark,
                         "metric": metric,
                         "protocol": protocol,
@@ -110,13 +111,23 @@ def _heads(options: TableOptions) -> list[str]:
     return [f"{options.benchmark_labels[c.benchmark]} {c.metric}" for c in _columns(options)]
 
 
+def _heads_left(options: TableOptions) -> list[str]:
+    """Heads of the columns that describe a row; CT-3M's is there where a row has seen it."""
+    return ["Method", "CT-3M"] if set(options.method_data.values()) != {"none"} else ["Method"]
+
+
 def _rows(
     options: TableOptions, shown: pd.DataFrame
-) -> Iterator[tuple[str, tuple[tuple[str, bool], ...]]]:
-    """Label and cells of every row."""
+) -> Iterator[tuple[list[str], tuple[tuple[str, bool], ...]]]:
+    """What describes a row, and its cells, for every row."""
     by_column = [_cells(options, shown, column) for column in _columns(options)]
-    labels = [options.method_labels[method] for method in options.table.rows]
-    return zip(labels, zip(*by_column, strict=True), strict=True)
+    data = {"none": "-"} | {name: name for name in ("paper", "leak-free")}
+    described = [
+        [options.method_labels[method], data[options.method_data[method]]]
+        for method in options.table.rows
+    ]
+    lefts = [texts[: len(_heads_left(options))] for texts in described]
+    return zip(lefts, zip(*by_column, strict=True), strict=True)
 
 
 def _cells(options: TableOptions, shown: pd.DataFrame, column: Column) -> list[tuple[str, bool]]:
@@ -144,18 +155,25 @@ def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
         "area": ("a structure predicted where the reference lacks it counts as 0", "area"),
     }[options.table.protocol]
     nsd = f" NSD by {counted} within {options.tolerance_mm:g} mm."
+    variants = {
+        "paper": " CT-3M paper: pretraining saw all test images, as the authors' did.",
+        "leak-free": " CT-3M leak-free: it saw no validation case and no copy of one.",
+    }
+    seen = "".join(text for name, text in variants.items() if name in options.method_data.values())
     return (
         "This run (the paper, the difference), in %. Mean over cases, then over structures; "
-        f"{absent}.{nsd if 'NSD' in options.table.metrics else ''} Cases: {counts}."
+        f"{absent}.{nsd if 'NSD' in options.table.metrics else ''}{seen}"
+        f" Cases: {counts}."
     )
 
 
 def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:
     heads = [_in_cell(head) for head in _heads(options)]
-    lines = [f"| Method | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    for label, cells in _rows(options, shown):
+    left = _heads_left(options)
+    lines = [f"| {' | '.join([*left, *heads])} |", f"|{'---|' * len(left)}{'---:|' * len(heads)}"]
+    for described, cells in _rows(options, shown):
         texts = [f"**{text}**" if best else text for text, best in cells]
-        lines.append(f"| {_in_cell(label)} | {' | '.join(texts)} |")
+        lines.append(f"| {' | '.join([*map(_in_cell, described), *texts])} |")
     body = "\n".join(lines)
     return f"## {options.table.title}\n\n{body}\n\n{_footnote(options, shown)}\n"
 
@@ -166,19 +184,19 @@ def _in_cell(text: str) -> str:
 
 
 def _latex(options: TableOptions, shown: pd.DataFrame) -> str:
-    heads = [_escape(head) for head in _heads(options)]
+    heads, left = [_escape(head) for head in _heads(options)], _heads_left(options)
     rows = []
-    for label, cells in _rows(options, shown):
+    for described, cells in _rows(options, shown):
         texts = [rf"\textbf{{{_escape(t)}}}" if best else _escape(t) for t, best in cells]
-        rows.append(rf"{' & '.join([_escape(label), *texts])} \\")
+        rows.append(rf"{' & '.join([*map(_escape, described), *texts])} \\")
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_escape(options.table.title)}. {_escape(_footnote(options, shown))}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(heads)}}}",
             r"\toprule",
-            rf"Method & {' & '.join(heads)} \\",
+            rf"{' & '.join([*left, *heads])} \\",
             r"\midrule",
             *rows,
             r"\bottomrule",

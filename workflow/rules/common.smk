@@ -24,9 +24,13 @@ def state(verb, *names, **fixed):
     )
 
 
-def flags(wildcards, input):
+def flags(wildcards, input, without=()):
     """Inputs that differ from job to job, as flags."""
-    return " ".join(f"--{key.replace('_', '-')} {path}" for key, path in input.items())
+    return " ".join(
+        f"--{key.replace('_', '-')} {paths}"
+        for key, paths in input.items()
+        if key not in without
+    )
 
 
 def tables(suffixes=("csv", "md", "tex")):

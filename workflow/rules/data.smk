@@ -57,12 +57,33 @@ rule slices:
         " --output {output.report:q} > {log:q} 2>&1"
 
 
+rule duplicates:
+    input:
+        **STUDY.duplicates_inputs(),
+    output:
+        pairs=f"{RESULTS}/ct3m/duplicates.parquet",
+        overlap=f"{RESULTS}/ct3m/overlap.csv",
+    log:
+        "logs/duplicates.log",
+    benchmark:
+        "logs/duplicates.tsv"
+    resources:
+        mem_mb=32000,
+        runtime=240,
+    params:
+        options=options("duplicates"),
+        revision=revision("duplicates"),
+    shell:
+        "python -m meddino duplicates --options {params.options:q} --reports {input.reports:q}"
+        " --output {output.pairs:q} > {log:q} 2>&1"
+
+
 rule index:
     input:
-        reports=STUDY.chunk_reports(),
-        shards=lambda wildcards: STUDY.shards(wildcards.size),
+        unpack(lambda wildcards: STUDY.index_inputs(wildcards.size, "paper")),
     output:
-        f"{RESULTS}/ct3m/index.{{size}}.parquet",
+        index=f"{RESULTS}/ct3m/index.{{size}}.parquet",
+        card=f"{RESULTS}/ct3m/index.{{size}}.card.json",
     log:
         "logs/index/{size}.log",
     benchmark:
@@ -71,8 +92,51 @@ rule index:
         mem_mb=16000,
         runtime=60,
     params:
-        options=options("index", "size"),
+        options=options("index", "size", variant="paper"),
         revision=revision("index"),
+        files=lambda wildcards, input: flags(wildcards, input, without=["shards"]),
     shell:
-        "python -m meddino index --options {params.options:q} --reports {input.reports:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "python -m meddino index --options {params.options:q} {params.files}"
+        " --output {output.index:q} > {log:q} 2>&1"
+
+
+# The same without what the benchmarks validate on, and without copies of that.
+use rule index as index_leak_free with:
+    input:
+        unpack(lambda wildcards: STUDY.index_inputs(wildcards.size, "leak-free")),
+    output:
+        index=f"{RESULTS}/ct3m/index.leak-free.{{size}}.parquet",
+        card=f"{RESULTS}/ct3m/index.leak-free.{{size}}.card.json",
+    log:
+        "logs/index/leak-free.{size}.log",
+    benchmark:
+        "logs/index/leak-free.{size}.tsv"
+    params:
+        options=options("index", "size", variant="leak-free"),
+        revision=revision("index"),
+        files=lambda wildcards, input: flags(wildcards, input, without=["shards"]),
+
+
+rule card:
+    input:
+        reports=STUDY.chunk_reports(),
+        index=f"{RESULTS}/ct3m/index.{min(STUDY.ct3m.sizes_px)}.parquet",
+        cards=STUDY.index_cards(),
+        duplicates=f"{RESULTS}/ct3m/duplicates.parquet",
+        overlap=f"{RESULTS}/ct3m/overlap.csv",
+    output:
+        card=f"{RESULTS}/ct3m/card/card.json",
+        text=f"{RESULTS}/ct3m/card/card.md",
+        figures=f"{RESULTS}/ct3m/card/figures.json",
+    log:
+        "logs/card.log",
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        options=options("card"),
+        revision=revision("card"),
+        files=flags,
+    shell:
+        "python -m meddino card --options {params.options:q} {params.files}"
+        " --output {output.card:q} > {log:q} 2>&1"

@@ -55,7 +55,6 @@ rule table:
 rule figures:
     input:
         scores=f"{RESULTS}/scores.parquet",
-        index=f"{RESULTS}/ct3m/index.{STUDY.ct3m.sizes_px[0]}.parquet",
         pretraining=[
             f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
         ],
@@ -80,15 +79,15 @@ rule figures:
         revision=revision("figures"),
     shell:
         "python -m meddino figures --options {params.options:q} --scores {input.scores:q}"
-        " --index {input.index:q} --pretraining {input.pretraining:q} --finetuning {input.finetuning:q}"
-        " --predictions {input.predictions:q} --datasets {input.datasets:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --pretraining {input.pretraining:q} --finetuning {input.finetuning:q} --predictions {input.predictions:q}"
+        " --datasets {input.datasets:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
         tables=tables(["csv"]),
         figures=f"{RESULTS}/figures/figures.json",
+        card=f"{RESULTS}/ct3m/card/card.json",
         scores=f"{RESULTS}/scores.parquet",
         quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
         checkpoints=[
@@ -103,5 +102,5 @@ rule report:
         revision=revision("report"),
     shell:
         "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
-        " --figures {input.figures:q} --scores {input.scores:q} --quarantine {input.quarantine:q}"
-        " --checkpoints {input.checkpoints:q} --output {output:q} > {log:q} 2>&1"
+        " --figures {input.figures:q} --card {input.card:q} --scores {input.scores:q}"
+        " --quarantine {input.quarantine:q} --checkpoints {input.checkpoints:q} --output {output:q} > {log:q} 2>&1"
