@@ -39,10 +39,9 @@ def load(path: Path) -> Raw:
         BadVolume: it is damaged, is no 3-D volume, or its header gives no valid voxel size.
     """
     try:
-        image, stored = _open(_unpacked(path))
-        scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
-        # float32 holds all whole numbers of CT, and takes half the memory of nibabel's float64.
-        array = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
+        content = _unpacked(path)
+        image, stored = _open(content)
+        array = _voxels(image, content)
     except _UNREADABLE as error:
         raise BadVolume(
             f"cannot be read as NIfTI, it is truncated or damaged or no image at all"
@@ -78,6 +77,21 @@ def _open(content: bytes) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
         # Before nibabel asks for as much memory as a broken header claims.
         raise EOFError(f"{needed} bytes of voxels expected, {len(content)} bytes found")
     return image, stored
+
+
+def _voxels(image: nib.Nifti1Image, content: bytes) -> npt.NDArray[Any]:
+    """The scaled values: where nothing scales them a view of the file's bytes, not a copy."""
+    proxy = image.dataobj
+    array: npt.NDArray[Any] = np.ndarray(
+        proxy.shape, proxy.dtype, content, offset=proxy.offset, order="F"
+    )
+    if proxy.slope == 1 and proxy.inter == 0:
+        return array
+    # float32 holds all whole numbers of CT, and takes half the memory of nibabel's float64.
+    scaled = array.astype(np.float32, order="K")
+    scaled *= np.float32(proxy.slope)
+    scaled += np.float32(proxy.inter)
+    return scaled
 
 
 def _check_sizes(sizes: npt.NDArray[np.float64]) -> None:

@@ -11,25 +11,24 @@ from meddino.ct3m.shards import FREQUENCIES
 
 SHRUNK_PX = 32
 """Side that a slice is shrunk to first, whatever its matrix and spacing."""
-HU_RANGE = (-1000.0, 1000.0)
+HU_RANGE = (-1000, 1000)
 """Beyond, copies differ: by padding, and by how metal is cut off."""
 
 
-def fingerprint(acquired: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     """The lowest frequencies of a slice, blind to mirroring.
 
     Mirroring an axis changes the sign of that axis' odd cosines and of nothing else. So the
     absolute value is kept of all coefficients with an odd frequency, and the others as they are.
 
     Args:
-        acquired: (y, x) in HU, of any matrix: the whole field of view counts.
+        image: (y, x) in HU, of any matrix: the whole field of view counts.
 
     Returns:
         int16 (FREQUENCIES**2,), amplitudes in HU, row by row of (y, x) frequencies.
     """
-    height, width = acquired.shape
-    clipped = np.clip(acquired.astype(np.float64), *HU_RANGE)
-    by_rows = _shrink(height) @ clipped
+    height, width = image.shape
+    by_rows = _shrink(height) @ np.clip(image, *HU_RANGE).astype(np.float32)
     shrunk = (_shrink(width) @ np.ascontiguousarray(by_rows.T)).T
     # Not a matrix product: the order of BLAS' sums depends on the number of threads.
     found = np.einsum("ui,ij,vj->uv", _cosines(), shrunk, _cosines())
@@ -54,7 +53,7 @@ def lowest(count: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=64)
 def _shrink(length: int) -> Any:
-    return linear(length, SHRUNK_PX)
+    return linear(length, SHRUNK_PX).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -34,14 +34,26 @@ class Resizer:
         )
         return cls(rows, columns)
 
-    def __call__(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Resize one slice: float32 (height, width) to float32 (size, size).
+    def __call__(self, image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Resize one slice: any number type (height, width) to float32 (size, size).
 
         Sums run in a fixed order whatever the number of threads, unlike in BLAS: equal slices
         become equal bytes.
         """
-        by_rows = np.ascontiguousarray((self.rows @ image).T)
-        return np.ascontiguousarray((self.columns @ by_rows).T)
+        by_rows = (self.rows @ _padded(image))[:, : image.shape[1]]
+        by_both = (self.columns @ _padded(by_rows.T))[:, : len(by_rows)]
+        return np.ascontiguousarray(by_both.T)
+
+
+PAD = 16
+"""Columns beside an image. Without them rows often lie a power of two apart, which share few lines
+of the cache: transposing then takes five times as long."""
+
+
+def _padded(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    padded = np.zeros((image.shape[0], image.shape[1] + PAD), np.float32)
+    padded[:, : image.shape[1]] = image
+    return padded
 
 
 @lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ METADATA = pa.schema(
         pa.field("hu_mean", pa.float32(), nullable=False),
         pa.field("hu_std", pa.float32(), nullable=False),
         pa.field("body_fraction", pa.float32(), nullable=False),
-        # Of the slice as acquired, in canonical orientation: equal for copies in other datasets.
+        # Of its pixels in the smallest size: equal for copies in other datasets.
         pa.field("sha", pa.string(), nullable=False),
     ]
 )

@@ -15,7 +15,6 @@ from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
 from meddino.ct3m import volumes
 from meddino.ct3m.badvolume import BadVolume
-from meddino.ct3m.hounsfield import to_int16
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
 from meddino.ct3m.resample import Resizer
@@ -34,6 +33,7 @@ HU_BIN, HU_LOWEST, HU_BINS = 32, -1024, 128
 lies beyond falls into the outermost."""
 
 Writers = dict[int, ShardWriter]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -161,15 +161,17 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
             "rows": height,
             "columns": width,
             "body_fraction": body,
-            "sha": _sha(acquired),
-            "fingerprint": fingerprint(acquired).astype(FINGERPRINT_TYPE).tobytes(),
         }
-        image = acquired.astype(np.float32)
-        for size, writer in writers.items():
-            pixels = _stored(resizers[size](image), curation)
-            writer.add(pixels, {**row, **_statistics(pixels)})
-            if size == min(writers):
-                counts += _histogram(pixels)
+        stored = {size: _stored(resizer(acquired), curation) for size, resizer in resizers.items()}
+        # What tells copies is taken of the smallest: by then their matrices hardly matter.
+        smallest = stored[min(stored)]
+        row["sha"] = hashlib.sha256(smallest.astype("<i2", copy=False).data).hexdigest()
+        row["fingerprint"] = fingerprint(smallest).astype(FINGERPRINT_TYPE).tobytes()
+        for size, pixels in stored.items():
+            seen = _histogram(pixels)
+            writers[size].add(pixels, {**row, **_statistics(*seen)})
+            if pixels is smallest:
+                counts += _binned(*seen)
         report.slices += 1
     report.hu_histogram = (np.array(report.hu_histogram) + counts).tolist()
     report.volumes += 1
@@ -188,31 +190,31 @@ def _heights(volume: Volume) -> npt.NDArray[np.float64]:
 
 def _stored(image: npt.NDArray[np.float32], curation: Curation) -> npt.NDArray[np.int16]:
     """Round to whole HU within the range that is kept."""
-    return np.clip(np.rint(image), *curation.hu_range).astype(np.int16)
+    np.rint(image, out=image)
+    return np.clip(image, *curation.hu_range, out=image).astype(np.int16)
 
 
-def _histogram(pixels: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-    """Pixels by HU: int64 (HU_BINS,)."""
-    bins = np.clip((pixels.astype(np.int32) - HU_LOWEST) // HU_BIN, 0, HU_BINS - 1)
-    return np.bincount(bins.ravel(), minlength=HU_BINS)
+def _histogram(pixels: npt.NDArray[np.int16]) -> tuple[Counts, Counts]:
+    """The values from the lowest to the highest in HU, and how many pixels have each."""
+    low = int(pixels.min())
+    counts = np.bincount(pixels.ravel().astype(np.intp) - low)
+    return np.arange(low, low + len(counts)), counts
 
 
-def _statistics(pixels: npt.NDArray[np.int16]) -> dict[str, Any]:
-    # Sums of whole numbers are exact in float64: the same on every machine.
-    values = pixels.astype(np.float64)
-    mean = float(values.mean())
-    variance = float(np.square(values).mean()) - mean * mean
+def _binned(values: Counts, counts: Counts) -> Counts:
+    """A histogram in the bins of the report: int64 (HU_BINS,)."""
+    bins = np.clip((values - HU_LOWEST) // HU_BIN, 0, HU_BINS - 1)
+    return np.bincount(bins, weights=counts, minlength=HU_BINS).astype(np.int64)
+
+
+def _statistics(values: Counts, counts: Counts) -> dict[str, Any]:
+    # Sums of whole numbers: the same on every machine.
+    total = int(counts.sum())
+    mean = int(counts @ values) / total
+    variance = int(counts @ values**2) / total - mean * mean
     return {
-        "hu_min": int(pixels.min()),
-        "hu_max": int(pixels.max()),
+        "hu_min": int(values[0]),
+        "hu_max": int(values[-1]),
         "hu_mean": mean,
         "hu_std": max(0.0, variance) ** 0.5,
     }
-
-
-def _sha(acquired: npt.NDArray[Any]) -> str:
-    """Digest of a slice as acquired, in canonical orientation, whatever its file's number type."""
-    digest = hashlib.sha256(repr(acquired.shape).encode())
-    whole = acquired if acquired.dtype == np.int16 else to_int16(acquired)
-    digest.update(np.ascontiguousarray(whole, dtype="<i2").data)
-    return digest.hexdigest()
