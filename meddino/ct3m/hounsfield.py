@@ -62,10 +62,12 @@ def check_hu(array: npt.NDArray[Any]) -> None:
 
 
 def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Round to whole HU; padding below -1024 becomes -1024.
+    """Round to whole HU; padding below -1024 becomes -1024. Where nothing is to do, nothing is done.
 
     Slice by slice, as are the counts above: a volume of 1,500 slices would not fit in memory often.
     """
+    if array.dtype == np.int16 and array.min() >= LOWEST:
+        return array
     result = np.empty(array.shape, np.int16)
     for whole, values in zip(result, array, strict=True):
         rounded = np.rint(values) if values.dtype.kind == "f" else values

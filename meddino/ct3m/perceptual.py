@@ -30,8 +30,8 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     height, width = image.shape
     by_rows = _shrink(height) @ np.clip(image, *HU_RANGE).astype(np.float32)
     shrunk = (_shrink(width) @ np.ascontiguousarray(by_rows.T)).T
-    # Not a matrix product: the order of BLAS' sums depends on the number of threads.
-    found = np.einsum("ui,ij,vj->uv", _cosines(), shrunk, _cosines())
+    # No matrix products: the order of BLAS' sums depends on the number of threads.
+    found = np.einsum("uj,vj->uv", np.einsum("ui,ij->uj", _cosines(), shrunk), _cosines())
     even = np.arange(FREQUENCIES) % 2 == 0
     blind = np.where(even[:, None] & even, found, np.abs(found))
     return np.rint(blind).astype(np.int16).ravel()
