@@ -62,7 +62,7 @@ def check_hu(array: npt.NDArray[Any]) -> None:
 
 
 def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Round to whole HU; padding below -1024 becomes -1024. Where nothing is to do, nothing is done.
+    """Round to whole HU; padding below -1024 becomes -1024. What is so already stays as it is.
 
     Slice by slice, as are the counts above: a volume of 1,500 slices would not fit in memory often.
     """
