@@ -171,10 +171,8 @@ def _hugging_face(folder: Path) -> Batches:
         "parquet", data_files=files, split="train", streaming=True, columns=["pixels"]
     )
     for batch in data.shuffle(seed=0, buffer_size=1024).batch(BATCH):
-        cells = [
-            np.frombuffer(cell, np.uint8).reshape(2, SIZE_PX, SIZE_PX) for cell in batch["pixels"]
-        ]
-        yield torch.from_numpy(np.stack([pixels.decode(cell) for cell in cells]))
+        planes = np.frombuffer(b"".join(batch["pixels"]), np.uint8)
+        yield torch.from_numpy(pixels.decode(planes.reshape(-1, 2, SIZE_PX, SIZE_PX)))
 
 
 if __name__ == "__main__":

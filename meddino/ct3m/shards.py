@@ -137,10 +137,8 @@ def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     """Pixels of one row group: int16 (rows, size, size) in HU."""
     side = size_px(shard)
     column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
-    cells = [
-        _bytes(chunk).reshape(-1, codec.BYTES_PER_PIXEL, side, side) for chunk in column.chunks
-    ]
-    return np.stack([codec.decode(cell) for chunk in cells for cell in chunk])
+    planes = _bytes(column.combine_chunks())
+    return codec.decode(planes.reshape(-1, codec.BYTES_PER_PIXEL, side, side))
 
 
 def _bytes(chunk: pa.BinaryArray) -> npt.NDArray[np.uint8]:
