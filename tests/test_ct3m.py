@@ -1,6 +1,7 @@
 """Curation: what volumes become, slice by slice."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -253,6 +254,16 @@ def test_pixels_survive_their_filter(shape, seed, bits):
     cells = np.frombuffer(pixels.encode(image) + pixels.encode(-image), np.uint8)
     decoded = pixels.decode(cells.reshape(2, 2, *shape))
     np.testing.assert_array_equal(decoded, [image, -image])
+
+
+def test_the_docs_tell_how_to_read_a_shard(tmp_path, root):
+    data.save(tmp_path / "raw/a.nii.gz", data.body())
+    data.run(tmp_path / "raw", tmp_path / "out")
+    shard = tmp_path / "out/0.64.parquet"
+    code = re.search(r"```python\n(.*?)```", (root / "docs/curation.md").read_text(), re.DOTALL)
+    found = {"shard": shard}
+    exec(code[1], found)
+    np.testing.assert_array_equal(found["image"], next(shards.read_slices(shard)))
 
 
 def test_values_are_kept_within_hu_range(tmp_path):
