@@ -226,7 +226,7 @@ def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
         assert ("3,868,833" in shown and "cannot be read" in shown) or shown is text
         assert "every copy of them" in shown
     assert "copy of toy/a" in text
-    assert '<td>meddinov3</td><td class="text">paper</td>' in text
+    assert '<td>meddinov3</td><td class="text word">paper</td>' in text
     assert '<td>nnunet</td><td class="text">-</td>' in text
 
 
