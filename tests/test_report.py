@@ -227,7 +227,7 @@ def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
         assert "every copy of them" in shown
     assert "copy of toy/a" in text
     assert '<td>meddinov3</td><td class="text word">paper</td>' in text
-    assert '<td>nnunet</td><td class="text">-</td>' in text
+    assert '<td>nnunet</td><td class="text word">-</td>' in text
 
 
 def test_names_from_files_are_escaped(study: dict[str, Any], drawn: Path) -> None:
