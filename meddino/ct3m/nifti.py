@@ -72,10 +72,13 @@ def _open(content: bytes) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
     with warnings.catch_warnings(action="ignore"):  # of extensions, which are not used
         stored = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
         image = kind.from_bytes(content)
-    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
+    start = image.dataobj.offset
+    if start < 0:
+        raise ValueError(f"voxels begin {-start} bytes before the file")
+    needed = start + math.prod(image.shape) * image.get_data_dtype().itemsize
     if needed > len(content):
         # Before nibabel asks for as much memory as a broken header claims.
-        raise EOFError(f"{needed} bytes of voxels expected, {len(content)} bytes found")
+        raise EOFError(f"{needed} bytes expected, {len(content)} bytes found")
     return image, stored
 
 
