@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
+from phantoms import scanned
 from PIL import Image
 
 from meddino.core.files import write_json
 from meddino.ct3m import shards, slices
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.datasets.options import Layout
-from meddino.datasets.phantom.scanner import Protocol, scan
 
 SPACING_MM, SIZE_PX = 0.45, 256
 LOWEST_HU = -1024
@@ -155,16 +155,7 @@ def _png_bytes(pixels: np.ndarray) -> int:
 
 def _phantom(scratch: Path) -> Path:
     """A phantom CT of a common size."""
-    protocol = Protocol(
-        size_px=512,
-        slices=120,
-        noise_hu=12.0,
-        bottom_mm=(-150.0, -140.0),
-        padding=-1024,
-        mr=False,
-        lesions=True,
-    )
-    made = scan(protocol, np.random.default_rng(0))
+    made = scanned(512, 120, np.random.default_rng(0))
     image = sitk.GetImageFromArray(made.image)
     image.SetSpacing(made.spacing[::-1])
     path = scratch / "phantom" / "ct.nii.gz"

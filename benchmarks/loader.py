@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from phantoms import scanned
 
 from meddino.core.files import write_json
 from meddino.ct3m import index, pixels, shards
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import IndexOptions
-from meddino.datasets.phantom.scanner import Protocol, scan
 
 SIZE_PX, BATCH, PER_SHARD = 256, 64, 1024
 Batches = Iterator[torch.Tensor]
@@ -84,17 +84,8 @@ def _drop(files: list[Path]) -> None:
 
 def _images(count: int) -> np.ndarray:
     """Slices of a phantom, each with noise of its own: int16 (count, size, size)."""
-    protocol = Protocol(
-        size_px=SIZE_PX,
-        slices=64,
-        noise_hu=12.0,
-        bottom_mm=(-150.0, -140.0),
-        padding=-1024,
-        mr=False,
-        lesions=True,
-    )
     rng = np.random.default_rng(0)
-    patients = [scan(protocol, rng).image for _ in range(-(-min(count, 512) // 64))]
+    patients = [scanned(SIZE_PX, 64, rng).image for _ in range(-(-min(count, 512) // 64))]
     some = np.concatenate(patients)
     repeats = -(-count // len(some))
     shifted = [np.roll(some, 3 * number, axis=2) for number in range(repeats)]

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from scipy.spatial.distance import cdist
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json
+from meddino.core.files import atomic
 from meddino.core.progress import track
 from meddino.ct3m import perceptual, shards
+from meddino.ct3m.hounsfield import BODY_HU
 from meddino.ct3m.options import Duplicates, DuplicatesOptions
 
 BANDS, VALUES, STEP_HU = 4, 32, 24
@@ -35,7 +36,6 @@ MIN_KEYS = 2
 """Keys that two volumes must share to be compared."""
 COMPARED = 5
 """Slices of two volumes that are compared pixel by pixel."""
-BODY_HU = -500
 FLIPS = {"": (1, 1), "x": (1, -1), "y": (-1, 1), "xy": (-1, -1)}
 """Steps through rows and columns: x is mirrored from left to right, y from front to back."""
 
@@ -150,11 +150,7 @@ def overlap(volumes: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read(reports: list[Path], size_px: int) -> Slices:
     """Read what the search needs of all shards of one size, ordered by dataset and chunk."""
-    chunks = sorted(
-        ((read_json(path), path) for path in reports),
-        key=lambda chunk: (chunk[0]["dataset"], chunk[0]["chunk"]),
-    )
-    paths = [path.with_name(f"{path.stem}.{size_px}.parquet") for _, path in chunks]
+    paths = [shards.beside(path, size_px) for _, path in shards.read_reports(reports)]
     parts = [_read_shard(path, number) for number, path in enumerate(paths)]
     frame = pd.concat([part[0] for part in parts], ignore_index=True)
     new = (frame[["dataset", "case"]] != frame[["dataset", "case"]].shift()).any(axis=1).to_numpy()
@@ -177,11 +173,9 @@ def _read_shard(path: Path, number: int) -> tuple[pd.DataFrame, npt.NDArray[np.i
         raise MeddinoError(f"{path} has no fingerprints; run the stage `slices` again")
     columns = ["dataset", "case", "slice", "sha"]
     frame = shard.read(columns=columns, use_threads=False).to_pandas()
-    sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
     frame["sha"] = np.array([int(sha[:16], 16) for sha in frame["sha"]], dtype=np.uint64)
     frame["shard"] = number
-    frame["group"] = np.repeat(np.arange(len(sizes)), sizes)
-    frame["row"] = np.concatenate([np.arange(0), *map(np.arange, sizes)])
+    frame["group"], frame["row"] = shards.places(shard)
     return frame, shards.read_fingerprints(shard)
 
 
@@ -320,7 +314,7 @@ def _pixels(
 
 def _read_pixels(slices: Slices, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
     for shard, group, row in slices.place[rows]:
-        pixels = shards.read_group(shards.open_shard(slices.shards[shard]), int(group))[row]
+        pixels = shards.read_slice(slices.shards[shard], int(group), int(row))
         yield np.clip(pixels, *perceptual.HU_RANGE).astype(np.float32)
 
 

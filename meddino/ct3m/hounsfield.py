@@ -9,6 +9,8 @@ from meddino.ct3m.badvolume import BadVolume
 
 LOWEST, HIGHEST = -1024, 32767
 """Range of values kept, in HU: below is padding, above is more than int16 holds."""
+BODY_HU = -500
+"""Halfway between air and water: above is patient, or table."""
 FAT_HU = -200
 """Every part of the body has fat, which with noise reaches below this; most scans show air."""
 SOFT_TISSUE_HU = (-200, 300)
@@ -64,7 +66,7 @@ def check_hu(array: npt.NDArray[Any]) -> None:
 def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     """Round to whole HU; padding below -1024 becomes -1024. What is so already stays as it is.
 
-    Slice by slice, as are the counts above: a volume of 1,500 slices would not fit in memory often.
+    Slice by slice, so that no copy of the whole volume in another number type is made.
     """
     if array.dtype == np.int16 and array.min() >= LOWEST:
         return array

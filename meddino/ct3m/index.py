@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import atomic, write_json
 from meddino.ct3m import copies, shards
 from meddino.ct3m.options import IndexOptions
 
@@ -49,10 +49,7 @@ def run(
         MeddinoError: a report or shard is missing or damaged, there is no slice at all, or
             `duplicates` is needed and not given.
     """
-    chunks = sorted(
-        ((read_json(path), path) for path in reports),
-        key=lambda chunk: (chunk[0]["dataset"], chunk[0]["chunk"]),
-    )
+    chunks = shards.read_reports(reports)
     tables = [_rows(report, path, options.size_px, output.parent) for report, path in chunks]
     table = pa.concat_tables(tables).unify_dictionaries()
     if len(table) == 0:
@@ -92,20 +89,16 @@ def _pairs(
 
 def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
     """Rows of one shard: metadata, and where each slice is."""
-    name = f"{path.name.removesuffix('.json')}.{size_px}.parquet"
-    shard = shards.open_shard(path.with_name(name))
+    place = shards.beside(path, size_px)
+    shard = shards.open_shard(place)
     table = shards.read_metadata(shard)
-    sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
     if len(table) != report["slices"]:
         raise MeddinoError(
-            f"{path.with_name(name)} holds {len(table)} slices, its report says"
+            f"{place} holds {len(table)} slices, its report says"
             f" {report['slices']}; delete both and rerun"
         )
-    where = Path(os.path.relpath(path.with_name(name), folder)).as_posix()
-    groups = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    rows = np.concatenate(
-        [np.arange(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)]
-    )
+    where = Path(os.path.relpath(place, folder)).as_posix()
+    groups, rows = shards.places(shard)
     column = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype=np.int32), [where])
     return (
         table.append_column("shard", column)
@@ -134,9 +127,14 @@ def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:
         "indexed_slices": len(table),
         "repeated_slices": len(table) - len(table["sha"].unique()),
         "datasets": {name: dict(counts) for name, counts in by_dataset.items()},
-        "quarantined": [
-            {"dataset": report["dataset"], **entry}
-            for report in reports
-            for entry in report["quarantined"]
-        ],
+        "quarantined": quarantined(reports),
     }
+
+
+def quarantined(reports: list[Any]) -> list[dict[str, Any]]:
+    """What chunks left out, each with its dataset, case, path and reason."""
+    return [
+        {"dataset": report["dataset"], **entry}
+        for report in reports
+        for entry in report["quarantined"]
+    ]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic
+from meddino.core.files import atomic, read_json
 from meddino.ct3m import pixels as codec
 
 PIXELS = "pixels"
@@ -114,6 +114,19 @@ def write(
         writer.close()
 
 
+def beside(report: Path, size_px: int) -> Path:
+    """The shard of one size that a report of the stage `slices` vouches for."""
+    return report.with_name(f"{report.stem}.{size_px}.parquet")
+
+
+def read_reports(paths: Iterable[Path]) -> list[tuple[Any, Path]]:
+    """Reports of the stage `slices` and where they are, ordered by dataset and chunk."""
+    return sorted(
+        ((read_json(path), path) for path in paths),
+        key=lambda chunk: (chunk[0]["dataset"], chunk[0]["chunk"]),
+    )
+
+
 def open_shard(path: Path) -> pq.ParquetFile:
     """Open a shard.
 
@@ -139,6 +152,21 @@ def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
     planes = _bytes(column.combine_chunks())
     return codec.decode(planes.reshape(-1, codec.BYTES_PER_PIXEL, side, side))
+
+
+def read_slice(path: Path, group: int, row: int) -> npt.NDArray[np.int16]:
+    """Pixels of one slice: int16 (size, size) in HU. Its whole row group is decoded for it."""
+    image: npt.NDArray[np.int16] = read_group(open_shard(path), group)[row]
+    return image
+
+
+def places(shard: pq.ParquetFile) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Row group of each row, and its place in that group: int32 (rows,) both."""
+    sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
+    groups = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    nothing = np.arange(0, dtype=np.int32)  # of an empty shard there is nothing else to join
+    rows = np.concatenate([nothing, *(np.arange(size, dtype=np.int32) for size in sizes)])
+    return groups, rows
 
 
 def _bytes(chunk: pa.BinaryArray) -> npt.NDArray[np.uint8]:

@@ -15,16 +15,15 @@ from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
 from meddino.ct3m import volumes
 from meddino.ct3m.badvolume import BadVolume
+from meddino.ct3m.hounsfield import BODY_HU
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
 from meddino.ct3m.resample import Resizer
-from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter
+from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside
 from meddino.ct3m.volumes import Volume
 from meddino.datasets.cases import Case
 from meddino.datasets.fetch import raw_root
 
-BODY_HU = -500
-"""Halfway between air and water: above is patient, or table."""
 MR_MIN_RANGE = 32
 """MR is stored in whole numbers; fewer steps than this would lose the image."""
 
@@ -94,7 +93,7 @@ def _shards(curation: Curation, output: Path) -> Iterator[Writers]:
     with ExitStack() as stack:
         writers = {}
         for size in curation.sizes_px:
-            path = stack.enter_context(atomic(output.with_name(f"{output.stem}.{size}.parquet")))
+            path = stack.enter_context(atomic(beside(output, size)))
             level, rows = curation.compression_level, curation.row_group_rows
             writers[size] = ShardWriter(path, size, level=level, group_rows=rows)
         yield writers

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from meddino.core.files import atomic, read_json, write_json
 from meddino.ct3m import shards
+from meddino.ct3m.index import COUNTED, quarantined
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
 from meddino.report.options import CardOptions, FigureOptions
 from meddino.report.style import MUTED, Figure, bare, figure, grey
@@ -18,7 +19,6 @@ PAPER_SLICES = 3_868_833
 """Slices of CT-3M (3.2)."""
 COLUMNS = 8
 """Slices of each dataset that are shown."""
-COUNTED = ("volumes", "slices", "air_slices", "other_modality")
 VARIANTS = {
     "paper": "the paper's setting: nothing is removed for a benchmark's sake",
     "leak-free": "without the benchmarks' validation cases and every copy of them",
@@ -56,11 +56,7 @@ def run(
         "variants": [_variant(read_json(path)) for path in cards],
         "pairs": Counter(pd.read_parquet(duplicates, columns=["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
-        "quarantined": [
-            {"dataset": report["dataset"], **entry}
-            for report, _ in chunks
-            for entry in report["quarantined"]
-        ],
+        "quarantined": quarantined([report for report, _ in chunks]),
     }
     look = options.figures
     made = [
@@ -80,7 +76,7 @@ def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list
     for report, path in chunks:
         counts = {key: report[key] for key in COUNTED}
         counts["quarantined"] = len(report["quarantined"])
-        files = [path.with_name(f"{path.stem}.{size}.parquet") for size in sizes_px]
+        files = [shards.beside(path, size) for size in sizes_px]
         counts["bytes"] = sum(file.stat().st_size for file in files)
         found.setdefault(report["dataset"], Counter()).update(counts)
     return [{"dataset": name, **counts} for name, counts in sorted(found.items())]
@@ -117,8 +113,8 @@ def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
             picked = shuffled[shuffled["dataset"] == name].sort_values(["slice", "case"])
             line[0].set_title(name, fontsize=7, color=MUTED, pad=2, loc="left")
             for axis, (_, row) in zip(line, picked.iterrows(), strict=False):
-                shard = shards.open_shard(index.parent / str(row["shard"]))
-                pixels = shards.read_group(shard, int(row["group"]))[int(row["row"])]
+                shard = index.parent / str(row["shard"])
+                pixels = shards.read_slice(shard, int(row["group"]), int(row["row"]))
                 axis.imshow(grey(pixels, look.window_hu), cmap="gray", vmin=0, vmax=1)
     caption = (
         f"Slices of each data set at random, window {look.window_hu[0]:g}/{look.window_hu[1]:g} HU."
