@@ -162,8 +162,7 @@ def _hugging_face(folder: Path) -> Batches:
         "parquet", data_files=files, split="train", streaming=True, columns=["pixels"]
     )
     for batch in data.shuffle(seed=0, buffer_size=1024).batch(BATCH):
-        planes = np.frombuffer(b"".join(batch["pixels"]), np.uint8)
-        yield torch.from_numpy(pixels.decode(planes.reshape(-1, 2, SIZE_PX, SIZE_PX)))
+        yield torch.from_numpy(pixels.decode(batch["pixels"], (SIZE_PX, SIZE_PX)))
 
 
 if __name__ == "__main__":

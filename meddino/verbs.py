@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
-        revision=2,
+        revision=3,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=Study.slice_options,
     ),
@@ -58,13 +58,13 @@ VERBS: dict[str, Verb] = {
     ),
     "index": Verb(
         module="meddino.ct3m.index",
-        revision=2,
+        revision=3,
         summary="index the slices of all datasets at one size",
         options=Study.index_options,
     ),
     "leaves": Verb(
         module="meddino.pretrain.leaves",
-        revision=2,
+        revision=3,
         summary="make dead-leaves pictures, the demo's stand-in for natural images",
         options=Study.leaves_options,
     ),

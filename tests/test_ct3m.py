@@ -27,6 +27,8 @@ from meddino.ct3m import index, pixels, shards, slices, volumes
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import IndexOptions
 from meddino.ct3m.resample import Resizer, linear, through
+from meddino.pretrain import leaves
+from meddino.pretrain.options import LeavesOptions
 
 SIDES = st.integers(16, 96)
 SPACINGS = st.floats(0.2, 3.0)
@@ -247,6 +249,21 @@ def test_slices_index_and_loader_agree(tmp_path):
             assert row["body_fraction"] == pytest.approx((source > -500).mean(), abs=1e-6)
 
 
+def test_the_loader_names_a_damaged_shard(tmp_path):
+    table = tmp_path / "index.32.parquet"
+    leaves.run(LeavesOptions(count=8, size_px=32), output=table)
+    shard = tmp_path / "leaves.32.parquet"
+    whole, rows = shard.read_bytes(), pq.read_table(table).to_pylist()
+    cells = [whole[row["offset"] :][: row["packed_bytes"]] for row in rows]
+    assert cells == pq.read_table(shard)["pixels"].to_pylist()
+    loaders = [SliceLoader(table, batch_size=8, seed=0) for _ in range(3)]
+    broken = [whole.replace(cells[5], bytes(len(cells[5]))), whole[: rows[6]["offset"]], None]
+    for loader, content in zip(loaders, broken, strict=True):
+        shard.unlink() if content is None else shard.write_bytes(content)
+        with pytest.raises(MeddinoError, match=r"leaves\.32\.parquet is absent or damaged.*delete"):
+            loader.batch(0)
+
+
 def test_copies_have_equal_digests_and_others_do_not(tmp_path):
     data.save(tmp_path / "raw/a.nii.gz", data.body(1))
     flip = nib.Nifti1Image(data.body(1).astype(np.float64), data.affine())
@@ -298,15 +315,18 @@ def test_modalities_are_kept_apart(tmp_path):
 def test_pixels_survive_their_filter(shape, seed, bits):
     values = np.random.default_rng(seed).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape)
     image = values.astype(np.int16)
-    cells = np.frombuffer(pixels.encode(image) + pixels.encode(-image), np.uint8)
-    decoded = pixels.decode(cells.reshape(2, 2, *shape))
+    decoded = pixels.decode([pixels.encode(image), pixels.encode(-image, level=3)], shape)
     np.testing.assert_array_equal(decoded, [image, -image])
+    with pytest.raises(OSError):
+        pixels.decode([pixels.encode(image)[:-1]], shape)
+    with pytest.raises(OSError):
+        pixels.decode([pixels.encode(image)], (shape[0] + 1, shape[1]))
 
 
 def test_the_docs_tell_how_to_read_a_shard(tmp_path, root):
     data.save(tmp_path / "raw/a.nii.gz", data.body())
-    data.run(tmp_path / "raw", tmp_path / "out")
-    shard = tmp_path / "out/0.64.parquet"
+    data.run(tmp_path / "raw", tmp_path / "out", sizes_px=(256,))
+    shard = tmp_path / "out/0.256.parquet"
     code = re.search(r"```python\n(.*?)```", (root / "docs/curation.md").read_text(), re.DOTALL)
     found = {"shard": shard}
     exec(code[1], found)

@@ -1,13 +1,11 @@
 """The `index` verb: one table of all slices of one size, and a summary of the data."""
 
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,9 +29,9 @@ def run(
 ) -> None:
     """Join the metadata of all shards of one size.
 
-    A row of the index has a slice's metadata, the `shard` that holds it (path relative to the
-    index), and its place there: row `group` and `row` in that group. Rows are ordered by dataset,
-    chunk and place. Beside the index, `<index>.card.json` sums up what went in and what did not.
+    A row of the index has a slice's metadata and its place (`shards.read_index`). Rows are ordered
+    by dataset, chunk and place. Beside the index, `<index>.card.json` sums up what went in and what
+    did not.
 
     With `splits`, the validation cases of benchmarks stay out, and so does every volume that
     shows the same as one of them, wherever it lies and whatever its name.
@@ -90,21 +88,13 @@ def _pairs(
 def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
     """Rows of one shard: metadata, and where each slice is."""
     place = shards.beside(path, size_px)
-    shard = shards.open_shard(place)
-    table = shards.read_metadata(shard)
+    table = shards.read_index(place, folder)
     if len(table) != report["slices"]:
         raise MeddinoError(
             f"{place} holds {len(table)} slices, its report says"
             f" {report['slices']}; delete both and rerun"
         )
-    where = Path(os.path.relpath(place, folder)).as_posix()
-    groups, rows = shards.places(shard)
-    column = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype=np.int32), [where])
-    return (
-        table.append_column("shard", column)
-        .append_column("group", pa.array(groups))
-        .append_column("row", pa.array(rows))
-    )
+    return table
 
 
 def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:

@@ -4,29 +4,32 @@ A training run that resumes at step n asks for batch n and gets it: there is no 
 order does not depend on how many processes share it.
 """
 
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from meddino.core.errors import MeddinoError
-from meddino.ct3m import shards
+from meddino.ct3m import pixels, shards
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 WINDOW_SLICES = 8192
 """Slices that are shuffled among each other. Row groups are drawn at random over the whole set, so
-that a window's slices come from everywhere, and each row group is decoded once per epoch, not once
-per slice."""
-OPEN_SHARDS = 64
-"""Shards whose footers are kept: opening one costs as much as decoding a few slices."""
+that a window's slices come from everywhere, and each row group is read once per epoch, not once per
+slice. The window and the next one are held in memory, packed: about 1 GB of slices of 256 px."""
+READERS = 4
+"""Threads that read ahead: one request at a time would leave a disk or a network idle."""
 
 
 class _Lru(Generic[Key, Value]):
@@ -47,6 +50,36 @@ class _Lru(Generic[Key, Value]):
             self._items[key] = value
             if len(self._items) > self._capacity:
                 self._items.popitem(last=False)
+
+
+class Group(NamedTuple):
+    """Where the packed slices of a row group are: they are read at once."""
+
+    shard: Path
+    start: int
+    stop: int
+
+    def read(self) -> bytes:
+        """The bytes from start to stop.
+
+        Raises:
+            MeddinoError: the shard is absent or cut short.
+        """
+        with self.reading(), self.shard.open("rb", buffering=0) as file:
+            found = os.pread(file.fileno(), self.stop - self.start, self.start)
+            if len(found) < self.stop - self.start:
+                raise EOFError("it ends too early")
+            return found
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Say which shard an error is about."""
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            raise MeddinoError(
+                f"{self.shard} is absent or damaged ({error}); delete it and rerun"
+            ) from error
 
 
 class SliceLoader:
@@ -74,25 +107,55 @@ class SliceLoader:
         """
         if not (batch_size > 0 and 0 <= rank < world_size):
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}: out of range")
-        self._folder, self._batch_size, self._seed = index.parent, batch_size, seed
+        self._batch_size, self._seed = batch_size, seed
         self._rank, self._world_size = rank, world_size
-        self._shards, self._group_of, self._row_of, self._groups = _read_index(index)
+        self._groups, self._group_of, self._cell_of = _read_index(index)
+        self._side = shards.size_px(shards.open_shard(self._groups[0].shard))
         per_group = -(-len(self) // len(self._groups))
         self._window = max(1, WINDOW_SLICES // per_group)
-        # A quarter more than a window, so that its end and the next one's start fit together.
-        self._decoded = _Lru[int, npt.NDArray[np.int16]](self._window + self._window // 4 + 1)
-        self._open = _Lru[int, pq.ParquetFile](OPEN_SHARDS)
+        # The slice that is shown a window after another; steps are all that `batch` knows of.
+        self._ahead = max(1, self._window * per_group // (batch_size * world_size))
+        # A quarter more than two windows, so that their ends fit in while the next is read.
+        self._read = _Lru[int, Future[bytes]](2 * self._window + self._window // 4 + 1)
         self._orders = _Lru[int, npt.NDArray[np.int64]](2)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="slices")
 
     def __len__(self) -> int:
         """Number of slices in the index."""
-        return len(self._row_of)
+        return len(self._group_of)
 
     def batch(self, step: int) -> torch.Tensor:
-        """Batch of this process at a step: int16 (batch_size, size, size) in HU, on the CPU."""
+        """Batch of this process at a step: int16 (batch_size, size, size) in HU, on the CPU.
+
+        Raises:
+            MeddinoError: a shard is absent or damaged.
+        """
         rows = self.indices(step)
-        images = [self._slice(int(row)) for row in rows]
-        return torch.from_numpy(np.stack(images))
+        found = [self._group(int(group)) for group in self._group_of[rows]]
+        for group in np.unique(self._group_of[self.indices(step + self._ahead)]):
+            self._group(int(group))
+        cells = [
+            memoryview(group.result())[start:stop]
+            for group, (start, stop) in zip(found, self._cell_of[rows].tolist(), strict=True)
+        ]
+        try:
+            return torch.from_numpy(self._decode(cells))
+        except OSError:
+            for row, cell in zip(rows, cells, strict=True):
+                with self._groups[self._group_of[row]].reading():
+                    self._decode([cell])
+            raise
+
+    def _group(self, number: int) -> "Future[bytes]":
+        """The cells of a row group, or the promise of them."""
+        cells = self._read.get(number)
+        if cells is None:
+            cells = self._readers.submit(self._groups[number].read)
+            self._read.put(number, cells)
+        return cells
+
+    def _decode(self, cells: list[memoryview]) -> npt.NDArray[np.int16]:
+        return pixels.decode(cells, (self._side, self._side))
 
     def indices(self, step: int) -> npt.NDArray[np.int64]:
         """Rows of the index that `batch(step)` shows: int64 (batch_size,)."""
@@ -112,22 +175,6 @@ class SliceLoader:
             order = shuffle(self._group_of, self._window, self._seed, epoch)
             self._orders.put(epoch, order)
         return order
-
-    def _slice(self, row: int) -> npt.NDArray[np.int16]:
-        group = int(self._group_of[row])
-        pixels = self._decoded.get(group)
-        if pixels is None:
-            shard, number = self._groups[group]
-            pixels = shards.read_group(self._shard(int(shard)), int(number))
-            self._decoded.put(group, pixels)
-        return pixels[self._row_of[row]]
-
-    def _shard(self, number: int) -> pq.ParquetFile:
-        shard = self._open.get(number)
-        if shard is None:
-            shard = shards.open_shard(self._folder / self._shards[number])
-            self._open.put(number, shard)
-        return shard
 
 
 def shuffle(
@@ -154,18 +201,30 @@ def shuffle(
 
 def _read_index(
     index: Path,
-) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[list[Group], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Read an index.
 
     Returns:
-        Paths of the shards; group of each row, int64 (rows,); place of each row in its group, int64
-        (rows,); shard and row group of each group, int64 (groups, 2).
+        The row groups; group of each row, int64 (rows,); first byte and end of each row's cell
+        within its group, int64 (rows, 2).
     """
-    table = shards.open_shard(index).read(columns=["shard", "group", "row"])
+    table = shards.open_shard(index).read(
+        columns=["shard", "group", "offset", "packed_bytes"], use_threads=False
+    )
     if len(table) == 0:
         raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
     encoded = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
     keys = np.stack([encoded.indices.to_numpy(), table["group"].to_numpy()], axis=1)
     groups, group_of = np.unique(keys.astype(np.int64), axis=0, return_inverse=True)
-    row_of = table["row"].to_numpy().astype(np.int64)
-    return encoded.dictionary.to_pylist(), group_of.reshape(-1), row_of, groups
+    group_of = group_of.reshape(-1)
+    start = table["offset"].to_numpy()
+    stop = start + table["packed_bytes"].to_numpy()
+    first, last = np.full(len(groups), np.iinfo(np.int64).max), np.zeros(len(groups), np.int64)
+    np.minimum.at(first, group_of, start)
+    np.maximum.at(last, group_of, stop)
+    found = [
+        Group(index.parent / names[shard], int(begin), int(end))
+        for (shard, _), begin, end in zip(groups, first, last, strict=True)
+    ]
+    return found, group_of, np.stack([start, stop], axis=1) - first[group_of, None]

@@ -4,6 +4,7 @@ Pixels are stored without loss, in HU, so that windows and normalisation stay a 
 whoever trains on them.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from meddino.core.files import atomic, read_json
 from meddino.ct3m import pixels as codec
 
 PIXELS = "pixels"
+ONE_PAGE = 2**30
+"""Bytes: more than a row group's cells can have."""
+CELL_PREFIX = 4
+"""Bytes before a cell: its length, as Parquet's plain encoding stores it."""
+LARGEST_HEADER = 64
+"""Bytes: a page without statistics has a header of about 20."""
 FINGERPRINT_TYPE = np.dtype("<i2")
 FINGERPRINT = "fingerprint"
 FREQUENCIES = 8
@@ -41,6 +48,7 @@ METADATA = pa.schema(
         pa.field("body_fraction", pa.float32(), nullable=False),
         # Of its pixels in the smallest size: equal for copies in other datasets.
         pa.field("sha", pa.string(), nullable=False),
+        pa.field("packed_bytes", pa.int32(), nullable=False),  # of its cell of `pixels`
     ]
 )
 """Columns that describe a slice."""
@@ -53,7 +61,7 @@ SCHEMA = pa.schema(
         pa.field(FINGERPRINT, pa.binary(FINGERPRINT_TYPE.itemsize * FREQUENCIES**2)),
     ]
 )
-"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.pixels` encodes it, and
+"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.pixels` packs it, and
 `fingerprint` that of the slice as acquired, int16 in HU; indices, read on every start, leave both
 out."""
 
@@ -67,23 +75,26 @@ class ShardWriter:
     def __init__(self, path: Path, size_px: int, *, level: int, group_rows: int) -> None:
         """Open `path` for slices of `size_px` squared; `level` is Zstandard's."""
         self._rows: list[Mapping[str, Any]] = []
-        self._group_rows = group_rows
+        self._level, self._group_rows = level, group_rows
         # The size is stored, since an empty shard could not tell it otherwise.
         schema = SCHEMA.with_metadata({"size_px": str(size_px)})
         self._schema = schema
         self._writer = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
-            compression_level=level,
+            # Pixels are packed already, each slice by itself.
+            compression={name: "none" if name == PIXELS else "zstd" for name in schema.names},
             use_dictionary=["dataset", "case"],
+            # One page per row group, so that `offsets` tells where a cell is.
+            data_page_size=ONE_PAGE,
             # Statistics would double the footer, which every reader parses, and nothing asks them.
             write_statistics=False,
         )
 
     def add(self, pixels: npt.NDArray[np.int16], metadata: Mapping[str, Any]) -> None:
-        """Append one slice: int16 (size, size) in HU, and the other columns of SCHEMA."""
-        self._rows.append({PIXELS: codec.encode(pixels), **metadata})
+        """Append one slice: int16 (size, size) in HU, and what it does not tell of SCHEMA."""
+        cell = codec.encode(pixels, self._level)
+        self._rows.append({**metadata, PIXELS: cell, "packed_bytes": len(cell)})
         if len(self._rows) == self._group_rows:
             self._flush()
 
@@ -128,13 +139,13 @@ def read_reports(paths: Iterable[Path]) -> list[tuple[Any, Path]]:
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
-    """Open a shard.
+    """Open a shard. It is for one thread at a time.
 
     Raises:
         MeddinoError: the file is absent or is no Parquet.
     """
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise MeddinoError(f"{path} does not exist; run the stage `slices` again") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -150,14 +161,67 @@ def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     """Pixels of one row group: int16 (rows, size, size) in HU."""
     side = size_px(shard)
     column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
-    planes = _bytes(column.combine_chunks())
-    return codec.decode(planes.reshape(-1, codec.BYTES_PER_PIXEL, side, side))
+    return codec.decode([cell.as_buffer() for cell in column], (side, side))
 
 
 def read_slice(path: Path, group: int, row: int) -> npt.NDArray[np.int16]:
-    """Pixels of one slice: int16 (size, size) in HU. Its whole row group is decoded for it."""
-    image: npt.NDArray[np.int16] = read_group(open_shard(path), group)[row]
+    """Pixels of one slice: int16 (size, size) in HU."""
+    shard = open_shard(path)
+    side = size_px(shard)
+    column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
+    image: npt.NDArray[np.int16]
+    (image,) = codec.decode([column[row].as_buffer()], (side, side))
     return image
+
+
+def read_index(path: Path, folder: Path) -> pa.Table:
+    """Rows of an index for one shard: METADATA, and where each slice is.
+
+    Args:
+        path: the shard.
+        folder: where the index will be.
+
+    Returns:
+        METADATA with `shard` (path relative to the folder), `group` and `row` (place in the shard),
+        and `offset` (of the cell in the file, in bytes).
+
+    Raises:
+        MeddinoError: the shard is absent, damaged, or not laid out as `ShardWriter` does.
+    """
+    shard = open_shard(path)
+    table = read_metadata(shard)
+    groups, rows = places(shard)
+    offset = _offsets(shard, groups, table["packed_bytes"].to_numpy())
+    if (offset < 0).any():
+        raise MeddinoError(f"{path}: cells are not where they should be; delete it and rerun")
+    where = Path(os.path.relpath(path, folder)).as_posix()
+    shared = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype=np.int32), [where])
+    return (
+        table.append_column("shard", shared)
+        .append_column("group", pa.array(groups))
+        .append_column("row", pa.array(rows))
+        .append_column("offset", pa.array(offset))
+    )
+
+
+def _offsets(
+    shard: pq.ParquetFile, groups: npt.NDArray[np.int32], sizes: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Byte at which each cell of `pixels` starts: int64 (rows,); negative if there is no telling.
+
+    A loader that knows it needs no footer: parsing those of all shards, over and over, would take
+    it longer than reading the slices.
+    """
+    offset = np.full(len(sizes), -1, dtype=np.int64)
+    for number in range(shard.num_row_groups):
+        chunk = shard.metadata.row_group(number).column(SCHEMA.get_field_index(PIXELS))
+        here = groups == number
+        ends = np.cumsum(sizes[here] + CELL_PREFIX, dtype=np.int64)
+        # Cells fill the end of the chunk; before them is the header of their only page.
+        header = chunk.total_compressed_size - ends[-1]
+        if chunk.compression == "UNCOMPRESSED" and 0 < header < LARGEST_HEADER:
+            offset[here] = chunk.data_page_offset + header + ends - sizes[here]
+    return offset
 
 
 def places(shard: pq.ParquetFile) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -167,13 +231,6 @@ def places(shard: pq.ParquetFile) -> tuple[npt.NDArray[np.int32], npt.NDArray[np
     nothing = np.arange(0, dtype=np.int32)  # of an empty shard there is nothing else to join
     rows = np.concatenate([nothing, *(np.arange(size, dtype=np.int32) for size in sizes)])
     return groups, rows
-
-
-def _bytes(chunk: pa.BinaryArray) -> npt.NDArray[np.uint8]:
-    """The cells of a binary array, joined, without a copy of each."""
-    offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)
-    start, stop = (int(offsets[i]) for i in (chunk.offset, chunk.offset + len(chunk)))
-    return np.frombuffer(chunk.buffers()[2], dtype=np.uint8, count=stop - start, offset=start)
 
 
 def read_slices(path: Path) -> Iterator[npt.NDArray[np.int16]]:

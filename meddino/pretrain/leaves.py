@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddino.core.files import atomic
@@ -23,7 +22,6 @@ from meddino.pretrain.options import LeavesOptions
 RADIUS = (0.03, 0.4)
 """Smallest and largest disc, as a share of the side; their density falls with the cube."""
 DISCS = 400
-GROUP_ROWS = 32
 
 
 def run(options: LeavesOptions, *, output: Path) -> None:
@@ -35,15 +33,8 @@ def run(options: LeavesOptions, *, output: Path) -> None:
     """
     shard = output.with_name(f"leaves.{options.size_px}.parquet")
     pictures = track(_pictures(options), "dead leaves", options.count)
-    shards.write(shard, options.size_px, _rows(pictures), group_rows=GROUP_ROWS)
-    table = shards.read_metadata(shards.open_shard(shard))
-    number = np.arange(len(table))
-    for name, column in (
-        ("shard", pa.array([shard.name] * len(table))),
-        ("group", pa.array((number // GROUP_ROWS).astype(np.int32))),
-        ("row", pa.array((number % GROUP_ROWS).astype(np.int32))),
-    ):
-        table = table.append_column(name, column)
+    shards.write(shard, options.size_px, _rows(pictures))
+    table = shards.read_index(shard, output.parent)
     with atomic(output) as temporary:
         pq.write_table(table, temporary)
 
