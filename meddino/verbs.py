@@ -75,6 +75,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         module="meddino.pretrain.loop",
+        revision=2,
         summary="run one stage of self-supervised pretraining",
         options=Study.pretrain_options,
     ),

@@ -2,6 +2,10 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from meddino.core.errors import MeddinoError
 from meddino.models import weights
+from meddino.models.architectures import named
 from meddino.models.vit import build
-from meddino.pretrain import crops, leaves, loop, losses
+from meddino.pretrain import checkpoint, crops, leaves, loop, losses
+from meddino.pretrain.distributed import Team
 from meddino.pretrain.engine import Engine, multipliers
 from meddino.pretrain.masks import draw_mask, draw_masks
+from meddino.pretrain.meter import step_flops
 from meddino.pretrain.options import (
     Augmentation,
     Head,
@@ -185,7 +194,7 @@ def test_shares_of_a_batch_are_the_upper_ends_of_intervals() -> None:
 def test_cutting_equals_cropping_and_resizing_one_by_one(seed: int, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(3, 48, 48, generator=generator) * 2000 - 1000
-    boxes = crops.draw_boxes(3, images.shape[1:], (0.05, 1.0), generator)
+    boxes = crops.draw_boxes(images.shape[1:], (0.05, 1.0), crops.Draws([seed], 3))
     ours = crops.cut(images, boxes, torch.tensor([False, True, False]), size)
     for number, (top, left, height, width) in enumerate(boxes.tolist()):
         part = images[number, top : top + height, left : left + width][None, None]
@@ -199,10 +208,10 @@ def test_crops_are_those_of_the_seed_and_in_the_models_units() -> None:
     resolution = Resolution(global_px=32, local_px=16, gram_px=64)
 
     def draw(seed: int) -> crops.Crops:
-        generator = torch.Generator().manual_seed(seed)
-        return crops.multi_crop(slices, resolution, Augmentation(local_crops=3), generator)
+        draws = crops.Draws([seed, seed + 1], 4)
+        return crops.multi_crop(slices, resolution, Augmentation(local_crops=3), draws)
 
-    one, two, other = draw(1), draw(1), draw(2)
+    one, two, other = draw(1), draw(1), draw(3)
     assert one.globals.shape == (8, 3, 32, 32)
     assert one.locals.shape == (12, 3, 16, 16)
     assert one.gram is not None and one.gram.shape == (8, 3, 64, 64)
@@ -277,10 +286,10 @@ def test_a_killed_stage_resumes_to_the_bit(
 ) -> None:
     steps = loop.Trainer._step
 
-    def die(self: loop.Trainer, iteration: int) -> dict[str, float]:
+    def die(self: loop.Trainer, iteration: int, *given: Any) -> dict[str, float]:
         if iteration == 5:
             raise KeyboardInterrupt
-        return steps(self, iteration)
+        return steps(self, iteration, *given)
 
     where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -345,7 +354,8 @@ def test_a_loss_that_is_no_number_stops_the_stage(
             state=tmp_path / "state",
             output=tmp_path / "history.jsonl",
         )
-    assert torch.load(tmp_path / "state/checkpoint.pt", weights_only=True)["iteration"] == 2
+    kept = checkpoint.newest(tmp_path / "state")
+    assert kept is not None and kept["iteration"] == 2
 
 
 @pytest.mark.parametrize(
@@ -368,3 +378,126 @@ def test_losses_fall_on_a_few_pictures(index: Path, tmp_path: Path) -> None:
     loop.run(stage, index=index, state=tmp_path / "state", output=output)
     loss = [json.loads(line)["loss"] for line in output.read_text().splitlines()]
     assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.05
+
+
+# ---- several processes, and ends before the end ------------------------------------------------
+
+EVEN: dict[str, Any] = {"drop_path": 0.0, "rope_rescale": None, "batch_size": 8, "group_size": 2}
+
+
+def train(index: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Train a stage without anything that is drawn per process; return its last snapshot."""
+    where = {"index": index, "state": folder / "state", "output": folder / "history.jsonl"}
+    loop.run(options(**{**EVEN, **changes}), **where)
+    return weights.read(folder / "000006.pth")
+
+
+def close(ours: dict[str, Any], other: dict[str, Any], atol: float) -> None:
+    for part in ("student", "teacher"):
+        assert ours[part].keys() == other[part].keys()
+        for name, value in other[part].items():
+            torch.testing.assert_close(ours[part][name], value, rtol=0, atol=atol, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(index: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, train(index, folder)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_equal_one(
+    index: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path, sharding: str
+) -> None:
+    folder, one = alone
+    close(train(index, tmp_path, processes=2, device="cpu", sharding=sharding), one, 2e-5)
+    ours, whole = (
+        [json.loads(line) for line in (where / "history.jsonl").read_text().splitlines()]
+        for where in (tmp_path, folder)
+    )
+    for a, b in zip(ours, whole, strict=True):
+        for key in ("loss", "ibot", "koleo", "dino_local", "grad_norm_backbone"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4), key
+
+
+def test_two_processes_in_parts_equal_one_in_parts_of_twice_the_size(
+    index: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    one = train(index, tmp_path / "one", micro_batch=4)
+    two = train(index, tmp_path / "two", micro_batch=2, processes=2, device="cpu")
+    close(two, one, 2e-5)
+    with pytest.raises(AssertionError):  # Sinkhorn-Knopp sees a part at a time
+        close(one, alone[1], 2e-5)
+
+
+def test_activation_checkpointing_changes_nothing(
+    index: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    close(train(index, tmp_path / "plain", activation_checkpointing=True), alone[1], 1e-6)
+    noisy = {"drop_path": 0.25, "rope_rescale": 2.0}
+    one = train(index, tmp_path / "one", **noisy)
+    two = train(index, tmp_path / "two", **noisy, activation_checkpointing=True)
+    close(two, one, 1e-6)
+
+
+def test_a_signal_leaves_a_checkpoint_and_other_numbers_of_processes_go_on(
+    index: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    code = (
+        "import sys, test_pretrain as t; from pathlib import Path;"
+        "t.train(Path(sys.argv[1]), Path(sys.argv[2]), processes=2, device='cpu',"
+        " checkpoint_every=1)"
+    )
+    arguments = [sys.executable, "-c", code, str(index), str(tmp_path)]
+    with subprocess.Popen(arguments, cwd=Path(__file__).parent, stderr=subprocess.PIPE) as child:
+        while not checkpoint.found(tmp_path / "state"):
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(signal.SIGUSR2)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode != 0 and b"a checkpoint is kept, rerun to go on" in said
+    assert not where["output"].exists()
+    close(train(index, tmp_path), alone[1], 2e-5)
+
+
+def test_a_damaged_checkpoint_and_a_full_disk_cost_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for iteration in (1, 2, 3):
+        checkpoint.save(tmp_path, iteration, {"iteration": iteration})
+    kept = checkpoint.found(tmp_path)
+    assert [path.name for path in kept] == ["checkpoint-000000003.pt", "checkpoint-000000002.pt"]
+    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    assert checkpoint.newest(tmp_path) == {"iteration": 2}
+    if not Path("/dev/full").exists():
+        return
+    real = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, _: real(content, "/dev/full"))
+    checkpoint.save(tmp_path, 4, {"iteration": torch.zeros(100000)})
+    assert "free space" in capsys.readouterr().err
+    assert checkpoint.found(tmp_path) == kept
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    three = Team(torch.device("cpu"), 0, 3)
+    with pytest.raises(
+        MeddinoError, match=r"8 slices cannot be shared by 3 processes.*micro_batch"
+    ):
+        loop._spread(options(**EVEN), three)
+    with pytest.raises(ValueError, match="micro_batch 3: no multiple of group_size 2"):
+        options(**EVEN, micro_batch=3)
+
+
+def test_counted_operations_are_those_that_torch_counts() -> None:
+    architecture = replace(named("vittiny8"), embed_dim=128, drop_path=0.0)
+    stage = make_stage(batch_size=2, group_size=2, drop_path=0.0, rope_rescale=None)
+    engine = Engine(architecture, stage).train()
+    slices = torch.randint(-1000, 1000, (2, 32, 32), dtype=torch.int16)
+    draws = crops.Draws([1], 2)
+    views = crops.multi_crop(slices, stage.resolutions[0], stage.augmentation, draws)
+    masks = draw_masks(4, (4, 4), stage.masking.ratio, 0.5, np.random.default_rng(0))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        engine(views, masks, 0.05)["loss"].backward()
+    ours = 2 * step_flops(architecture, stage, stage.resolutions[0])
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.03)

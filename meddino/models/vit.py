@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from meddino.models.architectures import Architecture, named
 
@@ -38,6 +39,8 @@ class VisionTransformer(nn.Module):
             self.cls_norm = nn.LayerNorm(a.embed_dim, eps=a.norm_eps)
         if a.untie_local_cls_norm:
             self.local_cls_norm = nn.LayerNorm(a.embed_dim, eps=a.norm_eps)
+        self.checkpointing = False
+        """Whether training computes each block twice in place of keeping what is inside it."""
         self.init_weights()
 
     @torch.no_grad()
@@ -133,7 +136,10 @@ class VisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             if number and self.training and self.rope_embed.rescale is not None:
                 rope = self.rope_embed(*grid)
-            tokens = block(tokens, rope)
+            if self.checkpointing and self.training:
+                tokens = checkpoint(block, tokens, rope, use_reentrant=False)
+            else:
+                tokens = block(tokens, rope)
             yield tokens
 
     def _embed(self, x: Tensor, masks: Tensor | None) -> tuple[Tensor, tuple[int, int]]:

@@ -5,6 +5,7 @@ weights: thousands of differing crops in one call, exactly those of cropping and
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +44,32 @@ def normalise(hu: Tensor) -> Tensor:
     return (hu.float().clamp(*HU_RANGE) - HU_MEAN) / HU_STD
 
 
+class Draws:
+    """Random numbers for slices, group after group, each group's from a seed of its own.
+
+    What a slice is given so depends on its group, and not on what else this process works on. They
+    are drawn on the CPU, so that they do not depend on the device.
+    """
+
+    def __init__(self, seeds: Sequence[int], slices: int) -> None:
+        """Prepare for `slices` slices in as many equal groups as there are seeds."""
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._each = slices // len(seeds)
+        self.count = self._each * len(seeds)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """A number from [low, high) for each slice: float32 (count,)."""
+        parts = [torch.rand(self._each, generator=g) for g in self._generators]
+        return torch.cat(parts) * (high - low) + low
+
+    def normal(self, *shape: int) -> Tensor:
+        """Gaussian noise for each slice: float32 (count, *shape)."""
+        parts = [torch.randn(self._each, *shape, generator=g) for g in self._generators]
+        return torch.cat(parts)
+
+
 def multi_crop(
-    slices: Tensor, resolution: Resolution, augmentation: Augmentation, generator: torch.Generator
+    slices: Tensor, resolution: Resolution, augmentation: Augmentation, draws: Draws
 ) -> Crops:
     """Cut and change all crops of a batch.
 
@@ -52,25 +77,25 @@ def multi_crop(
         slices: int16 (B, S, S) in HU.
         resolution: sizes.
         augmentation: what is done.
-        generator: source of all draws, on the CPU, so that they do not depend on the device.
+        draws: source of everything random, for B slices.
     """
     hu = slices.float().clamp(*HU_RANGE)
 
     def region(scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        boxes = draw_boxes(len(hu), hu.shape[1:], scale, generator)
-        return boxes, _flips(len(hu), augmentation, generator)
+        boxes = draw_boxes(hu.shape[1:], scale, draws)
+        return boxes.to(hu.device), _flips(augmentation, draws).to(hu.device)
 
     globals_, gram = [], []
     for view in range(2):
         where = region(augmentation.global_scale)
         crop = cut(hu, *where, resolution.global_px)
-        globals_.append(_distort(crop, view, augmentation, generator))
+        globals_.append(_distort(crop, view, augmentation, draws))
         if resolution.gram_px is not None:
             gram.append(cut(hu, *where, resolution.gram_px))
     locals_ = []
     for _ in range(augmentation.local_crops):
         crop = cut(hu, *region(augmentation.local_scale), resolution.local_px)
-        locals_.append(_distort(crop, 2, augmentation, generator))
+        locals_.append(_distort(crop, 2, augmentation, draws))
     return Crops(_grey(globals_), _grey(locals_), _grey(gram) if gram else None)
 
 
@@ -79,30 +104,24 @@ def _grey(crops: list[Tensor]) -> Tensor:
     return normalise(torch.cat(crops))[:, None].expand(-1, 3, -1, -1)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator) * (high - low) + low
+def _flips(augmentation: Augmentation, draws: Draws) -> Tensor:
+    return (draws.uniform() < 0.5) & augmentation.flip
 
 
-def _flips(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    return (torch.rand(count, generator=generator) < 0.5) & augmentation.flip
-
-
-def draw_boxes(
-    count: int, size: torch.Size, scale: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+def draw_boxes(size: torch.Size, scale: tuple[float, float], draws: Draws) -> Tensor:
     """Draw boxes of a share of the area and an aspect from 3/4 to 4/3, in whole pixels.
 
     Returns:
         int64 (count, 4): top, left, height, width.
     """
     rows, columns = size
-    area = _uniform((count,), *scale, generator) * rows * columns
+    area = draws.uniform(*scale) * rows * columns
     reach = math.log(4 / 3)
-    aspect = _uniform((count,), -reach, reach, generator).exp()
+    aspect = draws.uniform(-reach, reach).exp()
     height = (area / aspect).sqrt().round().clamp(1, rows)
     width = (area * aspect).sqrt().round().clamp(1, columns)
-    top = (torch.rand(count, generator=generator) * (rows - height + 1)).floor()
-    left = (torch.rand(count, generator=generator) * (columns - width + 1)).floor()
+    top = (draws.uniform() * (rows - height + 1)).floor()
+    left = (draws.uniform() * (columns - width + 1)).floor()
     return torch.stack([top, left, height, width], dim=1).long()
 
 
@@ -112,7 +131,6 @@ def cut(hu: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     vertical = resize_weights(boxes[:, 0], boxes[:, 2], rows, size)
     horizontal = resize_weights(boxes[:, 1], boxes[:, 3], columns, size)
     horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
-    vertical, horizontal = vertical.to(hu.device), horizontal.to(hu.device)
     return vertical @ hu @ horizontal.transpose(1, 2)
 
 
@@ -129,8 +147,8 @@ def resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -
         float32 (B, size_out, size_in); each row sums to 1 and is zero outside the crop.
     """
     scale = (length.float() / size_out)[:, None, None]
-    centre = (torch.arange(size_out) + 0.5)[None, :, None] * scale + start[:, None, None]
-    pixel = (torch.arange(size_in) + 0.5)[None, None, :]
+    out, pixel = (torch.arange(n, device=start.device) + 0.5 for n in (size_out, size_in))
+    centre = out[None, :, None] * scale + start[:, None, None]
     weights = _bicubic((pixel - centre).abs() / scale.clamp(min=1))
     first, last = start[:, None, None], (start + length)[:, None, None]
     weights = weights * ((pixel > first) & (pixel < last))
@@ -144,29 +162,29 @@ def _bicubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-def _distort(crops: Tensor, view: int, a: Augmentation, generator: torch.Generator) -> Tensor:
+def _distort(crops: Tensor, view: int, a: Augmentation, draws: Draws) -> Tensor:
     """Change intensities, blur, solarise and add noise: (B, h, w) in HU; `view` 2 is local."""
-    count, device = len(crops), crops.device
+    device = crops.device
     low, high = HU_RANGE
     unit = (crops - low) / (high - low)
-    chosen = torch.rand(count, generator=generator) < a.intensity_probability
-    brightness = _uniform((count,), 1 - a.brightness, 1 + a.brightness, generator)
-    contrast = _uniform((count,), 1 - a.contrast, 1 + a.contrast, generator)
+    chosen = draws.uniform() < a.intensity_probability
+    brightness = draws.uniform(1 - a.brightness, 1 + a.brightness)
+    contrast = draws.uniform(1 - a.contrast, 1 + a.contrast)
     gain = torch.where(chosen, brightness, 1.0).to(device)[:, None, None]
     spread = torch.where(chosen, contrast, 1.0).to(device)[:, None, None]
     unit = unit * gain
     mean = unit.mean(dim=(1, 2), keepdim=True)
     unit = ((unit - mean) * spread + mean).clamp(0, 1)
-    blurred = torch.rand(count, generator=generator) < a.blur_probability[view]
-    sigma = _uniform((count,), *a.blur_sigma, generator)
+    blurred = draws.uniform() < a.blur_probability[view]
+    sigma = draws.uniform(*a.blur_sigma)
     unit = _blur(unit, torch.where(blurred, sigma, 1e-3).to(device))
     if view == 1 and a.solarize_probability > 0:
-        inverted = torch.rand(count, generator=generator) < a.solarize_probability
+        inverted = draws.uniform() < a.solarize_probability
         bright = inverted.to(device)[:, None, None] & (unit >= 0.5)
         unit = torch.where(bright, 1 - unit, unit)
     hu = unit * (high - low) + low
     if a.noise_hu > 0:
-        hu = hu + a.noise_hu * torch.randn(hu.shape, generator=generator).to(device)
+        hu = hu + a.noise_hu * draws.normal(*hu.shape[1:]).to(device)
     return hu
 
 

@@ -12,6 +12,7 @@ from meddino.models.heads import DINOHead
 from meddino.models.vit import VisionTransformer
 from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops
+from meddino.pretrain.distributed import local
 from meddino.pretrain.options import Optimisation, StageOptions
 from meddino.pretrain.schedules import linear_warmup_cosine
 
@@ -89,7 +90,7 @@ class Engine(nn.Module):
                 target_cls,
                 temperature,
             ),
-            "koleo": torch.stack([losses.koleo_loss(x) for x in _views(cls, GLOBAL_CROPS)]).mean(),
+            "koleo": self._koleo(cls),
         }
         hidden = seen["x_norm_patchtokens"][masks]
         parts["ibot"] = losses.ibot_loss(
@@ -114,6 +115,12 @@ class Engine(nn.Module):
         if self.gram is not None:
             total = total + o.gram * parts["gram"]
         return total
+
+    def _koleo(self, cls: Tensor) -> Tensor:
+        """KoLeo of class tokens (2B, C): neighbours are sought within a crop of a group."""
+        groups = max(1, len(cls) // GLOBAL_CROPS // self.stage.group)
+        parts = _views(cls, GLOBAL_CROPS * groups)
+        return torch.stack([losses.koleo_loss(x) for x in parts]).mean()
 
     def _num_locals(self, crops: Crops) -> int:
         return GLOBAL_CROPS * len(crops.locals) // len(crops.globals)
@@ -140,16 +147,23 @@ class Engine(nn.Module):
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher's parameters towards the student's."""
-        ours: list[Tensor] = list(self.teacher.parameters())
-        theirs: list[Tensor] = list(self.student.parameters())
+        ours, theirs = (local(part.parameters()) for part in (self.teacher, self.student))
         torch._foreach_lerp_(ours, theirs, 1 - momentum)
 
-    def clip_gradients(self, largest: float) -> dict[str, float]:
-        """Clip backbone and heads each by itself; return the norms that they had."""
-        return {
-            name: float(nn.utils.clip_grad_norm_(part.parameters(), largest))
+    def clip_gradients(self, largest: float) -> dict[str, Tensor]:
+        """Clip backbone and heads each by itself; return the norms that they had, as scalars."""
+        norms = {
+            name: nn.utils.clip_grad_norm_(part.parameters(), largest)
             for name, part in self.student.items()
         }
+        return {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in norms.items()}
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of all backbones."""
+        backbones = [self.student.backbone, self.teacher.backbone, self.gram]
+        return [
+            block for backbone in backbones if backbone is not None for block in backbone.blocks
+        ]
 
 
 def _views(x: Tensor, count: int) -> Tensor:

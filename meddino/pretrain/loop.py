@@ -2,32 +2,45 @@
 
 import json
 import math
+import signal
 import sys
-import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, sha256, write_lines
+from meddino.core.files import write_lines
 from meddino.core.progress import track
 from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import weights
 from meddino.models.architectures import Architecture, named
-from meddino.models.device import choose
+from meddino.pretrain import checkpoint, distributed
 from meddino.pretrain import engine as ssl
-from meddino.pretrain.crops import multi_crop
+from meddino.pretrain.checkpoint import Source
+from meddino.pretrain.crops import Crops, Draws, multi_crop
+from meddino.pretrain.distributed import Team
 from meddino.pretrain.masks import draw_masks
+from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution
 
-CHECKPOINT = "checkpoint.pt"
 # Options that change how a stage is carried out, not what comes out.
-CONDUCT = ("device", "log_every", "checkpoint_every")
+CONDUCT = (
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "processes",
+    "sharding",
+    "activation_checkpointing",
+    "compile",
+)
 
 
 def run(
@@ -39,7 +52,7 @@ def run(
     state: Path,
     output: Path,
 ) -> None:
-    """Run one stage.
+    """Run one stage, in a process for each GPU (or under torchrun).
 
     Args:
         options: the stage.
@@ -47,89 +60,95 @@ def run(
         init: checkpoint that student and teacher start from. One of an earlier stage brings heads
             and student; published weights bring the backbone alone.
         gram_teacher: checkpoint whose teacher is the Gram teacher.
-        state: folder of checkpoints; a killed run resumes there, and it is removed at the end.
+        state: folder of checkpoints; a killed run resumes there, in any number of processes, and it
+            is removed at the end.
         output: `history.jsonl`, written last (one line every `log_every` iterations); beside it
             appears `NNNNNN.pth` (teacher, student, meta) for each of the stage's snapshots.
 
     Raises:
         MeddinoError: a checkpoint does not fit or is not the one that the stage asks for, or a
-            loss is no number; the last good state is kept.
+            loss is no number, or a signal asked to stop; the last good state is kept.
     """
     stage = options.stage
+    files = {"index": index, "init": init, "gram_teacher": gram_teacher}
+    distributed.launch(_run, stage.device, stage.processes, options, files, state, output)
+
+
+def _run(
+    team: Team,
+    options: PretrainOptions,
+    files: dict[str, Path | None],
+    state: Path,
+    output: Path,
+) -> None:
+    """What each process does."""
+    stage = options.stage
     sources = {
-        "init": _expected(stage.init, init, "init"),
-        "gram_teacher": _expected(stage.gram_teacher, gram_teacher, "gram_teacher"),
+        key: checkpoint.expected(getattr(stage, key), files[key], key)
+        for key in ("init", "gram_teacher")
     }
-    inputs = {"index": index, "init": init, "gram_teacher": gram_teacher}
-    identity = asdict(options)
-    for key in CONDUCT:
-        del identity["stage"][key]
-    open_state(state, inputs, json.loads(json.dumps(identity)))
-    trainer = Trainer(options, index, sources)
+    if team.leads:
+        identity = asdict(options)
+        for key in CONDUCT:
+            del identity["stage"][key]
+        open_state(state, files, json.loads(json.dumps(identity)))
+    team.wait()
+    index = files["index"]
+    assert index is not None, "the verb asks for it"
+    trainer = Trainer(options, index, sources, team)
     del sources  # as large as the networks, and no longer needed
-    trainer.resume(state / CHECKPOINT)
-    trainer.train(state / CHECKPOINT, output)
-    write_lines(output, trainer.history)
-    close_state(state)
-
-
-class Source(NamedTuple):
-    """A checkpoint that the stage starts from, read once."""
-
-    path: Path
-    content: dict[str, Any]
-
-    def origin(self) -> dict[str, Any]:
-        """Where it comes from, for the record of the one that starts from it."""
-        meta = self.content.get("meta", {})
-        return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(self.path)}
-
-
-def _expected(reference: str | None, path: Path | None, flag: str) -> Source | None:
-    """Read a checkpoint; refuse a missing one, and one of another stage or iteration."""
-    if (reference is None) != (path is None):
-        given = "given" if path else "missing"
-        raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {given}")
-    if reference is None or path is None:
-        return None
-    source = Source(path, weights.read(path))
-    if "@" in reference:
-        stage, _, iteration = reference.partition("@")
-        meta = source.content.get("meta", {})
-        found = (meta.get("stage"), meta.get("iteration"))
-        if found != (stage, int(iteration)):
-            raise MeddinoError(
-                f"{path} is iteration {found[1]} of stage {found[0]}, but {flag} asks for "
-                f"{reference}; give the right checkpoint"
-            )
-    return source
+    trainer.resume(state)
+    trainer.train(state, output.with_name("tensorboard"))
+    if team.leads:
+        for iteration in stage.snapshots:
+            name = f"{iteration:06d}.pth"
+            checkpoint.publish(state / name, output.with_name(name))
+        write_lines(output, trainer.history)
+        close_state(state)
 
 
 class Trainer:
-    """A stage in progress."""
+    """A stage in progress, in one of the processes of a team."""
 
     def __init__(
-        self, options: PretrainOptions, index: Path, sources: dict[str, Source | None]
+        self,
+        options: PretrainOptions,
+        index: Path,
+        sources: dict[str, Source | None],
+        team: Team,
     ) -> None:
         """Build the networks, load what the stage starts from, and open the data."""
-        self.options, self.stage = options, options.stage
-        self.device = choose(self.stage.device)
+        self.options, self.stage, self.team = options, options.stage, team
+        self.slices, self.parts = _spread(options, team)
         torch.manual_seed(self.stage.seed)
         self.origin = {key: source and source.origin() for key, source in sources.items()}
         init, gram = sources["init"], sources["gram_teacher"]
-        self.engine = ssl.Engine(self._architecture(init), self.stage).to(self.device)
+        self.engine = ssl.Engine(self._architecture(init), self.stage).to(team.device)
         if init is not None:
             _load(self.engine, init.content, str(init.path))
         if self.engine.gram is not None:
             assert gram is not None, "checked before"
             teacher = weights.backbone_state(gram.content)
             weights.load_strictly(self.engine.gram, teacher, str(gram.path))
+        self.engine.student.backbone.checkpointing = self.stage.activation_checkpointing
+        blocks = self.engine.blocks()
+        if self.stage.compile:
+            for block in blocks:
+                block.compile()
+        self.model = distributed.share(self.engine, team, self.stage.sharding, blocks)
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # The fused kernel is a third of the step for a small ViT on a CPU otherwise.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.stage.optim.betas, fused=True)
-        self.loader = SliceLoader(index, batch_size=self.stage.batch_size, seed=self.stage.seed)
+        self.loader = SliceLoader(
+            index,
+            batch_size=self.slices,
+            seed=self.stage.seed,
+            rank=team.rank,
+            world_size=team.size,
+        )
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
+        self.stop: int | None = None
 
     def _architecture(self, init: Source | None) -> Architecture:
         """That of the backbone's name, or of the checkpoint, which must be of the same size."""
@@ -139,64 +158,135 @@ class Trainer:
         weights.check_size(found, self.options.backbone, str(init.path), "pretrain.backbone")
         return found
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, state: Path) -> None:
         """Go on from a killed run's last checkpoint, if there is one."""
-        if not checkpoint.exists():
+        saved = checkpoint.newest(state)
+        if saved is None:
             return
-        saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        self.engine.student.load_state_dict(saved["student"])
-        self.engine.teacher.load_state_dict(saved["teacher"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        checkpoint.restore(saved, self.engine.student, self.engine.teacher, self.optimizer)
         self.iteration, self.history = saved["iteration"], saved["history"]
-        print(f"resumed at iteration {self.iteration}", file=sys.stderr, flush=True)
+        if self.team.leads:
+            print(f"resumed at iteration {self.iteration}", file=sys.stderr, flush=True)
 
-    def train(self, checkpoint: Path, output: Path) -> None:
-        """Run the iterations that are left, with snapshots beside `output`."""
-        stage = self.stage
+    def train(self, state: Path, board: Path) -> None:
+        """Run the iterations that are left, with checkpoints and snapshots in `state`."""
+        stage, team = self.stage, self.team
         self.engine.train()
+        meter = Meter(team.device, team.size)
         left = range(self.iteration, stage.iterations)
-        for iteration in track(left, f"{self.options.name}: pretraining", len(left)):
-            started = time.monotonic()
-            parts = self._step(iteration)
-            self.iteration = iteration + 1
-            if self.iteration % stage.log_every == 0 or self.iteration == stage.iterations:
-                self._log(parts, time.monotonic() - started)
-            if self.iteration in stage.snapshots:
-                self._snapshot(output.with_name(f"{self.iteration:06d}.pth"))
-            if self.iteration % stage.checkpoint_every == 0:
-                self._checkpoint(checkpoint)
+        steps: Any = left
+        if team.leads:
+            steps = track(left, f"{self.options.name}: pretraining", len(left))
+        writer = _board(board, self.iteration) if team.leads else None
+        with distributed.on_signals(self._note), ThreadPoolExecutor(1) as ahead:
+            batches = self._batches(ahead)
+            for iteration in steps:
+                resolution = self._resolution(iteration)
+                values = self._step(iteration, resolution, next(batches))
+                self.iteration = iteration + 1
+                flops = step_flops(self.engine.student.backbone.architecture, stage, resolution)
+                meter.step(stage.batch_size, flops * stage.batch_size)
+                if self.iteration % stage.log_every == 0 or self.iteration == stage.iterations:
+                    self._log(values, meter.read(stage.iterations - self.iteration), writer)
+                if self.iteration in stage.snapshots:
+                    self._snapshot(state / f"{self.iteration:06d}.pth")
+                if values["stop"] > 0:
+                    self._checkpoint(state)
+                    raise MeddinoError(
+                        f"{self.options.name}: stopped by a signal after iteration"
+                        f" {self.iteration}; a checkpoint is kept, rerun to go on"
+                    )
+                if self.iteration % stage.checkpoint_every == 0:
+                    self._checkpoint(state)
 
-    def _step(self, iteration: int) -> dict[str, float]:
+    def _note(self, number: int, _: Any) -> None:
+        """A signal came: stop after this iteration, when all processes can."""
+        self.stop = number
+        print(f"{signal.Signals(number).name}: stopping", file=sys.stderr, flush=True)
+
+    def _batches(self, ahead: ThreadPoolExecutor) -> Iterator[list[Tensor]]:
+        """Batches from the current iteration on; the next is read while one is trained on."""
+        pinned = self.team.device.type == "cuda"
+
+        def read(iteration: int) -> list[Tensor]:
+            steps = range(iteration * self.parts, (iteration + 1) * self.parts)
+            parts = [self.loader.batch(step) for step in steps]
+            return [part.pin_memory() if pinned else part for part in parts]
+
+        coming: Future[list[Tensor]] = ahead.submit(read, self.iteration)
+        for iteration in range(self.iteration, self.stage.iterations):
+            batch = coming.result()
+            if iteration + 1 < self.stage.iterations:
+                coming = ahead.submit(read, iteration + 1)
+            yield batch
+
+    def _resolution(self, iteration: int) -> Resolution:
+        rng = np.random.default_rng([self.stage.seed, iteration, 2])
+        return draw_resolution(self.stage.resolutions, rng)
+
+    def _step(
+        self, iteration: int, resolution: Resolution, batch: list[Tensor]
+    ) -> dict[str, float]:
         """One iteration; everything random in it follows from the seed and its number."""
         stage = self.stage
-        seed = [stage.seed, iteration]
-        generator = torch.Generator().manual_seed(_mix(seed))
-        torch.manual_seed(_mix([*seed, 1]))
-        rng = np.random.default_rng([*seed, 2])
-        resolution = draw_resolution(stage.resolutions, rng)
-        slices = self.loader.batch(iteration).to(self.device, non_blocking=True)
-        crops = multi_crop(slices, resolution, stage.augmentation, generator)
-        side = resolution.global_px // self.engine.student.backbone.patch_size
-        masks = draw_masks(
-            len(crops.globals), (side, side), stage.masking.ratio, stage.masking.probability, rng
-        ).to(self.device)
+        torch.manual_seed(_mix([stage.seed, iteration, 1, self.team.rank]))
         rate = ssl.set_rates(self.optimizer, stage, iteration)
-        with self._autocast():
-            parts = self.engine(crops, masks, ssl.teacher_temperature(stage, iteration))
-        values = {name: float(value.detach()) for name, value in parts.items()}
-        self._refuse_nan(values, iteration)
+        temperature = ssl.teacher_temperature(stage, iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
+        names: list[str] = []
+        total: Tensor | None = None
+        for number, part in enumerate(batch):
+            crops, masks = self._views(iteration, number, part, resolution)
+            with distributed.apart(self.model, number + 1 < self.parts):
+                with self._autocast():
+                    losses = self.model(crops, masks, temperature)
+                (losses["loss"] / self.parts).backward()
+            names = list(losses)
+            values = torch.stack([value.detach() for value in losses.values()]) / self.parts
+            total = values if total is None else total + values
         norms = self.engine.clip_gradients(stage.optim.clip_grad)
-        self._refuse_nan({f"gradient of {k}": v for k, v in norms.items()}, iteration)
+        assert total is not None, "there is at least one part"
+        found = self._agree(dict(zip(names, total, strict=True)), norms)
+        self._refuse_nan(found, iteration)
         self.optimizer.step()
         self.engine.update_teacher(ssl.momentum(stage, iteration))
-        return {**values, "lr": rate, "grad_norm": norms["backbone"]}
+        return {**found, "lr": rate}
+
+    def _views(
+        self, iteration: int, number: int, slices: Tensor, resolution: Resolution
+    ) -> tuple[Crops, Tensor]:
+        """Crops and masks of a part of the batch, drawn group by group."""
+        stage = self.stage
+        first = (number * self.team.size + self.team.rank) * self.slices // stage.group
+        groups = range(first, first + len(slices) // stage.group)
+        draws = Draws([_mix([stage.seed, iteration, 0, group]) for group in groups], len(slices))
+        hu = slices.to(self.team.device, non_blocking=True)
+        crops = multi_crop(hu, resolution, stage.augmentation, draws)
+        side = resolution.global_px // self.engine.student.backbone.patch_size
+        masks = [
+            draw_masks(
+                ssl.GLOBAL_CROPS * stage.group,
+                (side, side),
+                stage.masking.ratio,
+                stage.masking.probability,
+                np.random.default_rng([stage.seed, iteration, 2, group]),
+            ).unflatten(0, (ssl.GLOBAL_CROPS, stage.group))
+            for group in groups
+        ]
+        return crops, torch.cat(masks, dim=1).flatten(0, 1).to(self.team.device)
 
     def _autocast(self) -> Any:
         if self.stage.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.team.device.type, torch.bfloat16)
+
+    def _agree(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, float]:
+        """Means over all processes, in one exchange; `stop` is above 0 if one was told to."""
+        stop = torch.tensor(float(self.stop is not None), device=self.team.device)
+        norms = {f"grad_norm_{name}": value for name, value in norms.items()}
+        named_values = {**losses, **norms, "stop": stop}
+        values = self.team.mean(torch.stack([v.float() for v in named_values.values()]))
+        return dict(zip(named_values, values.tolist(), strict=True))
 
     def _refuse_nan(self, values: dict[str, float], iteration: int) -> None:
         wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
@@ -207,17 +297,21 @@ class Trainer:
                 " kept)"
             )
 
-    def _log(self, parts: dict[str, float], seconds: float) -> None:
-        line = {"iteration": self.iteration, **parts, "seconds": round(seconds, 4)}
-        self.history.append(line)
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in parts.items() if k not in ("lr", "grad_norm"))
-        speed = self.stage.batch_size / max(seconds, 1e-9)
-        print(
-            f"iteration {self.iteration}: {shown}, {speed:.0f} img/s", file=sys.stderr, flush=True
-        )
+    def _log(self, values: dict[str, float], speed: dict[str, float], writer: Any) -> None:
+        values = {key: value for key, value in values.items() if key != "stop"}
+        self.history.append({"iteration": self.iteration, **values, **speed})
+        if not self.team.leads:
+            return
+        shown = {k: v for k, v in values.items() if k != "lr"} | speed
+        text = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        print(f"iteration {self.iteration}: {text}", file=sys.stderr, flush=True)
+        if writer is not None:
+            for key, value in {**values, **speed}.items():
+                writer.add_scalar(f"{self.options.name}/{key}", value, self.iteration)
 
     def _snapshot(self, path: Path) -> None:
         """Store what later stages and finetuning start from."""
+        content = checkpoint.gathered(self.engine.student, self.engine.teacher)
         meta = {
             "stage": self.options.name,
             "iteration": self.iteration,
@@ -225,24 +319,43 @@ class Trainer:
             "norm_eps": self.engine.teacher.backbone.architecture.norm_eps,
             "origin": self.origin,
         }
-        content = {
-            "teacher": self.engine.teacher.state_dict(),
-            "student": self.engine.student.state_dict(),
-            "meta": meta,
-        }
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+        if self.team.leads:
+            checkpoint.write(path, {**content, "meta": meta})
 
-    def _checkpoint(self, path: Path) -> None:
-        content = {
-            "student": self.engine.student.state_dict(),
-            "teacher": self.engine.teacher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "iteration": self.iteration,
-            "history": self.history,
-        }
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+    def _checkpoint(self, state: Path) -> None:
+        student = self.engine.student
+        content = checkpoint.gathered(student, self.engine.teacher)
+        content["optimizer"] = checkpoint.gathered_optimizer(student, self.optimizer)
+        content |= {"iteration": self.iteration, "history": self.history}
+        if self.team.leads:
+            checkpoint.save(state, self.iteration, content)
+
+
+def _spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
+    """Slices that a process works on at once, and how many times it does so in a step.
+
+    Raises:
+        MeddinoError: the batch cannot be divided so.
+    """
+    stage = options.stage
+    mine, rest = divmod(stage.batch_size, team.size)
+    at_once = min(stage.micro_batch or mine, mine)
+    if rest or at_once == 0 or mine % at_once or at_once % stage.group:
+        raise MeddinoError(
+            f"pretrain.stages.{options.name}: a batch of {stage.batch_size} slices cannot be shared"
+            f" by {team.size} processes of {stage.micro_batch or mine} slices at once in groups of"
+            f" {stage.group}; change batch_size, micro_batch, group_size or processes"
+        )
+    return at_once, mine // at_once
+
+
+def _board(folder: Path, iteration: int) -> Any:
+    """A TensorBoard writer where that is installed; what lies after `iteration` is replaced."""
+    with suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=iteration)
+    return None
 
 
 def draw_resolution(resolutions: tuple[Resolution, ...], rng: np.random.Generator) -> Resolution:

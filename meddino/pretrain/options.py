@@ -232,6 +232,13 @@ class StageOptions:
     """Iterations whose checkpoint is kept; the last is the stage's result."""
     batch_size: int
     """Slices of a step, over all processes (section 3.2: 512)."""
+    group_size: int = 64
+    """Slices that are drawn and masked together, and among which KoLeo seeks neighbours, as DINOv3
+    does on each GPU. Results do not depend on how groups are spread over processes."""
+    micro_batch: int | None = None
+    """Slices that a process works on at once, a multiple of group_size; gradients of such parts add
+    up to those of a step. Null takes all at once. Sinkhorn-Knopp shares prototypes among what all
+    processes work on at once: the fewer, the noisier."""
     resolutions: tuple[Resolution, ...]
     """Kinds of batches; each step draws one."""
     optim: Optimisation
@@ -259,7 +266,15 @@ class StageOptions:
     log_every: int = 10
     """Iterations between lines of the history."""
     checkpoint_every: int = 500
-    """Iterations between checkpoints that a killed run resumes from."""
+    """Iterations between checkpoints that a killed run resumes from; the last two are kept."""
+    processes: int | None = None
+    """Processes to train with on this machine; null is one a GPU. torchrun's number goes first."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Whether each process holds all parameters (ddp) or a share of them (fsdp, saves memory)."""
+    activation_checkpointing: bool = False
+    """Compute blocks a second time in the backward pass, to save memory."""
+    compile: bool = False
+    """Compile the blocks; faster on a GPU after a few minutes."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -268,6 +283,17 @@ class StageOptions:
         kept = self.snapshots
         lengths = (self.iterations, self.batch_size, self.log_every, self.checkpoint_every)
         _check(
+            (self.group_size < 2, "group_size must be 2 or more"),
+            (
+                self.batch_size % self.group > 0,
+                f"batch_size {self.batch_size} must be a multiple of group_size {self.group_size}",
+            ),
+            (
+                self.micro_batch is not None
+                and (self.micro_batch < 1 or self.micro_batch % self.group > 0),
+                f"micro_batch {self.micro_batch}: no multiple of group_size {self.group_size}",
+            ),
+            (self.processes is not None and self.processes < 1, "processes must be 1 or more"),
             (min(lengths) < 1, "iterations, batch_size and log_every must be 1 or more"),
             (self.slices_px < 16, "slices_px must be 16 or more"),
             (not self.resolutions, "resolutions: at least one is needed"),
@@ -285,6 +311,11 @@ class StageOptions:
             (gram and None in sizes, "gram_px is needed in every resolution with a Gram teacher"),
             (not gram and any(sizes), "gram_px has no meaning without a Gram teacher"),
         )
+
+    @property
+    def group(self) -> int:
+        """Slices of a group: a batch smaller than group_size is one."""
+        return max(1, min(self.group_size, self.batch_size))
 
 
 @dataclass(frozen=True, kw_only=True)

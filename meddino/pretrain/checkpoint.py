@@ -1,0 +1,146 @@
+"""Checkpoints of a stage: what it starts from, what it resumes from, and what it leaves."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic, sha256
+from meddino.models import weights
+
+KEPT = 2
+"""Checkpoints to resume from: the one before the last, in case that the last is damaged."""
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Source(NamedTuple):
+    """A checkpoint that the stage starts from, read once."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def origin(self) -> dict[str, Any]:
+        """Where it comes from, for the record of the one that starts from it."""
+        meta = self.content.get("meta", {})
+        return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(self.path)}
+
+
+def expected(reference: str | None, path: Path | None, flag: str) -> Source | None:
+    """Read what a stage starts from.
+
+    Args:
+        reference: `stage@iteration`, the name of published weights, or None.
+        path: the file.
+        flag: `init` or `gram_teacher`.
+
+    Raises:
+        MeddinoError: it is missing, or of another stage or iteration.
+    """
+    if (reference is None) != (path is None):
+        given = "given" if path else "missing"
+        raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {given}")
+    if reference is None or path is None:
+        return None
+    source = Source(path, weights.read(path))
+    if "@" in reference:
+        stage, _, iteration = reference.partition("@")
+        meta = source.content.get("meta", {})
+        found = (meta.get("stage"), meta.get("iteration"))
+        if found != (stage, int(iteration)):
+            raise MeddinoError(
+                f"{path} is iteration {found[1]} of stage {found[0]}, but {flag} asks for "
+                f"{reference}; give the right checkpoint"
+            )
+    return source
+
+
+def gathered(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
+    """Whole tensors of student and teacher, on the CPU. All processes call it."""
+    return {
+        "student": get_model_state_dict(student, options=WHOLE),
+        "teacher": get_model_state_dict(teacher, options=WHOLE),
+    }
+
+
+def gathered_optimizer(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State of the optimiser by name of parameter. All processes call it."""
+    return get_optimizer_state_dict(student, optimizer, options=WHOLE)
+
+
+def restore(
+    saved: dict[str, Any],
+    student: nn.Module,
+    teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Undo `gathered` and `gathered_optimizer`, in any number of processes."""
+    for part, module in (("student", student), ("teacher", teacher)):
+        set_model_state_dict(module, saved[part], options=WHOLE)
+    set_optimizer_state_dict(student, optimizer, saved["optimizer"], options=WHOLE)
+
+
+def save(state: Path, iteration: int, content: dict[str, Any]) -> None:
+    """Write `content` to resume from, and forget all but the last ones before it.
+
+    A full disk is no reason to lose what is in memory: the previous checkpoint stays, and training
+    goes on with a warning.
+    """
+    try:
+        write(state / f"checkpoint-{iteration:09d}.pt", content)
+    except MeddinoError as error:
+        print(f"iteration {iteration}: no checkpoint, {error}", file=sys.stderr, flush=True)
+        return
+    for old in found(state)[KEPT:]:
+        old.unlink()
+
+
+def found(state: Path) -> list[Path]:
+    """Checkpoints to resume from, the newest first."""
+    return sorted(state.glob("checkpoint-*.pt"), reverse=True)
+
+
+def newest(state: Path) -> dict[str, Any] | None:
+    """The last checkpoint that can be read, or None."""
+    for path in found(state):
+        try:
+            return weights.read(path)
+        except MeddinoError as error:
+            print(f"passed over: {error}", file=sys.stderr, flush=True)
+    return None
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        MeddinoError: it cannot be written; what was at `path` is still there.
+    """
+    with atomic(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            # torch's own writer does not say why; a full disk is what there is to mend.
+            raise MeddinoError(
+                f"cannot write {path} ({str(error).splitlines()[0]}); free space, then rerun"
+            ) from error
+
+
+def publish(path: Path, output: Path) -> None:
+    """Put a finished snapshot where the study looks for it; `path` stays, in case of a rerun."""
+    with atomic(output) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)

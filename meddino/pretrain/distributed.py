@@ -1,0 +1,193 @@
+"""Processes that train together: one a GPU, or a few on CPUs.
+
+Started by `torchrun` (or whatever sets its variables) they find each other; otherwise they are
+started here, on this machine.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from meddino.core.errors import MeddinoError
+from meddino.models.device import choose
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+"""Signals that ask for a checkpoint and an end: SLURM's time limit and preemption."""
+GRACE_SECONDS = 20.0
+"""What the other processes get to end by themselves when one has failed."""
+Sharding = Literal["ddp", "fsdp"]
+
+
+class Team(NamedTuple):
+    """This process among those that train together."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over all processes, element by element."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def launch(work: Callable[..., None], device: str, processes: int | None, *given: Any) -> None:
+    """Call `work(team, *given)` in every process.
+
+    Args:
+        work: importable by name, as it is sent to new processes.
+        device: `auto`, `cpu` or `cuda`.
+        processes: how many to start; None is one a GPU. Without effect under torchrun.
+        given: further arguments.
+
+    Raises:
+        MeddinoError: raised by one of the processes, or one died; the others are stopped.
+    """
+    kind = choose(device)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        with _joined(kind, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as t:
+            work(t, *given)
+        return
+    gpus = torch.cuda.device_count() if kind.type == "cuda" else 0
+    wanted = max(gpus, 1) if processes is None else processes
+    if kind.type == "cuda" and wanted > gpus:
+        raise MeddinoError(f"processes: {wanted} are asked for, but torch sees {gpus} GPUs")
+    if wanted == 1:
+        work(Team(kind), *given)
+        return
+    with tempfile.TemporaryDirectory() as meeting:
+        _start(work, kind, wanted, Path(meeting), given)
+
+
+def _start(
+    work: Callable[..., None], kind: torch.device, size: int, meeting: Path, given: tuple[Any, ...]
+) -> None:
+    """Start `size` processes, pass signals on to them, and wait."""
+    threads = max(1, torch.get_num_threads() // size)
+    arguments = (work, kind, size, meeting, threads, given)
+    context = spawn(_enter, arguments, nprocs=size, join=False)
+    assert context is not None
+
+    def pass_on(number: int, _: Any) -> None:
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    with on_signals(pass_on):
+        try:
+            while not context.join(grace_period=GRACE_SECONDS):
+                pass
+        except Exception as error:
+            told = sorted(meeting.glob("error.*"))
+            if told:
+                raise MeddinoError(told[0].read_text(encoding="utf-8")) from error
+            raise MeddinoError(f"a training process died: {error}") from error
+
+
+def _enter(
+    rank: int,
+    work: Callable[..., None],
+    kind: torch.device,
+    size: int,
+    meeting: Path,
+    threads: int,
+    given: tuple[Any, ...],
+) -> None:
+    """One of the processes; an error that the user can mend is left in a file for the parent."""
+    torch.set_num_threads(threads)
+    try:
+        with _joined(kind, f"file://{meeting}/rendezvous", rank, size) as team:
+            work(team, *given)
+    except MeddinoError as error:
+        (meeting / f"error.{rank}").write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+
+
+@contextmanager
+def _joined(kind: torch.device, where: str, rank: int, size: int) -> Iterator[Team]:
+    device = kind
+    if kind.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", rank % torch.cuda.device_count()))
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    backend = "nccl" if kind.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=size)
+    try:
+        yield Team(device, rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def on_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call `handle` on each signal of STOPPING instead of dying of it."""
+    before = {number: signal.signal(number, handle) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Module]) -> nn.Module:
+    """Make the gradients of an engine means over the team.
+
+    Args:
+        engine: the same on every process.
+        team: the processes.
+        sharding: whole parameters on each process (DDP), or a share of them (FSDP2).
+        units: modules that FSDP2 gathers one at a time.
+
+    Returns:
+        What to call in place of the engine.
+    """
+    if team.size == 1:
+        return engine
+    if sharding == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for unit in units:
+            fully_shard(unit)
+        fully_shard(engine)
+        return engine
+    gpu = [team.device] if team.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        engine, device_ids=gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+@contextmanager
+def apart(model: nn.Module, while_: bool) -> Iterator[None]:
+    """Leave gradients to add up on each process, without exchange, `while_` that is true."""
+    if while_ and isinstance(model, nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def local(parameters: Any) -> list[Tensor]:
+    """The part of each parameter that this process holds."""
+    return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]

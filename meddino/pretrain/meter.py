@@ -1,0 +1,91 @@
+"""How fast training is: slices a second, share of the GPU's peak, memory, time left."""
+
+import time
+from collections import deque
+
+import torch
+
+from meddino.models.architectures import Architecture
+from meddino.pretrain.options import Head, Resolution, StageOptions
+
+PEAK_FLOPS = {
+    "V100": 125e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+"""Dense matrix products in half precision (makers' data sheets), by a part of the device's name."""
+WINDOW = 50
+"""Iterations over which speed is averaged."""
+
+
+def forward_flops(a: Architecture, side_px: int) -> float:
+    """Floating point operations of a ViT's forward pass on one square image (matrix products)."""
+    patches = (side_px // a.patch_size) ** 2
+    tokens = patches + 1 + a.storage_tokens
+    per_token = (4 + 2 * a.ffn_ratio) * a.embed_dim**2
+    block = tokens * per_token + 2 * tokens**2 * a.embed_dim
+    return 2 * (a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
+
+
+def _head_flops(head: Head, width: int) -> float:
+    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
+    return 2 * (inner + head.bottleneck * head.prototypes)
+
+
+def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
+    """Those of one slice's share of a training step; a backward pass counts as two forward ones."""
+    crops = stage.augmentation.local_crops
+    seen = 2 * forward_flops(a, resolution.global_px)
+    masked = stage.masking.probability * sum(stage.masking.ratio) / 2
+    hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
+    dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
+    teacher = seen + 2 * dino + hidden * ibot
+    student = seen + crops * forward_flops(a, resolution.local_px)
+    student += (2 + crops) * dino + hidden * ibot
+    gram = 0.0 if resolution.gram_px is None else 2 * forward_flops(a, resolution.gram_px)
+    return teacher + 3 * student + gram
+
+
+class Meter:
+    """Speed over the last iterations."""
+
+    def __init__(self, device: torch.device, processes: int) -> None:
+        """Start the clock; `processes` of `device`'s kind work at once."""
+        self._device, self._last = device, time.monotonic()
+        self._steps: deque[tuple[float, int, float]] = deque(maxlen=WINDOW)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        peaks = [peak for part, peak in PEAK_FLOPS.items() if part in name]
+        self._peak = peaks[0] * processes if peaks else None
+
+    def step(self, slices: int, flops: float) -> None:
+        """Count one iteration of so many slices and operations, over all processes."""
+        now = time.monotonic()
+        self._steps.append((now - self._last, slices, flops))
+        self._last = now
+
+    def read(self, left: int) -> dict[str, float]:
+        """What the last iterations show.
+
+        Args:
+            left: iterations to go.
+
+        Returns:
+            `seconds` of an iteration, `slices_per_second`, `tflops`, `hours_left`; on a GPU also
+            `memory_gb` (its peak) and, where the GPU's peak is known, `mfu` (a share of it).
+        """
+        seconds, slices, flops = (sum(each) for each in zip(*self._steps, strict=True))
+        each = seconds / len(self._steps)
+        found = {
+            "seconds": each,
+            "slices_per_second": slices / seconds,
+            "tflops": flops / seconds / 1e12,
+            "hours_left": each * left / 3600,
+        }
+        if self._device.type == "cuda":
+            found["memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        if self._peak is not None:
+            found["mfu"] = flops / seconds / self._peak
+        return found
