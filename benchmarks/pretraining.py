@@ -1,0 +1,311 @@
+"""The pretraining step: meddino's and the public DINOv3 trainer's, on the same crops.
+
+    python benchmarks/pretraining.py --peer CHECKOUT [--backbone vits16] [--batch 8] [--gram]
+
+CHECKOUT is a clone of facebookresearch/dinov3, which needs omegaconf, termcolor, torchmetrics,
+iopath and ftfy beside torch. Its augmentations, which need torchvision, take no part: both steps
+get the same finished crops. A step is teacher, student, losses, backward pass, clipping, AdamW and
+moving average; on a GPU both run in bf16 and compiled. Steps alternate, and medians are printed as
+a Markdown table, with the parts of ours. Without --peer only ours is measured.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, patch
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from meddino.models.architectures import named
+from meddino.pretrain.crops import Crops, Draws, multi_crop
+from meddino.pretrain.engine import GLOBAL_CROPS, Engine, parameter_groups
+from meddino.pretrain.losses import mask_weights
+from meddino.pretrain.masks import draw_masks
+from meddino.pretrain.meter import PEAK_FLOPS, step_flops
+from meddino.pretrain.options import (
+    Augmentation,
+    Head,
+    Objective,
+    Optimisation,
+    Resolution,
+    StageOptions,
+)
+
+TEMPERATURE, MOMENTUM, LR = 0.05, 0.994, 1e-4
+PEERS = {"vits16": "vit_small", "vitb16": "vit_base", "vitl16": "vit_large", "vittiny8": "vit_tiny"}
+
+
+def main() -> None:
+    """Build both, alternate their steps, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", type=Path, help="clone of facebookresearch/dinov3")
+    parser.add_argument("--backbone", default="vits16", choices=list(PEERS))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--global-px", type=int, default=256)
+    parser.add_argument("--local-px", type=int, default=112)
+    parser.add_argument(
+        "--gram", action="store_true", help="stage 2: a Gram teacher at twice the size"
+    )
+    parser.add_argument("--prototypes", type=int, default=65536)
+    parser.add_argument("--drop-path", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stage = _stage(given)
+    torch.manual_seed(0)
+    slices = torch.randint(-1000, 1000, (given.batch, 512, 512), dtype=torch.int16).to(device)
+    crops, masks = _views(slices, stage)
+    ours = Ours(given.backbone, stage, device)
+    steps: dict[str, Callable[[], None]] = {"meddino": lambda: ours.step(crops, masks)}
+    with _alone(device):
+        if given.peer is not None:
+            steps["facebookresearch/dinov3"] = _peer(given, stage, crops, masks, device)
+        medians = _alternate(steps, given.steps, device)
+    flops = step_flops(named(given.backbone), stage, stage.resolutions[0]) * given.batch
+    print(f"{given.backbone}, batch {given.batch}, gram {given.gram}, {device}")
+    print("| step | seconds | slices/s | share of peak | times the public one |")
+    print("|---|---:|---:|---:|---:|")
+    for name, seconds in medians.items():
+        ratio = medians.get("facebookresearch/dinov3", float("nan")) / seconds
+        share = _share(flops / seconds, device)
+        print(f"| {name} | {seconds:.3f} | {given.batch / seconds:.1f} | {share} | {ratio:.2f} |")
+    if device.type == "cuda":
+        print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, both together")
+    _print_parts(ours, slices, stage, device, given.steps)
+
+
+def _stage(given: argparse.Namespace) -> StageOptions:
+    head = Head(prototypes=given.prototypes)
+    gram = 2 * given.global_px if given.gram else None
+    return StageOptions(
+        slices_px=512,
+        iterations=1,
+        snapshots=(1,),
+        batch_size=given.batch,
+        group_size=given.batch,
+        resolutions=(Resolution(global_px=given.global_px, local_px=given.local_px, gram_px=gram),),
+        optim=Optimisation(lr=LR),
+        objective=Objective(gram=2.0 if given.gram else 0.0),
+        gram_teacher="a" if given.gram else None,
+        augmentation=Augmentation(),
+        dino_head=head,
+        ibot_head=head,
+        drop_path=given.drop_path,
+    )
+
+
+def _views(slices: torch.Tensor, stage: StageOptions) -> tuple[Crops, torch.Tensor]:
+    resolution = stage.resolutions[0]
+    crops = multi_crop(slices, resolution, stage.augmentation, Draws([0], len(slices)))
+    side = resolution.global_px // (8 if resolution.global_px < 100 else 16)
+    rng = np.random.default_rng(0)
+    masks = draw_masks(GLOBAL_CROPS * len(slices), (side, side), (0.1, 0.5), 0.5, rng)
+    return crops, masks.to(slices.device)
+
+
+class Ours:
+    """Our step, in parts."""
+
+    def __init__(self, backbone: str, stage: StageOptions, device: torch.device) -> None:
+        self.device = device
+        self.engine = Engine(named(backbone), stage).to(device).train()
+        if device.type == "cuda":
+            for block in self.engine.blocks():
+                block.compile()
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.engine.student, stage.optim), lr=LR, betas=(0.9, 0.99), fused=True
+        )
+
+    def step(self, crops: Crops, masks: torch.Tensor) -> None:
+        self.backward(self.forward(crops, masks))
+        self.update()
+
+    def forward(self, crops: Crops, masks: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.engine(crops, masks, TEMPERATURE)["loss"]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def update(self) -> None:
+        self.engine.clip_gradients(3.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.update_teacher(MOMENTUM)
+
+
+def _peer(
+    given: argparse.Namespace,
+    stage: StageOptions,
+    crops: Crops,
+    masks: torch.Tensor,
+    device: torch.device,
+) -> Callable[[], None]:
+    """The public trainer's step on the same crops."""
+    sys.path.insert(0, str(given.peer))
+    for name in ("torchvision", "torchvision.transforms", "torchvision.datasets"):
+        sys.modules.setdefault(name, MagicMock(VisionDataset=object))
+    from dinov3.models import vision_transformer
+    from dinov3.train.ssl_meta_arch import SSLMetaArch
+    from omegaconf import OmegaConf
+
+    vision_transformer.vit_tiny = lambda **k: vision_transformer.DinoVisionTransformer(
+        embed_dim=64, depth=4, num_heads=4, ffn_ratio=4, **k
+    )
+    default = given.peer / "dinov3/configs/ssl_default_config.yaml"
+    architecture = named(given.backbone)
+    config = OmegaConf.merge(
+        OmegaConf.load(default),
+        {
+            "student": {
+                "arch": PEERS[given.backbone],
+                "patch_size": architecture.patch_size,
+                "drop_path_rate": given.drop_path,
+                "norm_layer": "layernormbf16",
+                "n_storage_tokens": architecture.storage_tokens,
+                "mask_k_bias": True,
+                "layerscale": architecture.layerscale,
+            },
+            "dino": {"head_n_prototypes": given.prototypes},
+            "ibot": {"head_n_prototypes": given.prototypes},
+            "crops": {
+                "global_crops_size": given.global_px,
+                "local_crops_size": given.local_px,
+                "gram_teacher_crops_size": stage.resolutions[0].gram_px,
+            },
+            "gram": {
+                "use_loss": given.gram,
+                "ckpt": "set below",
+                "img_level": True,
+                "loss_weight": 2.0,
+            },
+        },
+    )
+    gpu = device.type == "cuda"
+    arch = SSLMetaArch(config)
+    arch.gram_ckpt, wanted = None, arch.has_gram_teacher
+    arch.has_gram_teacher = False  # its weights come from the teacher, not from a file
+    if gpu:
+        arch.prepare_for_distributed_training()
+    else:
+        arch.to_empty(device=device)
+    arch.init_weights()
+    arch.has_gram_teacher = wanted
+    arch.gram_load_ema_teacher()
+    arch.train()
+    groups = [dict(group) for group in arch.get_params_groups()]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99))
+    chosen = masks.flatten().nonzero().flatten()
+    data = {
+        "collated_global_crops": crops.globals,
+        "collated_local_crops": crops.locals,
+        "collated_gram_teacher_crops": crops.gram,
+        "collated_masks": masks,
+        "mask_indices_list": chosen,
+        "masks_weight": mask_weights(masks),
+        "upperbound": len(chosen),
+        "n_masked_patches": torch.full((1,), len(chosen), dtype=torch.long, device=device),
+        "global_batch_size": given.batch,
+    }
+    if gpu:
+        kinds = ("global", "local", "gram_teacher")
+        for key in (f"collated_{kind}_crops" for kind in kinds):
+            data[key] = None if data[key] is None else data[key].to(torch.bfloat16)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        data["n_masked_patches"].fill_(len(chosen))
+        with patch.object(torch.Tensor, "cuda", torch.Tensor.cuda if gpu else _stay):
+            arch.forward_backward(data, teacher_temp=TEMPERATURE)
+        for part in arch.student.values():
+            torch.nn.utils.clip_grad_norm_(part.parameters(), 3.0)
+        optimizer.step()
+        arch.update_ema(MOMENTUM)
+
+    return step
+
+
+def _stay(tensor: torch.Tensor, **_: Any) -> torch.Tensor:
+    return tensor
+
+
+@contextmanager
+def _alone(device: torch.device) -> Iterator[None]:
+    """A group of one process, which the public losses ask for."""
+    with tempfile.TemporaryDirectory() as folder:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def _alternate(
+    steps: dict[str, Callable[[], None]], count: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each, after two steps that warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(count + 2):
+        for name, step in steps.items():
+            spent = _timed(step, device)
+            if number >= 2:
+                seconds[name].append(spent)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _timed(step: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _share(flops: float, device: torch.device) -> str:
+    name = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    peaks = [peak for part, peak in PEAK_FLOPS.items() if part in name]
+    return f"{flops / peaks[0]:.0%}" if peaks else f"{flops / 1e12:.3f} TFLOP/s"
+
+
+def _print_parts(
+    ours: Ours, slices: torch.Tensor, stage: StageOptions, device: torch.device, count: int
+) -> None:
+    """Where our time goes."""
+    spent: dict[str, list[float]] = {}
+
+    def part(name: str, action: Callable[[], Any]) -> Any:
+        result: list[Any] = []
+        spent.setdefault(name, []).append(_timed(lambda: result.append(action()), device))
+        return result[0]
+
+    def whole() -> None:
+        crops, masks = part("crops and masks", lambda: _views(slices, stage))
+        targets = part("teacher", lambda: ours.engine._targets(crops, masks, TEMPERATURE))
+        del targets
+        loss = part("teacher, student, losses", lambda: ours.forward(crops, masks))
+        part("backward", lambda: ours.backward(loss))
+        part("clip, optimiser, moving average", ours.update)
+
+    for _ in range(count):
+        whole()
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    print(json.dumps({name: round(seconds, 4) for name, seconds in medians.items()}))
+
+
+if __name__ == "__main__":
+    main()
