@@ -70,6 +70,7 @@ VERBS: dict[str, Verb] = {
     ),
     "weights": Verb(
         module="meddino.models.fetch_weights",
+        revision=2,
         summary="check and place published weights",
         options=Study.weights_options,
     ),
@@ -137,6 +138,10 @@ VERBS: dict[str, Verb] = {
         revision=2,
         summary="write the HTML report",
         options=Study.report_options,
+    ),
+    "export": Verb(
+        module="meddino.models.export",
+        summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
     ),
     "study": Verb(
         module="meddino.study",

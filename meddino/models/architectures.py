@@ -22,7 +22,7 @@ class Architecture:
     qkv_bias: bool = True
     """Whether queries and values have a bias; that of keys is masked out by `mask_k_bias`."""
     mask_k_bias: bool = True
-    """Whether a 0/1 buffer silences the bias of keys, which attention cannot see anyway."""
+    """Whether a 0/1 buffer silences the bias of keys."""
     layerscale: float | None = 1e-5
     """Initial scale of the residual branches; None leaves the scales out."""
     norm_eps: float = 1e-5

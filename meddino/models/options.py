@@ -13,9 +13,9 @@ class WeightsOptions(Options):
     url: str | None = Field(None, pattern=r"^(https?://|file:)")
     """Where it can be downloaded without an account."""
     file: str | None = None
-    """Where you have put it, if it cannot."""
+    """Where you have put it, if it cannot: a file, or a folder of transformers or timm."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    """Its SHA-256; checked where given."""
+    """SHA-256 of its file; checked where given."""
     how: str = ""
     """How a person obtains it."""
 

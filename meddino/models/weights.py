@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
+from meddino.models import layouts
 from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
 
@@ -17,11 +18,41 @@ NOT_BACKBONE = ("dino_head.", "ibot_head.", "dino_loss.", "ibot_patch_loss.")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file as it is: safetensors, or what `torch.load` can read safely.
+    """Read a checkpoint as it is: safetensors, or what `torch.load` can read safely.
+
+    Args:
+        path: a file; or a folder of transformers or timm, with weights beside a `config.json`. What
+            this says is put under `meta`, also where the path is that of the weights.
 
     Raises:
         MeddinoError: the file is absent, damaged, or holds code.
     """
+    path = file_of(path)
+    content = _read_file(path)
+    config = path.with_name("config.json")
+    if path.name in layouts.FILES and config.exists() and (meta := layouts.recorded(config)):
+        content["meta"] = meta
+    return content
+
+
+def file_of(path: Path) -> Path:
+    """The file of the weights: `path` itself, or the one in that folder.
+
+    Raises:
+        MeddinoError: it is a folder that transformers or timm would not have written.
+    """
+    if not path.is_dir():
+        return path
+    held = [path / name for name in layouts.FILES if (path / name).is_file()]
+    if not held or not (path / "config.json").is_file():
+        raise MeddinoError(
+            f"{path} is a folder, but holds no config.json with {' or '.join(layouts.FILES)}; give"
+            " the file of the weights, or the folder that save_pretrained wrote"
+        )
+    return held[0]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -40,13 +71,24 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def backbone_state(content: Mapping[str, Any]) -> State:
-    """The ViT's tensors of a checkpoint: bare, under `teacher`, or behind `backbone.`."""
+    """The ViT's tensors of a checkpoint under the public key names.
+
+    They may be bare, under `teacher`, behind `backbone.`, or laid out as in transformers or timm.
+
+    Raises:
+        MeddinoError: of a layout that leaves it open, the heads are not known.
+    """
+    return _opened(content)[0]
+
+
+def _opened(content: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+    """The ViT's tensors, and fields of its architecture that are known beside them."""
     tensors = content.get("teacher", content)
     state = {}
     for key, value in tensors.items():
         if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
             state[key.removeprefix("module.").removeprefix("backbone.")] = value
-    return state
+    return layouts.to_public(state, content.get("meta", {}))
 
 
 def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dict") -> Architecture:
@@ -56,10 +98,10 @@ def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dic
         MeddinoError: these are not the tensors of a DINOv3 ViT.
     """
     needed = ("cls_token", "patch_embed.proj.weight", "rope_embed.periods", "norm.weight")
-    missing = [key for key in needed if key not in state]
+    missing = [key for key in (*needed, "blocks.0.mlp.fc1.weight") if key not in state]
     if missing:
         raise MeddinoError(
-            f"{source} is no DINOv3 ViT: it lacks {', '.join(missing)} (it has "
+            f"{source} is no DINOv3 ViT as S, B and L are: it lacks {', '.join(missing)} (it has "
             f"{len(state)} tensors, such as {', '.join(sorted(state)[:3])})"
         )
     width = state["cls_token"].shape[-1]
@@ -94,14 +136,13 @@ def _norm_eps(state: Mapping[str, Tensor]) -> float:
 
 
 def architecture_of(content: Mapping[str, Any], source: str = "the state dict") -> Architecture:
-    """The architecture of a checkpoint's ViT; what our own files record of it goes first.
+    """The architecture of a checkpoint's ViT; what a file records of it goes first.
 
     Raises:
         MeddinoError: it holds no DINOv3 ViT.
     """
-    found = infer_architecture(backbone_state(content), source)
-    recorded = content["meta"].get("norm_eps") if "meta" in content else None
-    return found if recorded is None else replace(found, norm_eps=recorded)
+    state, known = _opened(content)
+    return replace(infer_architecture(state, source), **known)
 
 
 def check_size(found: Architecture, backbone: str, source: str, key: str) -> None:
@@ -122,15 +163,21 @@ def check_size(found: Architecture, backbone: str, source: str, key: str) -> Non
         )
 
 
-def load_backbone(source: Path | str | Mapping[str, Any]) -> VisionTransformer:
+def load_backbone(
+    source: Path | str | Mapping[str, Any], num_heads: int | None = None
+) -> VisionTransformer:
     """Build the ViT of a checkpoint and load it strictly.
 
     Args:
-        source: a file (.pth of DINOv3, MedDINOv3 or meddino; .safetensors of the same keys), or
-            its contents.
+        source: a file (of torch or safetensors; under the key names of DINOv3, MedDINOv3, meddino,
+            transformers or timm), a folder with `config.json` of the latter two, or what a file
+            holds.
+        num_heads: attention heads, which tensors of transformers and timm do not tell. Without it
+            `config.json` says them; where that is missing too, heads are taken as 64 wide, as in
+            DINOv3's S, B and L.
 
     Returns:
-        The ViT in evaluation mode.
+        The ViT in evaluation mode, fp32.
 
     Raises:
         MeddinoError: unreadable, or the tensors do not fit; the message names them.
@@ -139,7 +186,14 @@ def load_backbone(source: Path | str | Mapping[str, Any]) -> VisionTransformer:
         content, name = read(Path(source)), str(source)
     else:
         content, name = dict(source), "the state dict"
-    vit = VisionTransformer(architecture_of(content, name))
+    if num_heads is not None:
+        content["meta"] = {**content.get("meta", {}), "num_heads": num_heads}
+    architecture = architecture_of(content, name)
+    if num_heads not in (None, architecture.num_heads):
+        raise MeddinoError(
+            f"{name} has {architecture.num_heads} heads by its rotary periods, not {num_heads}"
+        )
+    vit = VisionTransformer(architecture)
     load_strictly(vit, backbone_state(content), name)
     return vit.eval()
 
