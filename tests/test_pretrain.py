@@ -27,7 +27,7 @@ from meddino.models.architectures import named
 from meddino.models.vit import build
 from meddino.pretrain import checkpoint, crops, leaves, loop, losses
 from meddino.pretrain.distributed import Team
-from meddino.pretrain.engine import Engine, multipliers
+from meddino.pretrain.engine import Engine, multipliers, parameter_groups
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
 from meddino.pretrain.options import (
@@ -173,6 +173,78 @@ def test_schedule_and_parameter_groups() -> None:
         assert found == (pytest.approx(rate), decay, last), name
 
 
+def golden_network(io: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Tensors of student or teacher; what is equal for both is stored once."""
+    own = {k.removeprefix(f"{part}."): v for k, v in io.items() if k.startswith(f"{part}.")}
+    shared = {k.removeprefix("student."): v for k, v in io.items() if k.startswith("student.")}
+    return {**{k: v for k, v in shared.items() if "bias_mask" in k or "periods" in k}, **own}
+
+
+def test_three_training_steps() -> None:
+    """Losses, clipping, AdamW by groups, and moving average, each step from the one before."""
+    io = load_file(GOLDEN / "steps.safetensors")
+    history = json.loads((GOLDEN / "steps.json").read_text())["history"]
+    stage = make_stage(
+        batch_size=3,
+        augmentation=Augmentation(local_crops=4),
+        dino_head=Head(prototypes=48, hidden=32, bottleneck=16),
+        ibot_head=Head(prototypes=40, hidden=24, bottleneck=12),
+        optim=Optimisation(lr=1.0, layerwise_decay=0.9, patch_embed_lr=0.2, clip_grad=3.0),
+    )
+    backbone = {
+        k.removeprefix("backbone."): v
+        for k, v in golden_network(io, "student").items()
+        if k.startswith("backbone.")
+    }
+    engine = Engine(replace(weights.infer_architecture(backbone), norm_eps=1e-6), stage)
+    for part in ("student", "teacher"):
+        weights.load_strictly(getattr(engine, part), golden_network(io, part), part)
+    engine.train()
+    engine.student.backbone.rope_embed.rescale = None
+    for block in engine.student.backbone.blocks:
+        block.drop_path = 0.0
+    optimizer = torch.optim.AdamW(
+        parameter_groups(engine.student, stage.optim), lr=0.0, betas=(0.9, 0.999), eps=1e-8
+    )
+    views = (io[f"data.{kind}_times64_int8"].float() / 64 for kind in ("global", "local"))
+    batch = crops.Crops(*views, None)
+    names = {
+        "loss": "total_loss",
+        "dino_local": "dino_local_crops_loss",
+        "dino_global": "dino_global_crops_loss",
+        "koleo": "koleo_loss",
+        "ibot": "ibot_loss",
+    }
+    for number, expected in enumerate(history):
+        parts = engine(batch, io["data.masks"], expected["teacher_temp"])
+        for ours, theirs in names.items():
+            assert float(parts[ours].detach()) == pytest.approx(expected[theirs], rel=2e-5), (
+                number,
+                ours,
+            )
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        norms = {k: float(v) for k, v in engine.clip_gradients(stage.optim.clip_grad).items()}
+        assert norms == pytest.approx(expected["grad_norm_before_clip"], rel=1e-4)
+        for group in optimizer.param_groups:
+            rate = expected["last_layer_lr" if group["last_layer"] else "lr"]
+            group["lr"] = rate * group["lr_multiplier"]
+            group["weight_decay"] = expected["wd"] * group["wd_multiplier"]
+        optimizer.step()
+        engine.update_teacher(expected["momentum"])
+        if number == 0:
+            after = {k.removeprefix("after1."): v for k, v in io.items() if k.startswith("after1.")}
+            state = engine.state_dict()
+            for name, value in after.items():
+                torch.testing.assert_close(state[name], value, rtol=0, atol=2e-5, msg=name)
+        for part, key in (("student", "param_l2_after_step"), ("teacher", "teacher_l2_after_ema")):
+            for name, network in getattr(engine, part).items():
+                length = math.sqrt(
+                    sum(float(p.double().square().sum()) for p in network.parameters())
+                )
+                assert length == pytest.approx(expected[key][name], rel=1e-5), (number, part, name)
+
+
 # ---- masks and crops ---------------------------------------------------------------------------
 
 
@@ -187,6 +259,24 @@ def test_shares_of_a_batch_are_the_upper_ends_of_intervals() -> None:
     masks = draw_masks(16, (14, 14), (0.1, 0.5), 0.5, np.random.default_rng(0))
     counts = sorted(int(n) for n in masks.sum(1) if n)
     assert counts == [int(196 * p) for p in np.linspace(0.1, 0.5, 9)[1:]]
+
+
+def test_masks_have_the_statistics_of_the_public_ones() -> None:
+    recorded = json.loads((GOLDEN / "masks.json").read_text())["statistics"]
+    for entry in recorded["per_count"]:
+        rng = np.random.default_rng(entry["n"])
+        masks = np.stack([draw_mask(entry["n"], (16, 16), rng) for _ in range(300)])
+        pairs = (masks[:, 1:] & masks[:, :-1]).sum((1, 2))
+        pairs = pairs + (masks[:, :, 1:] & masks[:, :, :-1]).sum((1, 2))
+        spread = entry["std_adjacent_masked_pairs"]
+        # The public mean is of 150 draws, ours of 300: four standard errors of their difference.
+        error = 4 * spread * math.sqrt(1 / recorded["n_draws"] + 1 / len(masks))
+        assert pairs.mean() == pytest.approx(entry["mean_adjacent_masked_pairs"], abs=error)
+        assert pairs.std() == pytest.approx(spread, rel=0.3)
+        centre = masks[:, 6:10, 6:10].mean()
+        corners = masks[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean()
+        assert centre == pytest.approx(entry["mean_mask_freq_center"], abs=0.08)
+        assert corners == pytest.approx(entry["mean_mask_freq_corners"], abs=0.03)
 
 
 @settings(deadline=None, max_examples=40)
