@@ -111,6 +111,19 @@ def test_features_of_the_gram_teacher_are_resized_alike(numbers: dict[str, Tenso
     torch.testing.assert_close(resized, numbers["gram.downsample.bicubic_4x4"], **CLOSE)
 
 
+def test_losses_are_exact_under_autocast(numbers: dict[str, Tensor]) -> None:
+    target = losses.sinkhorn_knopp(numbers["dino.teacher_logits"], 0.07).unflatten(0, (2, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = {
+            "dino.global": losses.dino_loss(numbers["dino.student_global"], target),
+            "koleo": losses.koleo_loss(numbers["koleo.in"]),
+            "gram.default": losses.gram_loss(numbers["gram.student"], numbers["gram.teacher"]),
+        }
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, numbers[f"{name}.loss"], **CLOSE)
+
+
 @pytest.mark.parametrize("gram", [False, True])
 def test_a_whole_step(gram: bool) -> None:
     io, state = (load_file(GOLDEN / f"ssl_step_{part}.safetensors") for part in ("io", "state"))
@@ -240,7 +253,7 @@ def test_three_training_steps() -> None:
         for part, key in (("student", "param_l2_after_step"), ("teacher", "teacher_l2_after_ema")):
             for name, network in getattr(engine, part).items():
                 length = math.sqrt(
-                    sum(float(p.double().square().sum()) for p in network.parameters())
+                    sum(float(p.detach().double().square().sum()) for p in network.parameters())
                 )
                 assert length == pytest.approx(expected[key][name], rel=1e-5), (number, part, name)
 

@@ -1,12 +1,30 @@
 """The losses of DINOv3: DINO, iBOT, KoLeo, Gram anchoring, and Sinkhorn-Knopp assignments.
 
-Equal in value and gradient to the public code (tests/golden). All of them compute in float32.
+Equal in value and gradient to the public code (tests/golden). All of them compute in float32, even
+under autocast, which would do their matrix products in half precision.
 """
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+P = ParamSpec("P")
+
+
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Compute a loss without autocast."""
+
+    @wraps(loss)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return loss(*args, **kwargs)
+
+    return computed
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:
@@ -38,6 +56,7 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, n_iterations: int = 3) ->
     return q * samples
 
 
+@full_precision
 def dino_loss(
     student_logits: Tensor,
     teacher_probs: Tensor,
@@ -65,6 +84,7 @@ def dino_loss(
     return off / ((pairs.numel() - same) * images)
 
 
+@full_precision
 def ibot_loss(
     student_logits: Tensor,
     teacher_probs: Tensor,
@@ -97,6 +117,7 @@ def mask_weights(masks: Tensor) -> Tensor:
     return (1.0 / counts).expand_as(masks)[masks]
 
 
+@full_precision
 def koleo_loss(x: Tensor) -> Tensor:
     """Kozachenko-Leonenko regulariser: mean -log distance to the nearest neighbour.
 
@@ -116,6 +137,7 @@ def koleo_loss(x: Tensor) -> Tensor:
     return -(distances + 1e-8).log().mean()
 
 
+@full_precision
 def gram_loss(
     student: Tensor,
     teacher: Tensor,
