@@ -112,7 +112,7 @@ def _views(slices: torch.Tensor, stage: StageOptions) -> tuple[Crops, torch.Tens
     side = resolution.global_px // (8 if resolution.global_px < 100 else 16)
     rng = np.random.default_rng(0)
     masks = draw_masks(GLOBAL_CROPS * len(slices), (side, side), (0.1, 0.5), 0.5, rng)
-    return crops, masks.to(slices.device)
+    return crops, masks
 
 
 class Ours:
@@ -207,14 +207,14 @@ def _peer(
     arch.train()
     groups = [dict(group) for group in arch.get_params_groups()]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99))
-    chosen = masks.flatten().nonzero().flatten()
+    chosen = masks.flatten().nonzero().flatten().to(device)
     data = {
         "collated_global_crops": crops.globals,
         "collated_local_crops": crops.locals,
         "collated_gram_teacher_crops": crops.gram,
-        "collated_masks": masks,
+        "collated_masks": masks.to(device),
         "mask_indices_list": chosen,
-        "masks_weight": mask_weights(masks),
+        "masks_weight": mask_weights(masks).to(device),
         "upperbound": len(chosen),
         "n_masked_patches": torch.full((1,), len(chosen), dtype=torch.long, device=device),
         "global_batch_size": given.batch,
@@ -295,8 +295,8 @@ def _print_parts(
 
     def whole() -> None:
         crops, masks = part("crops and masks", lambda: _views(slices, stage))
-        targets = part("teacher", lambda: ours.engine._targets(crops, masks, TEMPERATURE))
-        del targets
+        places = masks.flatten().nonzero().flatten().to(device)
+        part("teacher alone", lambda: ours.engine._targets(crops, places, TEMPERATURE))
         loss = part("teacher, student, losses", lambda: ours.forward(crops, masks))
         part("backward", lambda: ours.backward(loss))
         part("clip, optimiser, moving average", ours.update)

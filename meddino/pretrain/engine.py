@@ -69,14 +69,19 @@ class Engine(nn.Module):
 
         Args:
             crops: of B slices.
-            masks: bool (2B, patches of a global crop), hidden from the student.
+            masks: bool (2B, patches of a global crop), hidden from the student. On the CPU they
+                spare a GPU the wait to be counted.
             teacher_temperature: of this iteration.
 
         Returns:
             `loss`, the weighted sum that is trained on, and each part, unweighted.
         """
         o = self.stage.objective
-        target_cls, target_patches = self._targets(crops, masks, teacher_temperature)
+        device = crops.globals.device
+        places = masks.flatten().nonzero().flatten().to(device, non_blocking=True)
+        shares = losses.mask_weights(masks).to(device, non_blocking=True)
+        masks = masks.to(device, non_blocking=True)
+        target_cls, target_patches = self._targets(crops, places, teacher_temperature)
         entries = [crops.globals, crops.locals]
         seen, local = self.student.backbone.forward_features(entries, [masks, None])
         cls = seen["x_norm_clstoken"]
@@ -92,9 +97,9 @@ class Engine(nn.Module):
             ),
             "koleo": self._koleo(cls),
         }
-        hidden = seen["x_norm_patchtokens"][masks]
+        hidden = seen["x_norm_patchtokens"].flatten(0, 1)[places]
         parts["ibot"] = losses.ibot_loss(
-            self.student.ibot_head(hidden), target_patches, masks, None, temperature
+            self.student.ibot_head(hidden), target_patches, masks, shares, temperature
         )
         if self.gram is not None:
             parts["gram"] = losses.gram_loss(
@@ -126,11 +131,11 @@ class Engine(nn.Module):
         return GLOBAL_CROPS * len(crops.locals) // len(crops.globals)
 
     @torch.no_grad()
-    def _targets(self, crops: Crops, masks: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _targets(self, crops: Crops, places: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The teacher's assignments: (2, B, K) of class tokens, (M, K) of hidden patches."""
         seen = self.teacher.backbone.forward_features(crops.globals)
         cls = losses.sinkhorn_knopp(self.teacher.dino_head(seen["x_norm_clstoken"]), temperature)
-        hidden = self.teacher.ibot_head(seen["x_norm_patchtokens"][masks])
+        hidden = self.teacher.ibot_head(seen["x_norm_patchtokens"].flatten(0, 1)[places])
         return _views(cls, GLOBAL_CROPS), losses.sinkhorn_knopp(hidden, temperature)
 
     @torch.no_grad()

@@ -273,7 +273,7 @@ class Trainer:
             ).unflatten(0, (ssl.GLOBAL_CROPS, stage.group))
             for group in groups
         ]
-        return crops, torch.cat(masks, dim=1).flatten(0, 1).to(self.team.device)
+        return crops, torch.cat(masks, dim=1).flatten(0, 1)
 
     def _autocast(self) -> Any:
         if self.stage.precision == "fp32":
