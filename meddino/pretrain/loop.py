@@ -22,6 +22,7 @@ from meddino.models.architectures import Architecture, named
 from meddino.models.device import choose
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.crops import multi_crop
+from meddino.pretrain.dinov3 import run as public
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.options import PretrainOptions, Resolution
 
@@ -65,11 +66,15 @@ def run(
     for key in CONDUCT:
         del identity["stage"][key]
     open_state(state, inputs, json.loads(json.dumps(identity)))
-    trainer = Trainer(options, index, sources)
-    del sources  # as large as the networks, and no longer needed
-    trainer.resume(state / CHECKPOINT)
-    trainer.train(state / CHECKPOINT, output)
-    write_lines(output, trainer.history)
+    if options.engine == "dinov3":
+        history = public.train(options, index, sources, state, output)
+    else:
+        trainer = Trainer(options, index, sources)
+        del sources  # as large as the networks, and no longer needed
+        trainer.resume(state / CHECKPOINT)
+        trainer.train(state / CHECKPOINT, output)
+        history = trainer.history
+    write_lines(output, history)
     close_state(state)
 
 
