@@ -72,8 +72,8 @@ def written(o: PretrainOptions, gpus: int = 2, **architecture: Any) -> dict[str,
         o,
         replace(named(o.backbone), **architecture),
         dataset=Path("/state/dataset.json"),
-        start=Path("/state/start.pth"),
-        gram=Path("/state/gram.pth") if o.stage.objective.gram else None,
+        start=Path("/state/start"),
+        gram=Path("/state/gram") if o.stage.objective.gram else None,
         gpus=gpus,
         workers=8,
     )
@@ -200,8 +200,8 @@ CHANGES: dict[str, Any] = {
 ELSEWHERE = {
     "data": "the study's index",
     "slices_px": "the study's index",
-    "init": "start.pth",
-    "gram_teacher": "gram.pth",
+    "init": "state/start",
+    "gram_teacher": "state/gram",
     "augmentation": "dataset.json",
     "device": "refused if cpu",
     "log_every": "the history",
@@ -396,12 +396,12 @@ def test_checkpoints_go_there_and_back(theirs: dict[str, Tensor], tmp_path: Path
         part, _, name = key.partition(".")
         close = {"rtol": 0, "atol": 0} if "periods" not in key else {"rtol": 2**-8, "atol": 0}
         torch.testing.assert_close(ours[part][name], value, check_dtype=True, **close)
-    convert.write_start(tmp_path / "start.pth", architecture, RECORDED, ours, "ours")
-    start = torch.load(tmp_path / "start.pth", weights_only=True)["teacher"]
+    convert.write_start(tmp_path / "start", architecture, RECORDED, ours, "ours")
+    start = convert.read_state(tmp_path / "start", "model.")
     assert start.keys() == {k.removeprefix("student.") for k in theirs if k.startswith("student.")}
     torch.testing.assert_close(start, ours["teacher"], rtol=0, atol=0)
-    convert.write_gram(tmp_path / "gram.pth", architecture, ours, "ours")
-    gram = torch.load(tmp_path / "gram.pth", weights_only=True)["teacher"]
+    convert.write_gram(tmp_path / "gram", architecture, ours, "ours")
+    gram = convert.read_state(tmp_path / "gram", "model.")
     assert gram.keys() == {f"backbone.{key}" for key in backbone}
 
 
@@ -412,11 +412,11 @@ def test_published_weights_start_with_new_heads_and_a_public_evaluation_checkpoi
     torch.save({"teacher": teacher}, tmp_path / "teacher_checkpoint.pth")
     vit = weights.load_backbone(tmp_path / "teacher_checkpoint.pth")
     published = {k: v.clone() for k, v in vit.state_dict().items()}
-    paths = [tmp_path / name for name in ("a.pth", "b.pth", "c.pth")]
+    paths = [tmp_path / name for name in ("a", "b", "c")]
     for path, seed in zip(paths, (0, 0, 1), strict=True):
         stage = replace(RECORDED, seed=seed)
         convert.write_start(path, vit.architecture, stage, published, "dinov3")
-    a, b, c = (torch.load(path, weights_only=True)["teacher"] for path in paths)
+    a, b, c = (convert.read_state(path, "model.") for path in paths)
     assert a.keys() == teacher.keys()
     assert all(torch.equal(a[f"backbone.{key}"], value) for key, value in published.items())
     torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -439,9 +439,10 @@ def test_checkpoints_that_do_not_fit_are_refused(theirs: dict[str, Tensor], tmp_
             convert.write_snapshot(out, folder, architecture, RECORDED, {})
     with pytest.raises(MeddinoError, match="absent is not a whole checkpoint"):
         convert.write_snapshot(out, tmp_path / "absent", architecture, RECORDED, {})
+    folder = dcp(tmp_path / "damaged", theirs)
     for part in folder.glob("*.distcp"):
         part.write_bytes(b"")
-    with pytest.raises(MeddinoError, match="other is not a whole checkpoint"):
+    with pytest.raises(MeddinoError, match="damaged is not a whole checkpoint"):
         convert.write_snapshot(out, folder, architecture, RECORDED, {})
     heads = replace(RECORDED, dino_head=HEAD)
     with pytest.raises(MeddinoError, match=r"ours does not fit.*dino_head\.last_layer"):
@@ -495,14 +496,14 @@ class PublicTrainer:
         given = dict(pairwise(command))
         folder = Path(given["--output-dir"])
         cfg = json.loads(Path(given["--config-file"]).read_text())
-        start = torch.load(cfg["student"]["resume_from_teacher_chkpt"], weights_only=True)[
-            "teacher"
-        ]
+        start = convert.read_state(Path(cfg["student"]["resume_from_teacher_chkpt"]), "model.")
         folder.mkdir(exist_ok=True)
         for n in range(1, cfg["optim"]["epochs"] + 1):
             if n % cfg["checkpointing"]["period"] == 0 and not (self.runs == 2 and n <= 4):
                 parts = {
-                    f"{part}.{k}": v + n / 1000 for part in convert.PARTS for k, v in start.items()
+                    f"{part}.{k}": v + n / 1000
+                    for part in ("student", "teacher")
+                    for k, v in start.items()
                 }
                 dcp(folder / "ckpt" / str(n - 1), parts)
             if n == self.dies_at and self.runs == 1:

@@ -61,8 +61,8 @@ def trainer_config(
         options: the stage, without `refusals`.
         architecture: of all backbones.
         dataset: description that `meddino.pretrain.dinov3.dataset.CT3M` reads.
-        start: checkpoint that student and teacher start from.
-        gram: checkpoint of the Gram teacher, if the stage has one.
+        start: folder that student and teacher start from.
+        gram: folder of the Gram teacher, if the stage has one.
         gpus: number of processes, which share a batch.
         workers: processes that load data, for each GPU.
 

@@ -3,6 +3,9 @@
 Its parameters have the names of ours, so both directions go through our networks, which load
 strictly. Two things change on the way. It keeps rotary periods in bf16 and computes with them so;
 what comes back are those, rounded. And it starts the student from the teacher's weights.
+
+It would also start from a `.pth` file, but not on several GPUs: recent releases of torch refuse to
+copy its class token, one row, into shards. So it is given folders as it writes them itself.
 """
 
 from collections.abc import Mapping
@@ -12,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
@@ -23,8 +27,6 @@ from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
 from meddino.pretrain.engine import Network
 from meddino.pretrain.options import PretrainOptions, StageOptions
-
-PARTS = ("student", "teacher")
 
 
 def architecture_of(
@@ -49,7 +51,7 @@ def write_start(
     init: Mapping[str, Any] | None,
     source: str,
 ) -> None:
-    """Write what `student.resume_from_teacher_chkpt` reads: backbone and heads of a teacher.
+    """Write a folder for `student.resume_from_teacher_chkpt`: backbone and heads of a teacher.
 
     Heads that the checkpoint lacks, and without one the backbone, are drawn from the stage's seed.
 
@@ -62,20 +64,20 @@ def write_start(
         weights.load_strictly(network, init["teacher"], source)
     elif init is not None:
         weights.load_strictly(network.backbone, weights.backbone_state(init), source)
-    _save(path, {"teacher": network.state_dict()})
+    _write_folder(path, network.state_dict())
 
 
 def write_gram(
     path: Path, architecture: Architecture, content: Mapping[str, Any], source: str
 ) -> None:
-    """Write what `gram.ckpt` reads: a backbone.
+    """Write a folder for `gram.ckpt`: a backbone.
 
     Raises:
         MeddinoError: the checkpoint does not fit.
     """
     backbone = VisionTransformer(architecture)
     weights.load_strictly(backbone, weights.backbone_state(content), source)
-    _save(path, {"teacher": {f"backbone.{k}": v for k, v in backbone.state_dict().items()}})
+    _write_folder(path, {f"backbone.{k}": v for k, v in backbone.state_dict().items()})
 
 
 def write_snapshot(
@@ -90,28 +92,32 @@ def write_snapshot(
     Raises:
         MeddinoError: it is damaged, or does not fit.
     """
-    states = read_states(checkpoint)
     content: dict[str, Any] = {"meta": meta}
-    for part in PARTS:
+    for part in ("teacher", "student"):
         network = Network(architecture, stage)
-        weights.load_strictly(network, states[part], f"{checkpoint}, {part}")
+        state = read_state(checkpoint, f"model.{part}.")
+        weights.load_strictly(network, state, f"{checkpoint}, {part}")
         content[part] = network.state_dict()
-    _save(path, content)
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
 
 
-def read_states(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
-    """Student and teacher of a folder that torch.distributed.checkpoint wrote, in whole tensors.
+def read_state(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
+    """Whole tensors of a folder that torch.distributed.checkpoint wrote, from however many ranks.
+
+    Args:
+        checkpoint: the folder.
+        prefix: what the names of the wanted tensors begin with; it is taken off.
 
     Raises:
-        MeddinoError: it is absent or damaged.
+        MeddinoError: the folder is absent or damaged.
     """
-    prefixes = {part: f"model.{part}." for part in PARTS}
     try:
         reader = FileSystemReader(checkpoint)
         found = {
             key: torch.empty(entry.size, dtype=entry.properties.dtype)
             for key, entry in reader.read_metadata().state_dict_metadata.items()
-            if isinstance(entry, TensorStorageMetadata) and key.startswith(tuple(prefixes.values()))
+            if isinstance(entry, TensorStorageMetadata) and key.startswith(prefix)
         }
         load(found, storage_reader=reader, no_dist=True)
     # torch raises nearly anything for a damaged file, and its own is not even an Exception.
@@ -120,16 +126,10 @@ def read_states(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
             f"{checkpoint} is not a whole checkpoint of the public trainer"
             f" ({type(error).__name__}); delete it and rerun"
         ) from error
-    return {
-        part: {
-            key.removeprefix(prefix): value
-            for key, value in found.items()
-            if key.startswith(prefix)
-        }
-        for part, prefix in prefixes.items()
-    }
+    return {key.removeprefix(prefix): value for key, value in found.items()}
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
+def _write_folder(path: Path, state: dict[str, Tensor]) -> None:
     with atomic(path) as temporary:
-        torch.save(content, temporary)
+        content = {"iteration": 0, "model": state}
+        save(content, storage_writer=FileSystemWriter(temporary), no_dist=True)

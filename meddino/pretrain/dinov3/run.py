@@ -17,7 +17,8 @@ import torch
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
-from meddino.pretrain.dinov3 import convert
+from meddino.models.architectures import Architecture
+from meddino.pretrain.dinov3 import convert, launch
 from meddino.pretrain.dinov3.config import refusals, trainer_config
 from meddino.pretrain.dinov3.dataset import describe
 from meddino.pretrain.options import PretrainOptions
@@ -62,45 +63,57 @@ def train(
         MeddinoError: there is no GPU or no trainer, the stage asks for what it cannot do, a
             checkpoint does not fit, or the trainer failed.
     """
-    gpus = _check(options)
-    stage, init, gram = options.stage, sources["init"], sources["gram_teacher"]
-    source = "random weights" if init is None else str(init.path)
-    content = None if init is None else init.content
-    architecture = convert.architecture_of(options, content, source)
-    state = state.resolve()
-    files = {name: state / f"{name}.pth" for name in ("start", "gram")}
-    convert.write_start(files["start"], architecture, stage, content, source)
-    if gram is not None:
-        convert.write_gram(files["gram"], architecture, gram.content, str(gram.path))
-    describe(state / "dataset.json", index, asdict(stage.augmentation))
-    config = trainer_config(
-        options,
-        architecture,
-        dataset=state / "dataset.json",
-        start=files["start"],
-        gram=None if gram is None else files["gram"],
-        gpus=gpus,
-        workers=max(1, len(os.sched_getaffinity(0)) // gpus),
-    )
-    write_json(state / "trainer.yaml", config)  # JSON is YAML
-    folder = state / "trainer"
-    _keep(folder / "ckpt", stage.snapshots)
-    if not (folder / "ckpt" / str(stage.iterations - 1)).exists():
-        _launch(_command(state / "trainer.yaml", folder, gpus, stage.seed))
+    gpus, stage, state = _check(options), options.stage, state.resolve()
+    architecture = _prepare(options, index, sources, state, gpus)
+    checkpoints = state / "trainer" / "ckpt"
+    _keep(checkpoints, stage.snapshots)
+    if not (checkpoints / str(stage.iterations - 1)).exists():
+        _launch(_command(state, gpus, stage.seed))
     meta = {
         "stage": options.name,
         "backbone": options.backbone,
         "norm_eps": architecture.norm_eps,
-        "origin": {key: found and found.origin() for key, found in sources.items()},
+        "origin": {key: source and source.origin() for key, source in sources.items()},
         "engine": options.engine,
     }
     for iteration in stage.snapshots:
-        path = output.with_name(f"{iteration:06d}.pth")
-        checkpoint = _checkpoint(folder / "ckpt", iteration)
         convert.write_snapshot(
-            path, checkpoint, architecture, stage, {**meta, "iteration": iteration}
+            output.with_name(f"{iteration:06d}.pth"),
+            _checkpoint(checkpoints, iteration),
+            architecture,
+            stage,
+            {**meta, "iteration": iteration},
         )
-    return history(folder / "training_metrics.json", stage.log_every)
+    return history(state / "trainer" / "training_metrics.json", stage.log_every)
+
+
+def _prepare(
+    options: PretrainOptions,
+    index: Path,
+    sources: Mapping[str, "Source | None"],
+    state: Path,
+    gpus: int,
+) -> Architecture:
+    """Write all that the trainer reads; return the architecture of the ViTs."""
+    stage, init, gram = options.stage, sources["init"], sources["gram_teacher"]
+    source = "random weights" if init is None else str(init.path)
+    content = None if init is None else init.content
+    architecture = convert.architecture_of(options, content, source)
+    config = trainer_config(
+        options,
+        architecture,
+        dataset=state / "dataset.json",
+        start=state / "start",
+        gram=None if gram is None else state / "gram",
+        gpus=gpus,
+        workers=max(1, len(os.sched_getaffinity(0)) // gpus),
+    )
+    write_json(state / "trainer.yaml", config)  # JSON is YAML
+    describe(state / "dataset.json", index, asdict(stage.augmentation))
+    convert.write_start(state / "start", architecture, stage, content, source)
+    if gram is not None:
+        convert.write_gram(state / "gram", architecture, gram.content, str(gram.path))
+    return architecture
 
 
 def _check(options: PretrainOptions) -> int:
@@ -120,10 +133,10 @@ def _check(options: PretrainOptions) -> int:
     return torch.cuda.device_count()
 
 
-def _command(config: Path, folder: Path, gpus: int, seed: int) -> list[str]:
+def _command(state: Path, gpus: int, seed: int) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    trainer = ["-m", "meddino.pretrain.dinov3.launch", "--config-file", str(config)]
-    rest = ["--output-dir", str(folder), "--seed", str(seed)]
+    trainer = ["-m", launch.__name__, "--config-file", str(state / "trainer.yaml")]
+    rest = ["--output-dir", str(state / "trainer"), "--seed", str(seed)]
     return [*torchrun, f"--nproc-per-node={gpus}", *trainer, *rest]
 
 
