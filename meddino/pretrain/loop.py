@@ -22,7 +22,6 @@ from meddino.models.architectures import Architecture, named
 from meddino.models.device import choose
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.crops import multi_crop
-from meddino.pretrain.dinov3 import run as public
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.options import PretrainOptions, Resolution
 
@@ -67,6 +66,9 @@ def run(
         del identity["stage"][key]
     open_state(state, inputs, json.loads(json.dumps(identity)))
     if options.engine == "dinov3":
+        # It loads half of torch.distributed, a second that every other stage would wait for.
+        from meddino.pretrain.dinov3 import run as public
+
         history = public.train(options, index, sources, state, output)
     else:
         trainer = Trainer(options, index, sources)
