@@ -43,7 +43,8 @@ from meddino.finetune.options import (
 )
 from meddino.models.architectures import ARCHITECTURES
 from meddino.models.options import WeightsOptions
-from meddino.pretrain.options import LeavesOptions, PretrainOptions, StageOptions
+from meddino.pretrain.dinov3.config import refusals
+from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import CardOptions, FigureOptions, ReportOptions, Table, TableOptions
 
 LEAK_FREE = "_leakfree"
@@ -90,6 +91,9 @@ class Weights(WeightsOptions):
 class Pretrain(Options):
     """The chained stages (paper section 3.2)."""
 
+    engine: EngineName = "meddino"
+    """What runs the stages: this project's trainer, or `dinov3`, the public one of DINOv3's authors
+    (needs a GPU and the extra `dinov3`; see docs/pretraining.md)."""
     backbone: str
     """Architecture of student, teacher and Gram teacher (paper: ViT-B/16)."""
     leak_free: bool = False
@@ -202,9 +206,16 @@ class Study(Options):
     def _check_references(self) -> Self:
         problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
         problems += [*self._dangling_configurations(), *self._unknown_backbones()]
+        problems = problems or [*self._beyond_the_engine()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _beyond_the_engine(self) -> Iterator[str]:
+        """What the public trainer would refuse, days later."""
+        for name in self.pretrain.stages if self.pretrain.engine == "dinov3" else ():
+            for problem in refusals(self.pretrain_options(name)):
+                yield f"pretrain.engine = 'dinov3', stage {name}, {problem}"
 
     def _dangling_datasets(self) -> Iterator[str]:
         for name in self.ct3m_and_benchmark_datasets():
@@ -567,7 +578,12 @@ class Study(Options):
             init=self._reference(options.init),
             gram_teacher=self._reference(options.gram_teacher),
         )
-        return PretrainOptions(name=stage, backbone=self.pretrain.backbone, stage=followed)
+        return PretrainOptions(
+            name=stage,
+            engine=self.pretrain.engine,
+            backbone=self.pretrain.backbone,
+            stage=followed,
+        )
 
     def convert_options(self, benchmark: str) -> ConvertOptions:
         """Options of `convert`."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,42 +69,73 @@ def run(
         MeddinoError: a checkpoint does not fit or is not the one that the stage asks for, or a
             loss is no number, or a signal asked to stop; the last good state is kept.
     """
-    stage = options.stage
-    files = {"index": index, "init": init, "gram_teacher": gram_teacher}
-    distributed.launch(_run, stage.device, stage.processes, options, files, state, output)
+    job = Job(options, index, init, gram_teacher, state, output)
+    if options.engine == "dinov3":
+        _train_publicly(job)
+    else:
+        distributed.launch(_train, options.stage.device, options.stage.processes, job)
 
 
-def _run(
-    team: Team,
-    options: PretrainOptions,
-    files: dict[str, Path | None],
-    state: Path,
-    output: Path,
-) -> None:
-    """What each process does."""
-    stage = options.stage
-    sources = {
-        key: checkpoint.expected(getattr(stage, key), files[key], key)
-        for key in ("init", "gram_teacher")
-    }
-    if team.leads:
-        identity = asdict(options)
+@dataclass(frozen=True)
+class Job:
+    """What `run` was given."""
+
+    options: PretrainOptions
+    index: Path
+    init: Path | None
+    gram_teacher: Path | None
+    state: Path
+    output: Path
+
+    def sources(self) -> dict[str, Source | None]:
+        """The checkpoints that the stage starts from, read and checked."""
+        stage = self.options.stage
+        return {
+            "init": checkpoint.expected(stage.init, self.init, "init"),
+            "gram_teacher": checkpoint.expected(
+                stage.gram_teacher, self.gram_teacher, "gram_teacher"
+            ),
+        }
+
+    def open(self) -> None:
+        """Make `state` a folder of this very stage."""
+        identity = asdict(self.options)
         for key in CONDUCT:
             del identity["stage"][key]
-        open_state(state, files, json.loads(json.dumps(identity)))
-    team.wait()
-    index = files["index"]
-    assert index is not None, "the verb asks for it"
-    trainer = Trainer(options, index, sources, team)
-    del sources  # as large as the networks, and no longer needed
-    trainer.resume(state)
-    trainer.train(state, output.with_name("tensorboard"))
+        files = {"index": self.index, "init": self.init, "gram_teacher": self.gram_teacher}
+        open_state(self.state, files, json.loads(json.dumps(identity)))
+
+    def close(self, history: list[dict[str, Any]]) -> None:
+        """Write the history, which says that all is there."""
+        write_lines(self.output, history)
+        close_state(self.state)
+
+
+def _train(team: Team, job: Job) -> None:
+    """What each process does."""
+    sources = job.sources()
     if team.leads:
-        for iteration in stage.snapshots:
-            name = f"{iteration:06d}.pth"
-            checkpoint.publish(state / name, output.with_name(name))
-        write_lines(output, trainer.history)
-        close_state(state)
+        job.open()
+    team.wait()
+    trainer = Trainer(job.options, job.index, sources, team)
+    del sources  # as large as the networks, and no longer needed
+    trainer.resume(job.state)
+    trainer.train(job.state, job.output.with_name("tensorboard"))
+    if team.leads:
+        # Not before the end: Snakemake deletes the outputs of a job that fails.
+        for name in (f"{iteration:06d}.pth" for iteration in job.options.stage.snapshots):
+            checkpoint.publish(job.state / name, job.output.with_name(name))
+        job.close(trainer.history)
+
+
+def _train_publicly(job: Job) -> None:
+    """Leave the stage to the public trainer."""
+    # It loads half of torch.distributed, a second that every other stage would wait for.
+    from meddino.pretrain.dinov3 import run as public
+
+    sources = job.sources()
+    job.open()
+    job.close(public.train(job.options, job.index, sources, job.state, job.output))
 
 
 class Trainer:

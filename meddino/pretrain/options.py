@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+EngineName = Literal["meddino", "dinov3"]
 STRICT: Mapping[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
 
@@ -326,6 +327,8 @@ class PretrainOptions:
 
     name: str
     """Name of the stage."""
+    engine: EngineName = "meddino"
+    """What runs the stage."""
     backbone: str
     """Architecture of student, teacher and Gram teacher."""
     stage: StageOptions

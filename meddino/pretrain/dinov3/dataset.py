@@ -1,0 +1,121 @@
+"""CT-3M as a dataset of the public trainer.
+
+Its own augmentation is for photographs of 8 bit and mostly fixed. So of the transform that it hands
+over only the sizes are used: crops are cut and changed as our own engine does, in HU.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import read_json, write_json
+from meddino.ct3m import pixels, shards
+from meddino.ct3m.loader import Group
+from meddino.pretrain.crops import Draws, multi_crop
+from meddino.pretrain.options import Augmentation, Resolution
+
+
+class Cells(NamedTuple):
+    """Where each slice of an index is."""
+
+    shards: list[Path]
+    shard_of: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int32]
+    side: int
+
+
+def describe(path: Path, index: Path, augmentation: dict[str, Any]) -> None:
+    """Write the file that `CT3M` is made from."""
+    write_json(path, {"index": str(index.resolve()), "augmentation": augmentation})
+
+
+class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[()]]]):
+    """Slices of an index, each as the crops that the trainer collates."""
+
+    def __init__(
+        self,
+        root: str,
+        transform: Any,
+        target_transform: Callable[[Any], Any] | None = None,
+        transforms: Any = None,
+    ) -> None:
+        """Open it, as the trainer's `make_dataset` does.
+
+        Args:
+            root: a file of `describe`.
+            transform: the trainer's augmentation, asked for `global_crops_size`,
+                `local_crops_size` and `gram_teacher_crops_size` (px, or None).
+            target_transform: unused; slices have no targets.
+            transforms: unused.
+
+        Raises:
+            MeddinoError: the index is absent, unreadable or empty.
+        """
+        described = read_json(Path(root))
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in described["augmentation"].items()
+        }
+        self.augmentation = Augmentation(**values)
+        self.resolution = Resolution(
+            global_px=transform.global_crops_size,
+            local_px=transform.local_crops_size,
+            gram_px=transform.gram_teacher_crops_size,
+        )
+        self._cells = _read_index(Path(described["index"]))
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return len(self._cells.shard_of)
+
+    def __getitem__(self, number: int) -> tuple[dict[str, list[torch.Tensor]], tuple[()]]:
+        """Crops of a slice: float32 (3, side, side) each, drawn by torch's own generator.
+
+        The trainer seeds it, differently in each process that loads.
+
+        Raises:
+            MeddinoError: a shard is absent or damaged.
+        """
+        slices = torch.from_numpy(self.hounsfield(number))[None]
+        seed = int(torch.randint(2**62, ()))
+        crops = multi_crop(slices, self.resolution, self.augmentation, Draws([seed], 1))
+        shown = {"global_crops": list(crops.globals), "local_crops": list(crops.locals)}
+        if crops.gram is not None:
+            shown["gram_teacher_crops"] = list(crops.gram)
+        return shown, ()
+
+    def hounsfield(self, number: int) -> npt.NDArray[np.int16]:
+        """A slice: int16 (side, side) in HU."""
+        where, side = self._cells, self._cells.side
+        start = int(where.start[number])
+        place = Group(where.shards[where.shard_of[number]], start, start + int(where.size[number]))
+        cell = place.read()
+        with place.reading():
+            image: npt.NDArray[np.int16] = pixels.decode([cell], (side, side))[0]
+        return image
+
+
+@lru_cache(maxsize=1)
+def _read_index(index: Path) -> Cells:
+    """Read an index; the trainer makes a dataset of it for each resolution."""
+    columns = ["shard", "offset", "packed_bytes"]
+    table = shards.open_shard(index).read(columns=columns, use_threads=False)
+    if len(table) == 0:
+        raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
+    names = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
+    paths = [index.parent / name for name in names.dictionary.to_pylist()]
+    return Cells(
+        paths,
+        names.indices.to_numpy(),
+        table["offset"].to_numpy(),
+        table["packed_bytes"].to_numpy(),
+        shards.size_px(shards.open_shard(paths[0])),
+    )
