@@ -1,5 +1,7 @@
 """Online signals: bounds, what they react to, and that they leave a run alone."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,15 @@ from torch import Tensor
 from meddino.models.vit import build
 from meddino.pretrain import quality
 from meddino.pretrain.losses import gram_loss
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small only lose by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
