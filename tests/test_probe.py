@@ -219,7 +219,7 @@ def pretrained(images: Path, folder: Path, seed: int) -> Path:
         optim=Optimisation(
             lr=3e-3, warmup=10, layerwise_decay=1.0, patch_embed_lr=1.0, momentum=(0.9, 0.97)
         ),
-        objective=Objective(teacher_temperature=(0.02, 0.02)),
+        objective=Objective(student_temperature=0.03, teacher_temperature=(0.005, 0.005)),
         augmentation=Augmentation(local_crops=2),
         dino_head=head,
         ibot_head=head,
@@ -242,7 +242,7 @@ def gains(folder: Path, seed: int) -> dict[str, float]:
     for number in range(4, 14):
         name = f"c{number}_0000.nii.gz"
         (scans / name).symlink_to(dataset.parent / "imagesTr" / name)
-    changes = {"slices_px": 96, "slices_per_case": 20, "patches_per_class": 400, "seed": seed}
+    changes = {"slices_px": 128, "slices_per_case": 20, "patches_per_class": 400, "seed": seed}
     asked = OPTIONS.probe.model_copy(update=changes)
     (random,) = run(dataset, folder / "random.json", probe=asked)["scores"]
     checkpoint = pretrained(scans, folder / "ct3m", seed)
