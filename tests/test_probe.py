@@ -204,7 +204,7 @@ def test_what_cannot_be_probed_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 def pretrained(images: Path, folder: Path, seed: int) -> Path:
-    """A snapshot of ten seconds of pretraining on the slices of some scans."""
+    """A snapshot of some twenty seconds of pretraining on the slices of some scans."""
     layout = Layout(images=("*.nii.gz",), case=r"^(?P<case>[^.]+)")
     data.run(images, folder, sizes_px=(64,), dataset=layout, spacing_mm=1.0)
     slices = folder / "index.64.parquet"
@@ -212,14 +212,14 @@ def pretrained(images: Path, folder: Path, seed: int) -> Path:
     head = Head(prototypes=64, hidden=128, bottleneck=48)
     stage = StageOptions(
         slices_px=64,
-        iterations=80,
-        snapshots=(80,),
+        iterations=160,
+        snapshots=(160,),
         batch_size=16,
         resolutions=(Resolution(global_px=48, local_px=24),),
         optim=Optimisation(
             lr=3e-3, warmup=10, layerwise_decay=1.0, patch_embed_lr=1.0, momentum=(0.9, 0.97)
         ),
-        objective=Objective(student_temperature=0.03, teacher_temperature=(0.005, 0.005)),
+        objective=Objective(teacher_temperature=(0.02, 0.02)),
         augmentation=Augmentation(local_crops=2),
         dino_head=head,
         ibot_head=head,
@@ -231,7 +231,7 @@ def pretrained(images: Path, folder: Path, seed: int) -> Path:
         state=folder / "state",
         output=folder / "history.jsonl",
     )
-    return folder / "000080.pth"
+    return folder / "000160.pth"
 
 
 def gains(folder: Path, seed: int) -> dict[str, float]:
@@ -254,4 +254,5 @@ def gains(folder: Path, seed: int) -> dict[str, float]:
 
 
 def test_pretraining_on_phantoms_beats_random_weights(tmp_path: Path) -> None:
+    # The k-NN takes longer: it follows in the demo, whose chain is four times as long.
     assert gains(tmp_path, seed=0)["linear"] > 0.05
