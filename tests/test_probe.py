@@ -254,5 +254,5 @@ def gains(folder: Path, seed: int) -> dict[str, float]:
 
 
 def test_pretraining_on_phantoms_beats_random_weights(tmp_path: Path) -> None:
-    # The k-NN takes longer: it follows in the demo, whose chain is four times as long.
+    # The k-NN takes longer: it follows in the demo, whose chain is more than twice as long.
     assert gains(tmp_path, seed=0)["linear"] > 0.05
