@@ -28,7 +28,13 @@ from meddino.ct3m.options import CT3M, DuplicatesOptions, IndexOptions, SliceOpt
 from meddino.datasets import registry
 from meddino.datasets.options import Dataset, FetchOptions
 from meddino.datasets.phantom.options import LayoutName, Phantom, PhantomOptions
-from meddino.evaluate.options import EvaluateOptions, Evaluation, ScoresOptions
+from meddino.evaluate.options import (
+    EvaluateOptions,
+    Evaluation,
+    Probe,
+    ProbeOptions,
+    ScoresOptions,
+)
 from meddino.finetune.options import (
     Benchmark,
     ConvertOptions,
@@ -52,6 +58,9 @@ LEAK_FREE = "_leakfree"
 
 VARIANTS = {"paper": "index", "leak-free": "index.leak-free"}
 """Variants of CT-3M, and how the files of their indices begin."""
+
+RANDOM = "random"
+"""What is probed beside weights and stages: a random initialisation."""
 
 # Names become folders, wildcards and shell words: nothing that any of these would interpret.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
@@ -163,6 +172,8 @@ class Study(Options):
     """Sliding-window inference."""
     evaluate: Evaluation
     """The metrics (paper section 4.1)."""
+    probe: Probe
+    """Probing of frozen backbones: what each stage of pretraining adds, before any finetuning."""
     tables: dict[Name, Table]
     """The paper's tables; what they ask for decides what runs."""
     figures: FigureOptions
@@ -206,6 +217,7 @@ class Study(Options):
     def _check_references(self) -> Self:
         problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
         problems += [*self._dangling_configurations(), *self._unknown_backbones()]
+        problems += self._wrong_probe()
         problems = problems or [*self._beyond_the_engine()]
         if problems:
             raise ValueError("; ".join(problems))
@@ -307,6 +319,21 @@ class Study(Options):
                     f"{known.depth - 1}"
                 )
 
+    def _wrong_probe(self) -> Iterator[str]:
+        benchmark = self.benchmarks.get(self.probe.benchmark)
+        if benchmark is None:
+            yield f"probe.benchmark: not one of {', '.join(self.benchmarks)}"
+        elif benchmark.modalities != ["CT"]:
+            yield f"probe.benchmark = {self.probe.benchmark!r}: not of CT alone; take one that is"
+        backbone = ARCHITECTURES.get(self.pretrain.backbone)
+        if backbone and self.probe.slices_px % backbone.patch_size:
+            yield (
+                f"probe.slices_px = {self.probe.slices_px}: not a multiple of"
+                f" {self.pretrain.backbone}'s patches, {backbone.patch_size} px"
+            )
+        if RANDOM in {*self.weights, *self.pretrain.stages}:
+            yield f"weights, pretrain.stages: {RANDOM!r} is the name of what nobody trained"
+
     # ---- what has to run ----------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
@@ -336,11 +363,19 @@ class Study(Options):
     def pretraining_data(self, method: str) -> str:
         """Variant of CT-3M that a method's weights have seen: paper, leak-free, or `none`."""
         resolved = self._resolve(self.methods[method].weights)
-        if not isinstance(resolved, Snapshot):
-            return "none"
-        stages = [*self._ancestors(resolved.stage), resolved.stage]
-        seen = {self.pretrain.stages[stage].data for stage in stages}
+        return self._seen(resolved.stage) if isinstance(resolved, Snapshot) else "none"
+
+    def _seen(self, stage: str) -> str:
+        """Variant of CT-3M that a stage and those before it see."""
+        seen = {self.pretrain.stages[name].data for name in [*self._ancestors(stage), stage]}
         return "paper" if "ct3m" in seen else "leak-free" if "ct3m-leak-free" in seen else "none"
+
+    def probed(self) -> list[str]:
+        """What is probed, along the chain: a random initialisation, published weights, stages."""
+        stages = self.used_stages()
+        starts = [self._resolve(self.pretrain.stages[stage].init) for stage in stages]
+        published = dict.fromkeys(start for start in starts if isinstance(start, str))
+        return [RANDOM, *published, *stages] if stages else []
 
     def _ancestors(self, stage: str) -> list[str]:
         """Stages that a stage starts from, directly or not, first things first."""
@@ -493,6 +528,23 @@ class Study(Options):
         folders = [Path(self.nnunet_dataset(b)).parent for b in self.used_benchmarks()]
         return [str(folder / "quarantine.json") for folder in folders]
 
+    def probe_inputs(self, source: str) -> dict[str, str | list[str]]:
+        """Files that a probe reads, by the flag that takes them."""
+        dataset = self.nnunet_dataset(self.probe.benchmark)
+        checkpoints = (
+            []
+            if source == RANDOM
+            else self.snapshots(source)
+            if source in self.pretrain.stages
+            else [self.weights_path(source)]
+        )
+        splits = str(Path(dataset).with_name("splits_final.json"))
+        return {"dataset": dataset, "splits": splits, "checkpoints": checkpoints}
+
+    def probe_paths(self) -> list[str]:
+        """Results of all probes, along the chain."""
+        return [f"{self.results}/probe/{source}.json" for source in self.probed()]
+
     def finetune_inputs(self, benchmark: str, method: str) -> dict[str, str]:
         """Files that a finetuning reads, by the flag that takes them."""
         options = self.methods[method]
@@ -615,6 +667,17 @@ class Study(Options):
         """Options of `evaluate`."""
         return EvaluateOptions(
             benchmark=benchmark, method=method, fold=int(fold), evaluation=self.evaluate
+        )
+
+    def probe_options(self, source: str) -> ProbeOptions:
+        """Options of `probe`."""
+        return ProbeOptions(
+            source=source,
+            variant=self._seen(source) if source in self.pretrain.stages else "none",
+            backbone=self.pretrain.backbone,
+            spacing_mm=self.ct3m.spacing_mm,
+            fold=self.training.fold,
+            probe=self.probe,
         )
 
     def scores_options(self) -> ScoresOptions:

@@ -111,6 +111,11 @@ VERBS: dict[str, Verb] = {
         summary="score predictions per case and structure: DSC, NSD, HD95",
         options=Study.evaluate_options,
     ),
+    "probe": Verb(
+        module="meddino.evaluate.probe",
+        summary="probe frozen backbones: organs from patch tokens, by k-NN and linearly",
+        options=Study.probe_options,
+    ),
     "scores": Verb(
         module="meddino.evaluate.merge",
         summary="put the scores of all runs into one file",
@@ -129,7 +134,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=2,
+        revision=3,
         summary="draw the figures",
         options=Study.figure_options,
     ),

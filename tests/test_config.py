@@ -87,6 +87,9 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("figures.colours", ["red"]), ["figures.colours", "#"]),
         (put("training.fold", 7), ["training.fold = 7", "or equal to 4"]),
         (drop("evaluate"), ["evaluate: missing"]),
+        (put("probe.benchmark", "x"), ["probe.benchmark: not one of amos22, btcv"]),
+        (put("probe.benchmark", "amos22"), ["probe.benchmark = 'amos22': not of CT alone"]),
+        (put("probe.slices_px", 500), ["probe.slices_px = 500", "vitb16's patches, 16 px"]),
         (put("methods", {"a/b": {}}), ["methods.a/b"]),
     ],
 )
@@ -109,6 +112,20 @@ def test_full_study_and_demo_are_valid_and_ask_for_the_papers_runs(root: Path) -
         assert study.used_stages()[-3:] == ["stage1", "stage2", "stage3"]
     assert demo.used_stages()[0] == "natural"
     assert full.runs() == demo.runs()
+
+
+def test_every_snapshot_of_the_chain_and_what_it_starts_from_is_probed(root: Path) -> None:
+    full = load([root / "config.yaml"])
+    demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    stages = ["stage1", "stage2", "stage3"]
+    assert full.probed() == ["random", "dinov3", *stages]
+    assert demo.probed() == ["random", "natural", *stages], "what stands in for weights is a stage"
+    assert full.probe_inputs("random")["checkpoints"] == []
+    assert full.probe_inputs("dinov3")["checkpoints"] == ["resources/weights/dinov3.pth"]
+    assert full.probe_inputs("stage1")["checkpoints"] == full.snapshots("stage1")
+    assert [full.probe_options(s).variant for s in ("random", "stage1")] == ["none", "paper"]
+    both = load([root / "config.yaml", root / "config.leak-free.yaml"])
+    assert both.probe_options("stage1_leakfree").variant == "leak-free"
 
 
 @pytest.mark.parametrize("below", [[], ["profiles/demo/study.yaml"]])
@@ -228,7 +245,7 @@ def test_every_verb_cuts_its_slice(root: Path) -> None:
     study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
     some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
-    some |= {"weights": "dinov3", "variant": "leak-free"}
+    some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
     for name, verb in VERBS.items():
         if verb.options is not None:
             chosen = {key: some[key] for key in selectors(name)}

@@ -207,6 +207,7 @@ ELSEWHERE = {
     "augmentation": "dataset.json",
     "device": "refused if cpu",
     "log_every": "the history",
+    "quality_every": "of our engine only",
     "micro_batch": "the batch of a GPU",
     "group_size": "the batch of a GPU",
     "processes": "one for each GPU",

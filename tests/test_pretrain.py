@@ -409,12 +409,14 @@ def test_a_killed_stage_resumes_to_the_bit(
 def test_stage_2_starts_from_stage_1_and_is_held_by_its_gram_teacher(
     index: Path, stage1: Path, tmp_path: Path
 ) -> None:
-    second = options("stage2", gram=True, init="stage1@6", drop_path=0.0)
+    second = options("stage2", gram=True, init="stage1@6", drop_path=0.0, quality_every=4)
     paths = {"init": stage1 / "000006.pth", "gram_teacher": stage1 / "000003.pth"}
     where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
     loop.run(second, **paths, **where)
     lines = [json.loads(line) for line in where["output"].read_text().splitlines()]
     assert all("gram" in line for line in lines)
+    told = [line["iteration"] for line in lines if "patch_consistency" in line]
+    assert told == [4, 6] and lines[-1]["rank_patch"] > 1
     origin = weights.read(tmp_path / "000006.pth")["meta"]["origin"]
     assert (origin["init"]["stage"], origin["init"]["iteration"]) == ("stage1", 6)
     with pytest.raises(

@@ -90,6 +90,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         write_lines(root / "pretrain/stage2/history.jsonl", []),
     ]
     torch.save({}, root / "pretrain/stage1/000003.pth")
+    accuracies = {"random": [0.3], "stage1": [0.5, 0.6], "stage1_leakfree": [0.4, 0.5]}
+    variants = dict(zip(accuracies, ("none", "paper", "leak-free"), strict=True))
+    probes = [root / f"probe/{source}.json" for source in accuracies]
+    for path in probes:
+        scores = [
+            {"name": f"{path.stem}@{number}"}
+            | {kind: {"balanced_accuracy": value} for kind in ("knn", "linear")}
+            for number, value in enumerate(accuracies[path.stem])
+        ]
+        patches = {"train": 2000, "val": 500}
+        content = {"classes": ["background", "liver"], "patches": patches, "scores": scores}
+        write_json(path, {"variant": variants[path.stem], **content})
     epochs = [{"epoch": 0, "train_loss": 1.0, "pseudo_dice": [0.5, None]}]
     finetuning = [
         write_lines(root / f"finetune/lits/{method}/fold0/history.jsonl", lines)
@@ -118,6 +130,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "finetuning": finetuning,
             "predictions": done,
             "datasets": [dataset],
+            "probes": probes,
         },
         "report": {
             "card": ct3m / "card/card.json",
@@ -168,6 +181,16 @@ def test_every_figure_exists_and_is_described(drawn: Path) -> None:
             assert (path.parent / entry["file"]).read_bytes().startswith(b"\x89PNG")
             assert entry["title"] and entry["caption"]
     assert sections == {"Curation", "Pretraining", "Finetuning", "Evaluation"}
+
+
+def test_the_probes_caption_says_what_guessing_gives(
+    study: dict[str, Any], drawn: Path, tmp_path: Path
+) -> None:
+    (caption,) = [e["caption"] for e in read_json(drawn) if e["file"] == "probe.png"]
+    assert "2 classes (background, liver)" in caption and "50 %" in caption
+    files = {**study["figures"], "probes": []}
+    figures.run(FigureOptions(dpi=60), **files, output=tmp_path / "figures.json")
+    assert all(e["file"] != "probe.png" for e in read_json(tmp_path / "figures.json"))
 
 
 def test_figures_do_not_change_from_run_to_run(study: dict[str, Any], drawn: Path) -> None:

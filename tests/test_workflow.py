@@ -107,7 +107,7 @@ def test_the_rulegraph_in_the_docs_is_the_workflows(tmp_path: Path) -> None:
 
 def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "pretrain.stages.stage3.optim.lr", 1.0e-5))
-    assert rules(plan) == {"pretrain_stage3"} | FINETUNING
+    assert rules(plan) == {"pretrain_stage3", "probe"} | FINETUNING
     assert plan.jobs["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
 
 
@@ -119,14 +119,14 @@ def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
 
 def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
-    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
     assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
     assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
 
 
 def test_keeping_copies_out_searches_nothing_and_cuts_nothing_anew(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.dedupe", "keep-first"))
-    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3"}
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
     assert rules(plan) == {"index", "card"} | stages | FINETUNING
 
 
@@ -134,7 +134,7 @@ def test_a_leak_free_chain_beside_the_papers_reruns_none_of_it(study: Any) -> No
     overlay = yaml.safe_load((ROOT / "config.leak-free.yaml").read_text())
     plan = study(lambda c: c.update(merge(c, overlay)))
     stages = {f"pretrain_stage{number}_leakfree" for number in (1, 2, 3)}
-    assert rules(plan) == {"index_leak_free", "card"} | stages | FINETUNING
+    assert rules(plan) == {"index_leak_free", "card", "probe"} | stages | FINETUNING
     assert plan.jobs["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
 
 

@@ -1,5 +1,7 @@
 """Options of the metrics (the workflow loads this module: nothing heavy here)."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from meddino.core.options import Options
@@ -11,6 +13,43 @@ class Evaluation(Options):
     tolerance_mm: float = Field(1.0, gt=0)
     """Distance within which surfaces agree for the NSD, in mm; not given in the paper, 1 mm in the
     authors' script."""
+
+
+class Probe(Options):
+    """How frozen backbones are probed: organs from single patch tokens, by k-NN and linearly."""
+
+    benchmark: str
+    """Key of the benchmark, of CT alone; its fold `training.fold` divides the cases."""
+    slices_px: int = Field(512, ge=16, le=2048)
+    """Side of the slices that the backbone sees, in pixels: a multiple of its patches, at a scale
+    between that of the first stage's global crops and the last one's."""
+    slices_per_case: int = Field(24, ge=1)
+    """Slices of a case, evenly spread over those that show a structure."""
+    patches_per_class: int = Field(1000, ge=1)
+    """Patches of each class that are learned from, and as many that are tested; bounds memory."""
+    neighbours: int = Field(20, ge=1)
+    """Neighbours of the k-NN (DINO: 20)."""
+    seed: int = Field(0, ge=0)
+    """Seed of the choice of patches, and of the random initialisation."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where features are computed; auto takes a GPU if there is one."""
+
+
+class ProbeOptions(Options):
+    """What `probe` needs of a study."""
+
+    source: str
+    """`random`, or the key of published weights or of a stage: where the backbones come from."""
+    variant: Literal["paper", "leak-free", "none"]
+    """Variant of CT-3M that the backbones have seen."""
+    backbone: str
+    """Their architecture."""
+    spacing_mm: float = Field(gt=0)
+    """In-plane spacing that slices are resampled to before they are resized (mm)."""
+    fold: int = Field(ge=0)
+    """Fold that divides the cases."""
+    probe: Probe
+    """How it is done."""
 
 
 class EvaluateOptions(Options):

@@ -22,7 +22,7 @@ from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import weights
 from meddino.models.architectures import Architecture, named
-from meddino.pretrain import checkpoint, distributed
+from meddino.pretrain import checkpoint, distributed, quality
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.crops import Crops, Draws, multi_crop
@@ -31,10 +31,14 @@ from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution
 
+SHOWN = 16
+"""Slices, always the same, that the signals of collapse are taken of."""
+
 # Options that change how a stage is carried out, not what comes out.
 CONDUCT = (
     "device",
     "log_every",
+    "quality_every",
     "checkpoint_every",
     "processes",
     "sharding",
@@ -180,6 +184,7 @@ class Trainer:
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
         self.stop: int | None = None
+        self.shown: Tensor | None = None
 
     def _architecture(self, init: Source | None) -> Architecture:
         """That of the backbone's name, or of the checkpoint, which must be of the same size."""
@@ -217,8 +222,10 @@ class Trainer:
                 self.iteration = iteration + 1
                 flops = step_flops(self.engine.student.backbone.architecture, stage, resolution)
                 meter.step(stage.batch_size, flops * stage.batch_size)
-                if self.iteration % stage.log_every == 0 or self.iteration == stage.iterations:
-                    self._log(values, meter.read(stage.iterations - self.iteration), writer)
+                quality = self._quality()
+                if quality or self._due(stage.log_every):
+                    speed = meter.read(stage.iterations - self.iteration)
+                    self._log(values | quality, speed, writer)
                 if self.iteration in stage.snapshots:
                     self._snapshot(state / f"{self.iteration:06d}.pth")
                 if values["stop"] > 0:
@@ -229,6 +236,21 @@ class Trainer:
                     )
                 if self.iteration % stage.checkpoint_every == 0:
                     self._checkpoint(state)
+
+    def _due(self, every: int) -> bool:
+        """Whether something that is done every so many iterations, and at the end, is now."""
+        return self.iteration % every == 0 or self.iteration == self.stage.iterations
+
+    def _quality(self) -> dict[str, float]:
+        """Signals of collapse, when they are due."""
+        stage = self.stage
+        sharded = self.team.size > 1 and stage.sharding == "fsdp"
+        if not (self.team.leads and self._due(stage.quality_every)) or sharded:
+            return {}
+        if self.shown is None:
+            self.shown = self.loader.batch(0)[:SHOWN].to(self.team.device)
+        with self._autocast():
+            return quality.signals(self.engine.teacher.backbone, self.shown, self.engine.gram)
 
     def _note(self, number: int, _: Any) -> None:
         """A signal came: stop after this iteration, when all processes can."""

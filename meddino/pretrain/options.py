@@ -266,6 +266,8 @@ class StageOptions:
     """Where to train; auto takes a GPU if there is one."""
     log_every: int = 10
     """Iterations between lines of the history."""
+    quality_every: int = 500
+    """Iterations between signals of collapse (`meddino.pretrain.quality`); not under fsdp."""
     checkpoint_every: int = 500
     """Iterations between checkpoints that a killed run resumes from; the last two are kept."""
     processes: int | None = None
@@ -282,7 +284,8 @@ class StageOptions:
         gram = self.objective.gram > 0
         sizes = [resolution.gram_px for resolution in self.resolutions]
         kept = self.snapshots
-        lengths = (self.iterations, self.batch_size, self.log_every, self.checkpoint_every)
+        every = (self.log_every, self.quality_every, self.checkpoint_every)
+        lengths = (self.iterations, self.batch_size, *every)
         _check(
             (self.group_size < 2, "group_size must be 2 or more"),
             (
@@ -295,7 +298,7 @@ class StageOptions:
                 f"micro_batch {self.micro_batch}: no multiple of group_size {self.group_size}",
             ),
             (self.processes is not None and self.processes < 1, "processes must be 1 or more"),
-            (min(lengths) < 1, "iterations, batch_size and log_every must be 1 or more"),
+            (min(lengths) < 1, "iterations, batch_size and all `_every` must be 1 or more"),
             (self.slices_px < 16, "slices_px must be 16 or more"),
             (not self.resolutions, "resolutions: at least one is needed"),
             (not 0 <= self.drop_path < 1, "drop_path must be from 0 to below 1"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from meddino.core.files import read_lines, write_json
+from meddino.core.files import read_json, read_lines, write_json
 from meddino.report import pictures
 from meddino.report.options import FigureOptions
 from meddino.report.style import Figure, figure
@@ -23,6 +23,7 @@ def run(
     finetuning: list[Path],
     predictions: list[Path],
     datasets: list[Path],
+    probes: list[Path],
     output: Path,
 ) -> None:
     """Draw all figures.
@@ -34,11 +35,13 @@ def run(
         finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
         predictions: `predictions/<benchmark>/<method>/fold<k>/done.json`.
         datasets: nnU-Net's raw `dataset.json` of the benchmarks, `DatasetNNN_<benchmark>`.
+        probes: results of `probe`, along the chain of stages.
         output: `figures.json`, written last: a list of file, section, title, caption.
     """
     folder = output.parent
     made = [
         *pretraining_curves(options, pretraining, folder / "pretraining.png"),
+        *probe_curves(options, [read_json(path) for path in probes], folder / "probe.png"),
         *finetuning_curves(options, finetuning, folder),
         *pictures.predicted(options, predictions, datasets, folder),
         *structure_scores(options, pd.read_parquet(scores), folder),
@@ -70,6 +73,38 @@ def pretraining_curves(
         " different stages are not comparable where their crops or weights differ."
     )
     yield Figure(path.name, "Pretraining", "Losses of the stages", caption)
+
+
+def probe_curves(
+    options: FigureOptions, probes: Sequence[dict[str, Any]], path: Path
+) -> Iterator[Figure]:
+    """What each checkpoint of a chain knows of organs, a panel for every variant of CT-3M."""
+    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
+    if not probes:
+        return
+    with figure(options, path, 1, max(1, len(variants)), (4.6, 3.2)) as axes:
+        for axis, variant in zip(axes.flat, variants or ["none"], strict=True):
+            chain = [p for p in probes if p["variant"] in ("none", variant)]
+            scores = [score for p in chain for score in p["scores"]]
+            for probe, label in (("linear", "linear"), ("knn", "k-NN")):
+                values = [100 * score[probe]["balanced_accuracy"] for score in scores]
+                axis.plot(range(len(values)), values, "o-", ms=4, label=label)
+                axis.axhline(values[0], color=axis.lines[-1].get_color(), lw=0.8, ls=":")
+            axis.set_xticks(
+                range(len(scores)), [s["name"] for s in scores], rotation=30, ha="right"
+            )
+            axis.set_title("" if len(variants) < 2 else f"CT-3M: {variant}")
+        axes[0, 0].set_ylabel("balanced accuracy (%)")
+        axes[0, -1].legend(fontsize=7)
+    classes, patches = probes[0]["classes"], probes[0]["patches"]
+    caption = (
+        "Organs told from single, frozen patch tokens: a classifier learns from patches of training"
+        f" cases ({patches['train']:,}) and is tested on those of validation cases"
+        f" ({patches['val']:,}). Mean recall of {len(classes)} classes ({', '.join(classes)});"
+        f" guessing gives {100 / len(classes):.0f} %, dotted lines the random initialisation. A"
+        " stage that falls below the one before it has lost something."
+    )
+    yield Figure(path.name, "Pretraining", "What the frozen backbone knows of organs", caption)
 
 
 def finetuning_curves(

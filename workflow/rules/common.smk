@@ -49,6 +49,7 @@ wildcard_constraints:
     benchmark="|".join(STUDY.benchmarks),
     method="|".join(STUDY.methods),
     table="|".join(STUDY.tables),
+    source="|".join(STUDY.probed()) or "none",
     chunk=r"\d+",
     size=r"\d+",
     fold=r"\d",

@@ -58,3 +58,26 @@ for STAGE in STUDY.pretrain.stages:
         shell:
             "python -m meddino pretrain --options {params.options:q} {params.files}"
             " --state {params.state:q} --output {output.history:q} > {log:q} 2>&1"
+
+
+# How well frozen backbones tell organs apart; a job for all checkpoints of a stage.
+rule probe:
+    input:
+        unpack(lambda wildcards: STUDY.probe_inputs(wildcards.source)),
+    output:
+        f"{RESULTS}/probe/{{source}}.json",
+    log:
+        "logs/probe/{source}.log",
+    benchmark:
+        "logs/probe/{source}.tsv"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        options=options("probe", "source"),
+        revision=revision("probe"),
+        files=flags,
+    shell:
+        "python -m meddino probe --options {params.options:q} {params.files}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -65,6 +65,7 @@ rule figures:
             f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json"
         ),
         datasets=[STUDY.nnunet_dataset(b) for b in STUDY.used_benchmarks()],
+        probes=STUDY.probe_paths(),
     output:
         f"{RESULTS}/figures/figures.json",
     log:
@@ -80,7 +81,7 @@ rule figures:
     shell:
         "python -m meddino figures --options {params.options:q} --scores {input.scores:q}"
         " --pretraining {input.pretraining:q} --finetuning {input.finetuning:q} --predictions {input.predictions:q}"
-        " --datasets {input.datasets:q} --output {output:q} > {log:q} 2>&1"
+        " --datasets {input.datasets:q} --probes {input.probes:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -1,0 +1,244 @@
+"""The `probe` verb: how well the frozen patch tokens of a backbone tell organs apart.
+
+The usual question to self-supervised features (DINO, DINOv2, DINOv3), put to single patches: no
+network is trained, so the answer depends on the pretraining alone, and it takes seconds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import f1_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import read_json, write_json
+from meddino.core.progress import track
+from meddino.ct3m import volumes
+from meddino.ct3m.resample import Resizer
+from meddino.evaluate.options import ProbeOptions
+from meddino.models import weights
+from meddino.models.architectures import named
+from meddino.models.device import choose
+from meddino.models.vit import VisionTransformer, build
+from meddino.pretrain.crops import normalise
+
+BATCH = 16
+SHRINKAGE = 1.0
+"""Ridge penalty of the linear classifier, on standardised tokens of thousands of patches."""
+
+Labels = npt.NDArray[np.uint8]
+
+
+class Slices(NamedTuple):
+    """Axial slices, and the structure that fills most of each patch."""
+
+    images: npt.NDArray[np.int16]
+    """(N, S, S) in HU."""
+    labels: Labels
+    """(N, patches), row by row."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Patches of some cases: up to a number of each class."""
+
+    images: npt.NDArray[np.int16]
+    """(N, S, S) in HU."""
+    places: npt.NDArray[np.int64]
+    """Of M patches, counted through all slices; ascending."""
+    labels: Labels
+    """(M,)."""
+
+
+def run(
+    options: ProbeOptions, *, dataset: Path, splits: Path, checkpoints: list[Path], output: Path
+) -> None:
+    """Probe one backbone or several.
+
+    Patches of training cases teach a k-NN (cosine) and a linear classifier (ridge regression, which
+    is in closed form: nothing to tune, nothing random); patches of validation cases test them. Each
+    class counts the same: the scores are mean recall (balanced accuracy) and mean F1 on equally
+    many patches of each class, as far as there are any.
+
+    Args:
+        options: what is probed, and how.
+        dataset: `dataset.json` of a converted benchmark, beside its images and labels.
+        splits: its `splits_final.json`.
+        checkpoints: of the backbones; none for a random initialisation.
+        output: a JSON of `variant`, `classes`, `patches`, and for each backbone in `scores` its
+            `name` and for `knn` and `linear` `balanced_accuracy`, `macro_f1` and `recall`.
+
+    Raises:
+        MeddinoError: a checkpoint or a volume cannot be used, or patches show a single class only.
+    """
+    device = choose(options.probe.device)
+    names = ["background", *(n for n, v in read_json(dataset)["labels"].items() if v != 0)]
+    fold = read_json(splits)[options.fold]
+    samples = [
+        draw(read_slices(dataset, fold[part], options), options.probe.patches_per_class, seed)
+        for part, seed in (("train", [options.probe.seed, 0]), ("val", [options.probe.seed, 1]))
+    ]
+    known = np.intersect1d(samples[0].labels, samples[1].labels)
+    if len(known) < 2:
+        raise MeddinoError(
+            f"{dataset.parent}: patches of fold {options.fold} show a single class in training or"
+            " validation cases; take another probe.benchmark, or more probe.slices_px"
+        )
+    training, validation = (_only(sample, known) for sample in samples)
+    scores = [
+        {"name": name, **probe(vit.to(device), training, validation, names, options)}
+        for name, vit in backbones(options, checkpoints)
+    ]
+    found = {
+        "variant": options.variant,
+        "classes": [names[label] for label in known],
+        "patches": {"train": len(training.labels), "val": len(validation.labels)},
+        "scores": scores,
+    }
+    write_json(output, found)
+
+
+def backbones(
+    options: ProbeOptions, checkpoints: list[Path]
+) -> Iterator[tuple[str, VisionTransformer]]:
+    """Load the backbones one by one, each with its name: `stage@iteration` or the file's."""
+    if not checkpoints:
+        torch.manual_seed(options.probe.seed)
+        yield options.source, build(options.backbone).eval()
+    for path in checkpoints:
+        content = weights.read(path)
+        vit = weights.load_backbone(content)
+        weights.check_size(vit.architecture, options.backbone, str(path), "pretrain.backbone")
+        meta = content.get("meta", {})
+        yield f"{meta['stage']}@{meta['iteration']}" if "stage" in meta else path.stem, vit
+
+
+def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slices:
+    """Read some slices of each case that show a structure, as curation cuts them for pretraining.
+
+    Raises:
+        MeddinoError: an image or its label cannot be used, or no slice shows a structure.
+    """
+    files = read_json(dataset)["dataset"]
+    images, labels = [], []
+    for case in track(cases, f"{options.source}: reading slices", len(cases)):
+        path = dataset.parent / files[case]["images"][0]
+        try:
+            volume = volumes.read(path)
+            label = volumes.read_label(dataset.parent / files[case]["label"], volume).array
+        except volumes.BadVolume as error:
+            raise MeddinoError(f"{path}: {error}") from error
+        resizer = Resizer.of(
+            label.shape[1:],
+            volume.spacing_mm[1:],
+            target_mm=options.spacing_mm,
+            size_px=options.probe.slices_px,
+        )
+        for z in _spread(np.flatnonzero(label.any(axis=(1, 2))), options.probe.slices_per_case):
+            images.append(np.rint(resizer(volume.array[z])).astype(np.int16))
+            patch = named(options.backbone).patch_size
+            labels.append(patch_labels(label[z], options.probe.slices_px, patch).ravel())
+    if not images:
+        raise MeddinoError(f"{dataset.parent}: no slice of {len(cases)} cases shows a structure")
+    return Slices(np.stack(images), np.stack(labels))
+
+
+def _spread(numbers: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of ascending numbers, evenly spread."""
+    steps = np.linspace(0, len(numbers) - 1, min(count, len(numbers)))
+    return numbers[np.rint(steps).astype(np.int64)]
+
+
+def patch_labels(label: npt.NDArray[Any], size_px: int, patch_px: int) -> Labels:
+    """The most frequent label of each patch of a slice that is stretched to a square.
+
+    Args:
+        label: whole numbers (height, width).
+        size_px: side of the square.
+        patch_px: side of a patch; what is left beside whole patches is cut off.
+
+    Returns:
+        (size_px // patch_px, the same); of equally frequent labels the lowest.
+    """
+    side = size_px // patch_px
+    rows, columns = (
+        ((np.arange(side * patch_px) + 0.5) * length / size_px).astype(np.int64)
+        for length in label.shape
+    )
+    pixels = label[rows[:, None], columns].reshape(side, patch_px, side, patch_px)
+    counts = [(pixels == value).sum(axis=(1, 3)) for value in range(int(label.max()) + 1)]
+    return np.argmax(counts, axis=0).astype(np.uint8)
+
+
+def draw(slices: Slices, per_class: int, seed: list[int]) -> Sample:
+    """Draw up to `per_class` patches of each class."""
+    rng = np.random.default_rng(seed)
+    flat = slices.labels.ravel()
+    places = [
+        rng.permutation(np.flatnonzero(flat == value))[:per_class] for value in np.unique(flat)
+    ]
+    chosen = np.sort(np.concatenate(places))
+    return Sample(slices.images, chosen, flat[chosen])
+
+
+def _only(sample: Sample, known: Labels) -> Sample:
+    """Drop patches of classes that not both samples have."""
+    kept = np.isin(sample.labels, known)
+    return Sample(sample.images, sample.places[kept], sample.labels[kept])
+
+
+def probe(
+    vit: VisionTransformer,
+    training: Sample,
+    validation: Sample,
+    names: list[str],
+    options: ProbeOptions,
+) -> dict[str, Any]:
+    """Score a backbone: `knn` and `linear`, each as in `run`."""
+    seen, unseen = (tokens(vit, sample) for sample in (training, validation))
+    neighbours = min(options.probe.neighbours, len(seen))
+    classifiers = {
+        "knn": KNeighborsClassifier(neighbours, metric="cosine", weights="distance"),
+        "linear": make_pipeline(
+            StandardScaler(), RidgeClassifier(SHRINKAGE, class_weight="balanced")
+        ),
+    }
+    return {
+        name: _score(model.fit(seen, training.labels).predict(unseen), validation.labels, names)
+        for name, model in classifiers.items()
+    }
+
+
+def _score(predicted: Labels, truth: Labels, names: list[str]) -> dict[str, Any]:
+    known = np.unique(truth)
+    recall = recall_score(truth, predicted, labels=known, average=None)
+    return {
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(f1_score(truth, predicted, labels=known, average="macro")),
+        "recall": {names[label]: float(value) for label, value in zip(known, recall, strict=True)},
+    }
+
+
+@torch.no_grad()
+def tokens(vit: VisionTransformer, sample: Sample) -> npt.NDArray[np.float32]:
+    """The sampled patches' tokens after the last norm, (M, C)."""
+    device = vit.cls_token.device
+    patches = (sample.images.shape[-1] // vit.patch_size) ** 2
+    found = []
+    for start in range(0, len(sample.images), BATCH):
+        first, last = np.searchsorted(sample.places, np.array([start, start + BATCH]) * patches)
+        if first == last:
+            continue
+        hu = torch.from_numpy(sample.images[start : start + BATCH]).to(device)
+        seen = vit.forward_features(normalise(hu)[:, None].expand(-1, 3, -1, -1))
+        inside = torch.from_numpy(sample.places[first:last] - start * patches).to(device)
+        found.append(seen["x_norm_patchtokens"].flatten(0, 1)[inside].float().cpu())
+    return torch.cat(found).numpy()
