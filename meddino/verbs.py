@@ -140,7 +140,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.html",
-        revision=2,
+        revision=3,
         summary="write the HTML report",
         options=Study.report_options,
     ),

@@ -89,7 +89,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         write_lines(root / "pretrain/stage1/history.jsonl", steps),
         write_lines(root / "pretrain/stage2/history.jsonl", []),
     ]
-    torch.save({}, root / "pretrain/stage1/000003.pth")
+    init = {"stage": "natural", "iteration": 9, "sha256": "0123456789"}
+    meta = {"origin": {"init": init, "gram_teacher": None}}
+    torch.save({"meta": meta}, root / "pretrain/stage1/000003.pth")
     accuracies = {"random": [0.3], "stage1": [0.5, 0.6], "stage1_leakfree": [0.4, 0.5]}
     variants = dict(zip(accuracies, ("none", "paper", "leak-free"), strict=True))
     probes = [root / f"probe/{source}.json" for source in accuracies]

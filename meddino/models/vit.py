@@ -211,7 +211,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the patches of queries or keys (B, heads, tokens, head_dim); other tokens stay."""
+    """Rotate patches of queries and keys (..., heads, tokens, head_dim); other tokens stay."""
     sin, cos = rope
     prefix = x.shape[-2] - len(sin)
     patches = x[..., prefix:, :].float()
@@ -254,8 +254,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """Map tokens (B, N, C) to the same shape."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], rope)
+        x = F.scaled_dot_product_attention(q, k, qkv[2])
         projected: Tensor = self.proj(x.transpose(1, 2).flatten(2))
         return projected
 

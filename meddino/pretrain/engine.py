@@ -85,16 +85,15 @@ class Engine(nn.Module):
         entries = [crops.globals, crops.locals]
         seen, local = self.student.backbone.forward_features(entries, [masks, None])
         cls = seen["x_norm_clstoken"]
+        logits = self.student.dino_head(torch.cat([cls, local["x_norm_clstoken"]]))
+        global_, local_ = logits.split([len(crops.globals), len(crops.locals)])
+        local_ = _views(local_, self._num_locals(crops))
         temperature = o.student_temperature
         parts = {
             "dino_global": losses.dino_loss(
-                _views(self.student.dino_head(cls), GLOBAL_CROPS), target_cls, temperature, True
+                _views(global_, GLOBAL_CROPS), target_cls, temperature, True
             ),
-            "dino_local": losses.dino_loss(
-                _views(self.student.dino_head(local["x_norm_clstoken"]), self._num_locals(crops)),
-                target_cls,
-                temperature,
-            ),
+            "dino_local": losses.dino_loss(local_, target_cls, temperature),
             "koleo": self._koleo(cls),
         }
         hidden = seen["x_norm_patchtokens"].flatten(0, 1)[places]

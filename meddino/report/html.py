@@ -12,6 +12,7 @@ import pandas as pd
 
 from meddino import __version__
 from meddino.core.files import atomic, read_json, sha256
+from meddino.models.weights import read_meta
 from meddino.report.options import ReportOptions
 
 PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "pyarrow", "snakemake")
@@ -137,16 +138,29 @@ def _remarks(chunks: list[Any]) -> list[dict[str, str]]:
 
 
 def _snapshots(history: Path) -> list[dict[str, Any]]:
-    """Checkpoints that lie beside a stage's history."""
-    return [
-        {
-            "stage": history.parent.name,
-            "iteration": int(path.stem),
-            "megabytes": path.stat().st_size / 1e6,
-            "sha256": sha256(path),
-        }
-        for path in sorted(history.parent.glob("[0-9]*.pth"))
-    ]
+    """Checkpoints that lie beside a stage's history, and what they say that they started from."""
+    found = []
+    for path in sorted(history.parent.glob("[0-9]*.pth")):
+        origin = read_meta(path)["origin"]
+        found.append(
+            {
+                "stage": history.parent.name,
+                "iteration": int(path.stem),
+                "init": _origin(origin["init"]),
+                "gram_teacher": _origin(origin["gram_teacher"]),
+                "megabytes": path.stat().st_size / 1e6,
+                "sha256": sha256(path),
+            }
+        )
+    return found
+
+
+def _origin(entry: dict[str, Any] | None) -> str:
+    """A checkpoint that another started from, by stage, iteration and the start of its SHA-256."""
+    if entry is None:
+        return "none"
+    where = f"{entry['stage']}@{entry['iteration']}" if entry["stage"] else "published weights"
+    return f"{where} ({entry['sha256'][:8]})"
 
 
 def _versions() -> list[tuple[str, str]]:
