@@ -35,22 +35,6 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """What one of our own checkpoints records of itself; its tensors stay on the disk.
-
-    Raises:
-        MeddinoError: it is no checkpoint of ours.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        meta: dict[str, Any] = content["meta"]
-    except Exception as error:  # torch raises nearly anything for a damaged file
-        raise MeddinoError(
-            f"{path} is no checkpoint of a stage ({error}); delete it and rerun"
-        ) from error
-    return meta
-
-
 def file_of(path: Path) -> Path:
     """The file of the weights: `path` itself, or the one in that folder.
 

@@ -11,8 +11,8 @@ import jinja2
 import pandas as pd
 
 from meddino import __version__
+from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, sha256
-from meddino.models.weights import read_meta
 from meddino.report.options import ReportOptions
 
 PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "pyarrow", "snakemake")
@@ -141,7 +141,7 @@ def _snapshots(history: Path) -> list[dict[str, Any]]:
     """Checkpoints that lie beside a stage's history, and what they say that they started from."""
     found = []
     for path in sorted(history.parent.glob("[0-9]*.pth")):
-        origin = read_meta(path)["origin"]
+        origin = _meta(path)["origin"]
         found.append(
             {
                 "stage": history.parent.name,
@@ -153,6 +153,20 @@ def _snapshots(history: Path) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint of a stage records of itself; its tensors stay on the disk."""
+    import torch  # seconds, for a few words
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        meta: dict[str, Any] = content["meta"]
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        raise MeddinoError(
+            f"{path} is no checkpoint of a stage ({error}); delete it and rerun"
+        ) from error
+    return meta
 
 
 def _origin(entry: dict[str, Any] | None) -> str:
