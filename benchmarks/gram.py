@@ -15,11 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import scanned
+from phantoms import indexed, scanned
 
-from meddino.core.files import write_json
-from meddino.ct3m import index, shards
-from meddino.ct3m.options import IndexOptions
 from meddino.evaluate import probe
 from meddino.evaluate.options import Probe, ProbeOptions
 from meddino.models import load_backbone
@@ -82,7 +79,8 @@ def run(folder: Path, stages: dict[str, StageOptions], seed: int) -> None:
     """Run the stages and print what became of the features."""
     rng = np.random.default_rng(seed)
     scans = [scanned(SIZE_PX, SLICES, rng) for _ in range(18)]
-    slices = indexed(folder, np.concatenate([scan.image for scan in scans[:12]]))
+    images = np.concatenate([scan.image for scan in scans[:12]])
+    slices = indexed(folder, images, len(images))
     parts = (scans[:12], scans[12:])
     samples = tuple(
         probe.draw(
@@ -127,18 +125,6 @@ def run(folder: Path, stages: dict[str, StageOptions], seed: int) -> None:
                 f" | {knn:.1f} | {linear:.1f} |",
                 flush=True,
             )
-
-
-def indexed(folder: Path, images: np.ndarray) -> Path:
-    """A shard of slices and its index, as `slices` and `index` make them."""
-    blank = {f.name: {"string": "", "binary": b""}.get(str(f.type), 1) for f in shards.METADATA}
-    rows = [(image, {**blank, "case": str(number)}) for number, image in enumerate(images)]
-    shards.write(folder / f"0.{SIZE_PX}.parquet", SIZE_PX, rows)
-    report = {"dataset": "phantom", "chunk": 0, "slices": len(images), "quarantined": []}
-    write_json(folder / "0.json", report)
-    output = folder / f"index.{SIZE_PX}.parquet"
-    index.run(IndexOptions(size_px=SIZE_PX), reports=[folder / "0.json"], output=output)
-    return output
 
 
 if __name__ == "__main__":

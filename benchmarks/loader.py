@@ -21,12 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import scanned
+from phantoms import indexed, scanned
 
-from meddino.core.files import write_json
-from meddino.ct3m import index, pixels, shards
+from meddino.ct3m import pixels
 from meddino.ct3m.loader import SliceLoader
-from meddino.ct3m.options import IndexOptions
 
 SIZE_PX, BATCH, PER_SHARD = 256, 64, 1024
 Batches = Iterator[torch.Tensor]
@@ -44,7 +42,7 @@ def main() -> None:
         folder = Path(scratch)
         images = _images(given.slices)
         forms: dict[str, tuple[Callable[[Path], Batches], Path]] = {
-            "meddino": (_meddino, _write_shards(folder / "parquet", images)),
+            "meddino": (_meddino, indexed(folder / "parquet", images, PER_SHARD).parent),
             ".npy a slice": (_npy, _write_npy(folder / "npy", images)),
             "WebDataset": (_webdataset, _write_tars(folder / "tar", images)),
             "Hugging Face, same Parquet": (_hugging_face, folder / "parquet"),
@@ -90,22 +88,6 @@ def _images(count: int) -> np.ndarray:
     repeats = -(-count // len(some))
     shifted = [np.roll(some, 3 * number, axis=2) for number in range(repeats)]
     return np.concatenate(shifted)[:count]
-
-
-def _write_shards(folder: Path, images: np.ndarray) -> Path:
-    """Shards and index, as `slices` and `index` make them."""
-    blank = {f.name: {"string": "", "binary": b""}.get(str(f.type), 1) for f in shards.METADATA}
-    reports = []
-    for number, first in enumerate(range(0, len(images), PER_SHARD)):
-        part = images[first : first + PER_SHARD]
-        rows = [(image, {**blank, "case": str(first + row)}) for row, image in enumerate(part)]
-        shards.write(folder / f"{number}.{SIZE_PX}.parquet", SIZE_PX, rows)
-        report = {"dataset": "bench", "chunk": number, "slices": len(part), "quarantined": []}
-        write_json(folder / f"{number}.json", report)
-        reports.append(folder / f"{number}.json")
-    output = folder / f"index.{SIZE_PX}.parquet"
-    index.run(IndexOptions(size_px=SIZE_PX), reports=reports, output=output)
-    return folder
 
 
 def _write_npy(folder: Path, images: np.ndarray) -> Path:

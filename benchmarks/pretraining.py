@@ -66,7 +66,8 @@ def main() -> None:
     stage = _stage(given)
     torch.manual_seed(0)
     slices = torch.randint(-1000, 1000, (given.batch, 512, 512), dtype=torch.int16).to(device)
-    crops, masks = _views(slices, stage)
+    patch_px = named(given.backbone).patch_size
+    crops, masks = _views(slices, stage, patch_px)
     ours = Ours(given.backbone, stage, device)
     steps: dict[str, Callable[[], None]] = {"meddino": lambda: ours.step(crops, masks)}
     with _alone(device):
@@ -106,10 +107,10 @@ def _stage(given: argparse.Namespace) -> StageOptions:
     )
 
 
-def _views(slices: torch.Tensor, stage: StageOptions) -> tuple[Crops, torch.Tensor]:
+def _views(slices: torch.Tensor, stage: StageOptions, patch_px: int) -> tuple[Crops, torch.Tensor]:
     resolution = stage.resolutions[0]
     crops = multi_crop(slices, resolution, stage.augmentation, Draws([0], len(slices)))
-    side = resolution.global_px // (8 if resolution.global_px < 100 else 16)
+    side = resolution.global_px // patch_px
     rng = np.random.default_rng(0)
     masks = draw_masks(GLOBAL_CROPS * len(slices), (side, side), (0.1, 0.5), 0.5, rng)
     return crops, masks
@@ -286,6 +287,7 @@ def _print_parts(
     ours: Ours, slices: torch.Tensor, stage: StageOptions, device: torch.device, count: int
 ) -> None:
     """Where our time goes."""
+    patch_px = ours.engine.student.backbone.patch_size
     spent: dict[str, list[float]] = {}
 
     def part(name: str, action: Callable[[], Any]) -> Any:
@@ -294,7 +296,7 @@ def _print_parts(
         return result[0]
 
     def whole() -> None:
-        crops, masks = part("crops and masks", lambda: _views(slices, stage))
+        crops, masks = part("crops and masks", lambda: _views(slices, stage, patch_px))
         places = masks.flatten().nonzero().flatten().to(device)
         part("teacher alone", lambda: ours.engine._targets(crops, places, TEMPERATURE))
         loss = part("teacher, student, losses", lambda: ours.forward(crops, masks))

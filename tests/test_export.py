@@ -34,21 +34,18 @@ SIZES = {"vits16": "small", "vitb16": "base", "vitl16": "large"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def libraries() -> Iterator[None]:
+def libraries(one_thread: None) -> Iterator[None]:
     """Let torchvision, which both import, load beside a torch that it was not built for.
 
     Its package then fails for want of these two operators, which nothing here uses.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    torch.set_num_threads(threads)
+    yield  # while the library lives, so do its operators
 
 
 @torch.no_grad()

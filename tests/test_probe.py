@@ -20,6 +20,7 @@ from meddino.evaluate import probe
 from meddino.evaluate.options import Probe, ProbeOptions
 from meddino.models.vit import build
 from meddino.pretrain import loop
+from meddino.pretrain.crops import normalise
 from meddino.pretrain.options import (
     Augmentation,
     Head,
@@ -40,13 +41,7 @@ OPTIONS = ProbeOptions(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose by more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def squares(cases: int = 4, structures: int = 2) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -158,7 +153,7 @@ def test_tokens_are_those_of_the_places() -> None:
     places = np.array([0, 5, 16 * probe.BATCH - 1, 16 * probe.BATCH, 16 * (probe.BATCH + 2) + 7])
     found = probe.tokens(vit, probe.Sample(images, places, np.zeros(5, np.uint8)))
     for token, place in zip(found, places, strict=True):
-        alone = probe.normalise(torch.from_numpy(images[place // 16]))[None, None]
+        alone = normalise(torch.from_numpy(images[place // 16]))[None, None]
         (patches,) = vit.get_intermediate_layers(alone.expand(-1, 3, -1, -1))
         np.testing.assert_allclose(token, patches[0, place % 16].detach(), atol=1e-5)
 

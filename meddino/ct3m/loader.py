@@ -52,8 +52,24 @@ class _Lru(Generic[Key, Value]):
                 self._items.popitem(last=False)
 
 
+class Cells(NamedTuple):
+    """Where the packed slices of an index are."""
+
+    shards: list[Path]
+    shard_of: npt.NDArray[np.int32]
+    """(rows,), number of the shard."""
+    group_of: npt.NDArray[np.int32]
+    """(rows,), row group within it."""
+    start: npt.NDArray[np.int64]
+    """(rows,), first byte of the cell in the file."""
+    stop: npt.NDArray[np.int64]
+    """(rows,), the byte after its last."""
+    side: int
+    """Of the slices (px)."""
+
+
 class Group(NamedTuple):
-    """Where the packed slices of a row group are: they are read at once."""
+    """Where packed slices that are read at once are."""
 
     shard: Path
     start: int
@@ -109,11 +125,12 @@ class SliceLoader:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}: out of range")
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._world_size = rank, world_size
-        self._groups, self._group_of, self._cell_of = _read_index(index)
-        self._side = shards.size_px(shards.open_shard(self._groups[0].shard))
+        cells = read_cells(index)
+        self._side = cells.side
+        self._groups, self._group_of, self._cell_of = _grouped(cells)
         per_group = -(-len(self) // len(self._groups))
         self._window = max(1, WINDOW_SLICES // per_group)
-        # The slice that is shown a window after another; steps are all that `batch` knows of.
+        # Steps to a window later: what is shown then is read now.
         self._ahead = max(1, self._window * per_group // (batch_size * world_size))
         # A quarter more than two windows, so that their ends fit in while the next is read.
         self._read = _Lru[int, Future[bytes]](2 * self._window + self._window // 4 + 1)
@@ -199,32 +216,46 @@ def shuffle(
     return np.lexsort((bits.random_raw(len(group_of)), place[group_of] // window))
 
 
-def _read_index(
-    index: Path,
+def read_cells(index: Path) -> Cells:
+    """Read where the slices of an index are.
+
+    Raises:
+        MeddinoError: the index is absent, unreadable or empty.
+    """
+    columns = ["shard", "group", "offset", "packed_bytes"]
+    table = shards.open_shard(index).read(columns=columns, use_threads=False)
+    if len(table) == 0:
+        raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
+    names = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
+    paths = [index.parent / name for name in names.dictionary.to_pylist()]
+    start = table["offset"].to_numpy()
+    return Cells(
+        paths,
+        names.indices.to_numpy(),
+        table["group"].to_numpy(),
+        start,
+        start + table["packed_bytes"].to_numpy(),
+        shards.size_px(shards.open_shard(paths[0])),
+    )
+
+
+def _grouped(
+    cells: Cells,
 ) -> tuple[list[Group], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Read an index.
+    """Gather the cells of each row group.
 
     Returns:
         The row groups; group of each row, int64 (rows,); first byte and end of each row's cell
         within its group, int64 (rows, 2).
     """
-    table = shards.open_shard(index).read(
-        columns=["shard", "group", "offset", "packed_bytes"], use_threads=False
-    )
-    if len(table) == 0:
-        raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
-    encoded = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    keys = np.stack([encoded.indices.to_numpy(), table["group"].to_numpy()], axis=1)
-    groups, group_of = np.unique(keys.astype(np.int64), axis=0, return_inverse=True)
+    keys = np.stack([cells.shard_of, cells.group_of], axis=1).astype(np.int64)
+    groups, group_of = np.unique(keys, axis=0, return_inverse=True)
     group_of = group_of.reshape(-1)
-    start = table["offset"].to_numpy()
-    stop = start + table["packed_bytes"].to_numpy()
     first, last = np.full(len(groups), np.iinfo(np.int64).max), np.zeros(len(groups), np.int64)
-    np.minimum.at(first, group_of, start)
-    np.maximum.at(last, group_of, stop)
+    np.minimum.at(first, group_of, cells.start)
+    np.maximum.at(last, group_of, cells.stop)
     found = [
-        Group(index.parent / names[shard], int(begin), int(end))
+        Group(cells.shards[shard], int(begin), int(end))
         for (shard, _), begin, end in zip(groups, first, last, strict=True)
     ]
-    return found, group_of, np.stack([start, stop], axis=1) - first[group_of, None]
+    return found, group_of, np.stack([cells.start, cells.stop], axis=1) - first[group_of, None]

@@ -85,7 +85,7 @@ class ShardWriter:
             # Pixels are packed already, each slice by itself.
             compression={name: "none" if name == PIXELS else "zstd" for name in schema.names},
             use_dictionary=["dataset", "case"],
-            # One page per row group, so that `offsets` tells where a cell is.
+            # One page per row group, so that `_offsets` tells where a cell is.
             data_page_size=ONE_PAGE,
             # Statistics would double the footer, which every reader parses, and nothing asks them.
             write_statistics=False,
@@ -160,18 +160,21 @@ def size_px(shard: pq.ParquetFile) -> int:
 def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     """Pixels of one row group: int16 (rows, size, size) in HU."""
     side = size_px(shard)
-    column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
-    return codec.decode([cell.as_buffer() for cell in column], (side, side))
+    return codec.decode([cell.as_buffer() for cell in _cells(shard, group)], (side, side))
 
 
 def read_slice(path: Path, group: int, row: int) -> npt.NDArray[np.int16]:
     """Pixels of one slice: int16 (size, size) in HU."""
     shard = open_shard(path)
     side = size_px(shard)
-    column = shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
     image: npt.NDArray[np.int16]
-    (image,) = codec.decode([column[row].as_buffer()], (side, side))
+    (image,) = codec.decode([_cells(shard, group)[row].as_buffer()], (side, side))
     return image
+
+
+def _cells(shard: pq.ParquetFile, group: int) -> pa.ChunkedArray:
+    """Packed slices of one row group."""
+    return shard.read_row_group(group, columns=[PIXELS], use_threads=False)[PIXELS]
 
 
 def read_index(path: Path, folder: Path) -> pa.Table:

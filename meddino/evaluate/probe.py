@@ -28,7 +28,7 @@ from meddino.models import weights
 from meddino.models.architectures import named
 from meddino.models.device import choose
 from meddino.models.vit import VisionTransformer, build
-from meddino.pretrain.crops import normalise
+from meddino.pretrain.crops import as_input
 
 BATCH = 16
 SHRINKAGE = 1.0
@@ -238,7 +238,7 @@ def tokens(vit: VisionTransformer, sample: Sample) -> npt.NDArray[np.float32]:
         if first == last:
             continue
         hu = torch.from_numpy(sample.images[start : start + BATCH]).to(device)
-        seen = vit.forward_features(normalise(hu)[:, None].expand(-1, 3, -1, -1))
+        seen = vit.forward_features(as_input(hu))
         inside = torch.from_numpy(sample.places[first:last] - start * patches).to(device)
         found.append(seen["x_norm_patchtokens"].flatten(0, 1)[inside].float().cpu())
     return torch.cat(found).numpy()

@@ -188,13 +188,14 @@ def load_backbone(
         content, name = dict(source), "the state dict"
     if num_heads is not None:
         content["meta"] = {**content.get("meta", {}), "num_heads": num_heads}
-    architecture = architecture_of(content, name)
+    state, known = _opened(content)
+    architecture = replace(infer_architecture(state, name), **known)
     if num_heads not in (None, architecture.num_heads):
         raise MeddinoError(
             f"{name} has {architecture.num_heads} heads by its rotary periods, not {num_heads}"
         )
     vit = VisionTransformer(architecture)
-    load_strictly(vit, backbone_state(content), name)
+    load_strictly(vit, state, name)
     return vit.eval()
 
 

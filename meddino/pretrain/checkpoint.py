@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
 from meddino.models import weights
+from meddino.models.architectures import Architecture, named
 
 KEPT = 2
 """Checkpoints to resume from: the one before the last, in case that the last is damaged."""
@@ -64,6 +65,19 @@ def expected(reference: str | None, path: Path | None, flag: str) -> Source | No
                 f"{reference}; give the right checkpoint"
             )
     return source
+
+
+def architecture_of(backbone: str, init: Source | None) -> Architecture:
+    """That of the backbone's name, or of the checkpoint, which must be of the same size.
+
+    Raises:
+        MeddinoError: it is of another size.
+    """
+    if init is None:
+        return named(backbone)
+    found = weights.architecture_of(init.content, str(init.path))
+    weights.check_size(found, backbone, str(init.path), "pretrain.backbone")
+    return found
 
 
 def gathered(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:

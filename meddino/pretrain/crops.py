@@ -44,6 +44,14 @@ def normalise(hu: Tensor) -> Tensor:
     return (hu.float().clamp(*HU_RANGE) - HU_MEAN) / HU_STD
 
 
+def as_input(hu: Tensor) -> Tensor:
+    """Slices as a ViT takes them: any number type (B, h, w) in HU to float32 (B, 3, h, w).
+
+    The three channels are one and the same memory.
+    """
+    return normalise(hu)[:, None].expand(-1, 3, -1, -1)
+
+
 class Draws:
     """Random numbers for slices, group after group, each group's from a seed of its own.
 
@@ -55,7 +63,6 @@ class Draws:
         """Prepare for `slices` slices in as many equal groups as there are seeds."""
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._each = slices // len(seeds)
-        self.count = self._each * len(seeds)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A number from [low, high) for each slice: float32 (count,)."""
@@ -96,12 +103,11 @@ def multi_crop(
     for _ in range(augmentation.local_crops):
         crop = cut(hu, *region(augmentation.local_scale), resolution.local_px)
         locals_.append(_distort(crop, 2, augmentation, draws))
-    return Crops(_grey(globals_), _grey(locals_), _grey(gram) if gram else None)
-
-
-def _grey(crops: list[Tensor]) -> Tensor:
-    """Join, standardise, and repeat to three channels (B, 3, h, w) without copying."""
-    return normalise(torch.cat(crops))[:, None].expand(-1, 3, -1, -1)
+    return Crops(
+        as_input(torch.cat(globals_)),
+        as_input(torch.cat(locals_)),
+        as_input(torch.cat(gram)) if gram else None,
+    )
 
 
 def _flips(augmentation: Augmentation, draws: Draws) -> Tensor:

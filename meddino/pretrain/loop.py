@@ -21,7 +21,6 @@ from meddino.core.progress import track
 from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import weights
-from meddino.models.architectures import Architecture, named
 from meddino.pretrain import checkpoint, distributed, quality
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
@@ -158,7 +157,8 @@ class Trainer:
         torch.manual_seed(self.stage.seed)
         self.origin = {key: source and source.origin() for key, source in sources.items()}
         init, gram = sources["init"], sources["gram_teacher"]
-        self.engine = ssl.Engine(self._architecture(init), self.stage).to(team.device)
+        architecture = checkpoint.architecture_of(options.backbone, init)
+        self.engine = ssl.Engine(architecture, self.stage).to(team.device)
         if init is not None:
             _load(self.engine, init.content, str(init.path))
         if self.engine.gram is not None:
@@ -185,14 +185,6 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.stop: int | None = None
         self.shown: Tensor | None = None
-
-    def _architecture(self, init: Source | None) -> Architecture:
-        """That of the backbone's name, or of the checkpoint, which must be of the same size."""
-        if init is None:
-            return named(self.options.backbone)
-        found = weights.architecture_of(init.content, str(init.path))
-        weights.check_size(found, self.options.backbone, str(init.path), "pretrain.backbone")
-        return found
 
     def resume(self, state: Path) -> None:
         """Go on from a killed run's last checkpoint, if there is one."""
@@ -223,7 +215,7 @@ class Trainer:
                 flops = step_flops(self.engine.student.backbone.architecture, stage, resolution)
                 meter.step(stage.batch_size, flops * stage.batch_size)
                 quality = self._quality()
-                if quality or self._due(stage.log_every):
+                if team.leads and (quality or self._due(stage.log_every)):
                     speed = meter.read(stage.iterations - self.iteration)
                     self._log(values | quality, speed, writer)
                 if self.iteration in stage.snapshots:
@@ -353,8 +345,6 @@ class Trainer:
     def _log(self, values: dict[str, float], speed: dict[str, float], writer: Any) -> None:
         values = {key: value for key, value in values.items() if key != "stop"}
         self.history.append({"iteration": self.iteration, **values, **speed})
-        if not self.team.leads:
-            return
         shown = {k: v for k, v in values.items() if k != "lr"} | speed
         text = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
         print(f"iteration {self.iteration}: {text}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meddino.models.vit import VisionTransformer
-from meddino.pretrain.crops import normalise
+from meddino.pretrain.crops import as_input
 
 
 def rank_me(features: Tensor) -> float:
@@ -95,7 +95,7 @@ def signals(
         `cls_similarity` (mean cosine between the class token and its patches, whose rise DINOv3
         reports where dense features fade), and with a reference `patch_consistency`.
     """
-    images = normalise(slices)[:, None].expand(-1, 3, -1, -1)
+    images = as_input(slices)
     seen = teacher.forward_features(images)
     cls, patches = seen["x_norm_clstoken"], seen["x_norm_patchtokens"]
     found = {

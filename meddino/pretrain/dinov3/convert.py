@@ -23,25 +23,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
 from meddino.models import weights
-from meddino.models.architectures import Architecture, named
+from meddino.models.architectures import Architecture
 from meddino.models.vit import VisionTransformer
+from meddino.pretrain.checkpoint import write
 from meddino.pretrain.engine import Network
-from meddino.pretrain.options import PretrainOptions, StageOptions
-
-
-def architecture_of(
-    options: PretrainOptions, init: Mapping[str, Any] | None, source: str
-) -> Architecture:
-    """That of the backbone's name, or of the checkpoint, which must be of the same size.
-
-    Raises:
-        MeddinoError: it is of another size.
-    """
-    if init is None:
-        return named(options.backbone)
-    found = weights.architecture_of(init, source)
-    weights.check_size(found, options.backbone, source, "pretrain.backbone")
-    return found
+from meddino.pretrain.options import StageOptions
 
 
 def write_start(
@@ -98,8 +84,7 @@ def write_snapshot(
         state = read_state(checkpoint, f"model.{part}.")
         weights.load_strictly(network, state, f"{checkpoint}, {part}")
         content[part] = network.state_dict()
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    write(path, content)
 
 
 def read_state(checkpoint: Path, prefix: str) -> dict[str, Tensor]:

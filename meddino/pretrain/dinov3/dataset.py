@@ -7,29 +7,20 @@ over only the sizes are used: crops are cut and changed as our own engine does, 
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
-from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
-from meddino.ct3m import pixels, shards
-from meddino.ct3m.loader import Group
+from meddino.ct3m import pixels
+from meddino.ct3m.loader import Group, read_cells
 from meddino.pretrain.crops import Draws, multi_crop
 from meddino.pretrain.options import Augmentation, Resolution
 
-
-class Cells(NamedTuple):
-    """Where each slice of an index is."""
-
-    shards: list[Path]
-    shard_of: npt.NDArray[np.int32]
-    start: npt.NDArray[np.int64]
-    size: npt.NDArray[np.int32]
-    side: int
+# The trainer makes a dataset of an index for each resolution.
+_read_cells = lru_cache(maxsize=1)(read_cells)
 
 
 def describe(path: Path, index: Path, augmentation: dict[str, Any]) -> None:
@@ -70,7 +61,7 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
             local_px=transform.local_crops_size,
             gram_px=transform.gram_teacher_crops_size,
         )
-        self._cells = _read_index(Path(described["index"]))
+        self._cells = _read_cells(Path(described["index"]))
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -95,27 +86,9 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
     def hounsfield(self, number: int) -> npt.NDArray[np.int16]:
         """A slice: int16 (side, side) in HU."""
         where, side = self._cells, self._cells.side
-        start = int(where.start[number])
-        place = Group(where.shards[where.shard_of[number]], start, start + int(where.size[number]))
+        shard = where.shards[where.shard_of[number]]
+        place = Group(shard, int(where.start[number]), int(where.stop[number]))
         cell = place.read()
         with place.reading():
             image: npt.NDArray[np.int16] = pixels.decode([cell], (side, side))[0]
         return image
-
-
-@lru_cache(maxsize=1)
-def _read_index(index: Path) -> Cells:
-    """Read an index; the trainer makes a dataset of it for each resolution."""
-    columns = ["shard", "offset", "packed_bytes"]
-    table = shards.open_shard(index).read(columns=columns, use_threads=False)
-    if len(table) == 0:
-        raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
-    names = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
-    paths = [index.parent / name for name in names.dictionary.to_pylist()]
-    return Cells(
-        paths,
-        names.indices.to_numpy(),
-        table["offset"].to_numpy(),
-        table["packed_bytes"].to_numpy(),
-        shards.size_px(shards.open_shard(paths[0])),
-    )

@@ -4,27 +4,25 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
 from meddino.models.architectures import Architecture
+from meddino.pretrain.checkpoint import Source, architecture_of
 from meddino.pretrain.dinov3 import convert, launch
 from meddino.pretrain.dinov3.config import refusals, trainer_config
 from meddino.pretrain.dinov3.dataset import describe
+from meddino.pretrain.distributed import on_signals
 from meddino.pretrain.options import PretrainOptions
-
-if TYPE_CHECKING:
-    from meddino.pretrain.checkpoint import Source
 
 NAMES = {
     "loss": "total_loss",
@@ -43,7 +41,7 @@ NAMES = {
 def train(
     options: PretrainOptions,
     index: Path,
-    sources: Mapping[str, "Source | None"],
+    sources: Mapping[str, Source | None],
     state: Path,
     output: Path,
 ) -> list[dict[str, Any]]:
@@ -90,7 +88,7 @@ def train(
 def _prepare(
     options: PretrainOptions,
     index: Path,
-    sources: Mapping[str, "Source | None"],
+    sources: Mapping[str, Source | None],
     state: Path,
     gpus: int,
 ) -> Architecture:
@@ -98,7 +96,7 @@ def _prepare(
     stage, init, gram = options.stage, sources["init"], sources["gram_teacher"]
     source = "random weights" if init is None else str(init.path)
     content = None if init is None else init.content
-    architecture = convert.architecture_of(options, content, source)
+    architecture = architecture_of(options.backbone, init)
     config = trainer_config(
         options,
         architecture,
@@ -142,19 +140,12 @@ def _command(state: Path, gpus: int, seed: int) -> list[str]:
 
 def _launch(command: Sequence[str]) -> None:
     """Run the trainer to its end; whoever ends us ends it too."""
-    with subprocess.Popen(command) as process:
-        before = {
-            number: signal.signal(number, lambda *_: process.terminate())
-            for number in (signal.SIGTERM, signal.SIGUSR2)
-        }
+    with subprocess.Popen(command) as process, on_signals(lambda *_: process.terminate()):
         try:
             code = process.wait()
         except BaseException:
             process.terminate()
             raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
     if code != 0:
         raise MeddinoError(
             f"the public trainer ended with status {code}; its messages are above. A rerun goes on"
