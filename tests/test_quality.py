@@ -106,3 +106,11 @@ def test_signals_tell_a_collapsed_backbone() -> None:
     after = quality.signals(vit, slices)
     assert after["rank_patch"] < 1.01 < before["rank_patch"]
     assert before["patch_similarity"] < 0.999 < after["patch_similarity"]
+
+
+def test_signals_of_patches_are_exact_under_autocast() -> None:
+    ours, theirs = normal(2, 9, 8), normal(2, 9, 8, seed=1)
+    exact = quality.patch_similarity(ours), quality.patch_consistency(ours, theirs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quality.patch_similarity(ours), quality.patch_consistency(ours, theirs)
+    assert found == exact

@@ -16,13 +16,13 @@ from torch import Tensor
 P = ParamSpec("P")
 
 
-def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Compute a loss without autocast."""
+def full_precision(measure: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Compute a loss, or what features are judged by, without autocast."""
 
-    @wraps(loss)
+    @wraps(measure)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            return loss(*args, **kwargs)
+            return measure(*args, **kwargs)
 
     return computed
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meddino.models.vit import VisionTransformer
 from meddino.pretrain.crops import as_input
+from meddino.pretrain.losses import full_precision
 
 
 def rank_me(features: Tensor) -> float:
@@ -70,6 +71,7 @@ def patch_consistency(patches: Tensor, reference: Tensor) -> float:
     return float(F.cosine_similarity(ours, theirs, dim=1).mean())
 
 
+@full_precision
 def _off_diagonal(patches: Tensor) -> Tensor:
     """Cosines of all pairs of patches of an image: (B, N, D) to float32 (B, N * (N - 1) / 2)."""
     directions = F.normalize(patches.float(), dim=-1)
