@@ -666,7 +666,11 @@ class Study(Options):
     def evaluate_options(self, benchmark: str, method: str, fold: str) -> EvaluateOptions:
         """Options of `evaluate`."""
         return EvaluateOptions(
-            benchmark=benchmark, method=method, fold=int(fold), evaluation=self.evaluate
+            benchmark=benchmark,
+            method=method,
+            fold=int(fold),
+            evaluation=self.evaluate,
+            tolerances_mm=self.benchmarks[benchmark].counted_tolerances_mm,
         )
 
     def probe_options(self, source: str) -> ProbeOptions:

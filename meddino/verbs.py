@@ -107,8 +107,8 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb(
         module="meddino.evaluate.score",
-        revision=2,
-        summary="score predictions per case and structure: DSC, NSD, HD95",
+        revision=3,
+        summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
         options=Study.evaluate_options,
     ),
     "probe": Verb(
