@@ -698,6 +698,7 @@ class Study(Options):
             method_data={name: self.pretraining_data(name) for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
             tolerance_mm=self.evaluate.tolerance_mm,
+            tolerances_mm={n: self.benchmarks[n].counted_tolerances_mm for n in asked.benchmarks},
         )
 
     def card_options(self) -> CardOptions:
