@@ -59,7 +59,12 @@ class TimmViT(LibraryViT):
     def _maps(self, x: Tensor, blocks: list[int], norm: bool) -> list[Tensor]:
         model: Any = self.model
         found = model.forward_intermediates(
-            x, indices=blocks, norm=norm, output_fmt="NCHW", intermediates_only=True
+            x,
+            indices=blocks,
+            norm=norm,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         # timm returns each block once, in their order.
         by_block = dict(zip(sorted(set(blocks)), found, strict=True))
