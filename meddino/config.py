@@ -107,7 +107,7 @@ class Weights(Published):
 class Row(Method):
     """A method, and what of it the recipe `official` changes."""
 
-    official: dict[str, Any] = {}
+    official: dict[str, Any] | None = None
     """Values that differ in the authors' code, laid over the others where `recipe` is official."""
 
     @model_validator(mode="after")
@@ -125,11 +125,12 @@ class Row(Method):
         Raises:
             ValueError: they do not fit.
         """
-        changed = merge(self.model_dump(exclude={"official"}), self.official)
+        changed = merge(self.model_dump(exclude={"official"}), self.official or {})
         try:
             method = Method.model_validate(changed)
         except ValidationError as error:
-            raise ValueError(explain(error, "official", Method)) from error
+            said = explain(error, "official", Method).replace("(the whole study): ", "")
+            raise ValueError(f"{said}; mend it, or set it to null") from error
         # Not validated, since that would come here again.
         return self.model_copy(update={name: getattr(method, name) for name in Method.model_fields})
 
@@ -797,7 +798,7 @@ class Study(Options):
         """What the recipes do otherwise: key -> methods of a table."""
         changes: dict[str, list[str]] = {}
         for name in rows:
-            for key, value in self.methods[name].official.items():
+            for key, value in (self.methods[name].official or {}).items():
                 inner = [f"{key}.{part}" for part in value] if isinstance(value, dict) else [key]
                 for whole in inner:
                     changes.setdefault(whole, []).append(name)
