@@ -123,7 +123,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables",
-        revision=2,
+        revision=3,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),
