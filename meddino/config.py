@@ -216,6 +216,9 @@ class Study(Options):
     """Segmentation datasets (paper section 4.1)."""
     planning: Planning
     """How nnU-Net plans a benchmark."""
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    """Folds that are left out in turn to validate on, counted from 0 (paper section 4.1: one of the
+    five, its number is not given). Tables are over the validation cases of all of them."""
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
     methods: dict[Name, Row]
@@ -277,7 +280,7 @@ class Study(Options):
     def _check_references(self) -> Self:
         problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
         problems += [*self._dangling_configurations(), *self._unknown_backbones()]
-        problems += [*self._unfit_weights(), *self._wrong_probe()]
+        problems += [*self._unfit_weights(), *self._wrong_folds(), *self._wrong_probe()]
         problems = problems or [*self._beyond_the_engine()]
         if problems:
             raise ValueError("; ".join(problems))
@@ -408,6 +411,16 @@ class Study(Options):
                     f"{known.depth - 1}"
                 )
 
+    def _wrong_folds(self) -> Iterator[str]:
+        if len(set(self.folds)) < len(self.folds):
+            yield f"folds = {list(self.folds)}: one is named twice"
+        for name, benchmark in self.benchmarks.items():
+            if max(self.folds) >= benchmark.folds:
+                yield (
+                    f"folds = {list(self.folds)}: benchmark {name} has folds 0 to"
+                    f" {benchmark.folds - 1}"
+                )
+
     def _wrong_probe(self) -> Iterator[str]:
         benchmark = self.benchmarks.get(self.probe.benchmark)
         if benchmark is None:
@@ -428,10 +441,11 @@ class Study(Options):
     def runs(self) -> list[Run]:
         """Every finetuning that a table asks for; one that two tables share is run once."""
         wanted = {
-            Run(benchmark, method, self.training.fold): None
+            Run(benchmark, method, fold): None
             for table in self.tables.values()
             for method in table.rows
             for benchmark in table.benchmarks
+            for fold in self.folds
         }
         return list(wanted)
 
@@ -698,7 +712,7 @@ class Study(Options):
             size_px=int(size),
             dedupe=dedupe,
             datasets=self.ct3m.datasets if leak_free or dedupe != "off" else None,
-            fold=self.training.fold if leak_free else 0,
+            folds=self.folds if leak_free else (0,),
             benchmarks={n: b.dataset for n, b in self.benchmarks.items()} if leak_free else {},
         )
 
@@ -752,7 +766,8 @@ class Study(Options):
         """Options of `finetune`: all but the label, which only the tables print."""
         return FinetuneOptions(
             method=self.methods[method].plain().model_copy(update={"label": ""}),
-            training=self.training.model_copy(update={"fold": int(fold)}),
+            training=self.training,
+            fold=int(fold),
         )
 
     def predict_options(self, fold: str) -> PredictOptions:
@@ -772,7 +787,7 @@ class Study(Options):
             variant=self._seen(source) if source in self.pretrain.stages else "none",
             backbone=self.pretrain.backbone,
             spacing_mm=self.ct3m.spacing_mm,
-            fold=self.training.fold,
+            fold=self.folds[0],
             probe=self.probe,
         )
 

@@ -103,7 +103,7 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("tables.table2.rows", ["meddinov3_leakfree"]), ["no method 'meddinov3_leakfree'"]),
         (put("evaluate.tolerance_mm", 0), ["evaluate.tolerance_mm = 0", "greater than 0"]),
         (put("figures.colours", ["red"]), ["figures.colours", "#"]),
-        (put("training.fold", 7), ["training.fold = 7", "or equal to 4"]),
+        (put("folds", [0, 7]), ["folds = [0, 7]", "amos22 has folds 0 to 4"]),
         (drop("evaluate"), ["evaluate: missing"]),
         (put("probe.benchmark", "x"), ["probe.benchmark: not one of amos22, btcv"]),
         (put("probe.benchmark", "amos22"), ["probe.benchmark = 'amos22': not of CT alone"]),
@@ -179,7 +179,7 @@ def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> N
     inputs = study.index_inputs("256", "leak-free")
     assert len(inputs["splits"]) == 4 and inputs["duplicates"]
     options = study.index_options("256", "leak-free")
-    assert options.fold == study.training.fold
+    assert options.folds == study.folds == (0,)
     assert options.benchmarks["lits"] == "lits" and options.datasets == study.ct3m.datasets
     assert set(study.index_inputs("256", "paper")) == {"reports", "shards"}
     with pytest.raises(MeddinoError, match="no variant 'best' of ct3m; known: paper, leak-free"):
@@ -343,3 +343,12 @@ def test_weights_are_what_those_who_use_them_need(config: Config, tmp_path: Path
     assert study.weights_inputs("mine") == [] and study.weights_inputs("mit") == []
     mine.touch()
     assert study.weights_inputs("mine") == [str(mine)], "so that a new file makes all follow"
+
+
+def test_all_five_folds_make_five_runs_of_each_method(root: Path, config: Config) -> None:
+    one = load([root / "config.yaml"])
+    five = Study.parse(config | {"folds": [0, 1, 2, 3, 4]})
+    assert len(five.runs()) == 5 * len(one.runs())
+    assert {run.fold for run in five.runs()} == set(range(5))
+    assert five.finetune_options("nnunet", "3").fold == 3
+    assert len(five.table_scores("table1")) == 5 * len(one.table_scores("table1"))

@@ -167,7 +167,8 @@ def finetune(
     folder: Path, preprocessed: Path, row: Method, weights: Path | None = None, **changes: Any
 ) -> Path:
     output = folder / "model.safetensors"
-    options = FinetuneOptions(method=row, training=training(**changes))
+    fold = changes.pop("fold", 0)
+    options = FinetuneOptions(method=row, training=training(**changes), fold=fold)
     train.run(
         options, preprocessed=preprocessed, weights=weights, state=folder / "state", output=output
     )
@@ -375,7 +376,7 @@ def test_wrong_inputs_are_refused_before_training(preprocessed: Path, tmp_path: 
     fine = method("unet", configuration="2d_hires")
     with pytest.raises(MeddinoError, match="2d_hires"):
         finetune(tmp_path, preprocessed, fine)
-    with pytest.raises(ValidationError, match="less than or equal to 4"):
+    with pytest.raises(MeddinoError, match="fold is 5, but the split has folds 0 to 4"):
         finetune(tmp_path, preprocessed, method("unet"), fold=5)
     with pytest.raises(MeddinoError, match="a file is missing"):
         finetune(tmp_path, preprocessed, method("primus", weights="dinov3"))

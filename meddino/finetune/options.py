@@ -274,8 +274,6 @@ class Training(Options):
     """Steps an epoch; section 4.1: 250."""
     val_iterations: Positive = 50
     """Batches of the pseudo Dice after each epoch (nnU-Net's default)."""
-    fold: int = Field(default=0, ge=0, le=4)
-    """Validation fold, counted from 0; section 4.1: one fold of five, its number is not given."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation and augmentation."""
     augmentation: Literal["nnunet", "none"] = "nnunet"
@@ -298,6 +296,8 @@ class FinetuneOptions(Options):
     """The row of the tables."""
     training: Training
     """How long, and where."""
+    fold: int = Field(default=0, ge=0)
+    """Fold that is left out to validate on."""
 
     @model_validator(mode="after")
     def _check(self) -> "FinetuneOptions":

@@ -64,7 +64,7 @@ def run(
 
 def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -> None:
     """Find out now, and not after hours of training, that something does not fit."""
-    method, fold = options.method, options.training.fold
+    method, fold = options.method, options.fold
     marker = read_json(preprocessed)
     if marker["configuration"] != method.configuration:
         raise MeddinoError(
@@ -73,9 +73,7 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
         )
     splits = read_json(preprocessed.parent / "splits_final.json")
     if fold >= len(splits):
-        raise MeddinoError(
-            f"training.fold is {fold}, but the split has folds 0 to {len(splits) - 1}"
-        )
+        raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
     if (method.weights is None) != (weights is None):
         given = "given" if weights else "missing"
         raise MeddinoError(f"weights: the method says {method.weights}, but a file is {given}")
@@ -100,7 +98,7 @@ def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> An
     trainer = MeddinoTrainer(
         plans,
         options.method.configuration,
-        options.training.fold,
+        options.fold,
         read_json(folder / "dataset.json"),
         choose(options.training.device),
     )
