@@ -25,6 +25,7 @@ from meddino.models.segformer import SegFormer, encoder_state
 from meddino.models.weights import load_strictly
 
 WIDTH, PATCH = 32, 8
+GOLDEN = Path(__file__).parent / "golden/meddinov3/networks.safetensors"
 
 
 class TinyViT(nn.Module):
@@ -84,6 +85,9 @@ def test_gradient_reaches_every_trained_parameter(name: str) -> None:
     network = NETWORKS[name]().eval()  # so that neither drop path nor dropout hides a parameter
     for parameter in network.parameters():  # offsets start at zero, which hides what feeds them
         parameter.data += 0.02 * torch.randn_like(parameter)
+    for key, parameter in network.named_parameters():
+        if key.endswith("gate.1.bias"):  # of few ReLUs, which may all be dead
+            parameter.data += 1
     network(torch.randn(2, 1, 64, 64)).square().mean().backward()
     silent = [
         key
@@ -252,6 +256,44 @@ def test_dino_unet_learns_on_every_device_with_nothing_compiled(device: str) -> 
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+class Patches(nn.Module):
+    """What stands for the ViT in the authors' numbers: its patch embedding, times 1 to 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, 16, 16, 16)
+
+    def get_intermediate_layers(self, x: Tensor, **_: Any) -> list[Tensor]:
+        return [self.proj(x) * factor for factor in (1, 2, 3, 4)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["dino_unet", "segformer"])
+def test_logits_are_those_of_the_authors_code(name: str) -> None:
+    """Numbers of a2460c2 of their repository, run with random weights on small networks."""
+    golden = load_file(GOLDEN)
+    widths = [4, 8, 8, 16]
+    classes = golden[f"{name}.logits"].shape[1]
+    network: nn.Module = {
+        "segformer": lambda: SegFormer(
+            classes, [1, 2, 1, 1], [8, 8, 10, 8], [1, 2, 5, 8], 12, dropout=0.2, authors=True
+        ),
+        "dino_unet": lambda: DinoUNet(
+            Patches(),
+            16,
+            [2, 5, 8, 11],
+            Adapter(16, 4, prior_width=4, heads=4),
+            FidelityProjection(16, 8, widths),
+            UNetDecoder(widths, 2, classes),
+        ),
+    }[name]()
+    prefix = f"{name}.state."
+    state = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
+    network.load_state_dict(state)
+    logits = network.eval()(golden[f"{name}.image"])
+    torch.testing.assert_close(logits, golden[f"{name}.logits"], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class PrimusDecoder(nn.Sequential):
             stages.append(UpsamplingStage(channels, channels // 2))
             channels //= 2
         super().__init__(*stages, nn.Conv2d(channels, classes, kernel_size=1))
-        self.apply(_he_init)
+        self.apply(he_init)
 
 
 class UpsamplingStage(nn.Module):
@@ -94,8 +94,8 @@ def num_doublings(patch_px: int) -> int:
     return (patch_px - 1).bit_length()
 
 
-def _he_init(module: nn.Module) -> None:
-    # nnU-Net's InitWeights_He(1e-2), which the authors use for this decoder.
+def he_init(module: nn.Module) -> None:
+    """Draw a convolution's weights as nnU-Net does (InitWeights_He, slope 1e-2); for `apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, a=1e-2)
         if module.bias is not None:
