@@ -352,3 +352,20 @@ def test_all_five_folds_make_five_runs_of_each_method(root: Path, config: Config
     assert {run.fold for run in five.runs()} == set(range(5))
     assert five.finetune_options("nnunet", "3").fold == 3
     assert len(five.table_scores("table1")) == 5 * len(one.table_scores("table1"))
+
+
+def test_the_page_on_segmentation_is_true(root: Path, config: Config) -> None:
+    page = (root / "docs/segmentation.md").read_text()
+    example = yaml.safe_load(page.split("```yaml")[1].split("```")[0].replace("sha256: ...", ""))
+    study = Study.parse(merge(config, example))
+    kinds = {name: study.weights_options(name).kind for name in example["weights"]}
+    assert kinds == {
+        "mine": "dinov3",
+        "mit_b2": "segformer",
+        "dinov2": "transformers:facebook/dinov2-base",
+        "augreg": "timm:vit_base_patch16_224",
+    }
+    changed = {k for row in config["methods"].values() for k in row.get("official") or {}}
+    bold = "".join(line for line in page.splitlines() if line.startswith("| **"))
+    for key in changed - {"segformer"} | {"segformer.variant", "pretrain.qkv_bias"}:
+        assert f"`{key}`" in bold, key
