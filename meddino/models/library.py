@@ -74,6 +74,12 @@ class TimmViT(LibraryViT):
 class TransformersViT(LibraryViT):
     """One of transformers."""
 
+    def __init__(self, model: nn.Module, embed_dim: int, patch_size: int, depth: int) -> None:
+        """Wrap `model`, and find out whether it must be asked to interpolate its positions."""
+        super().__init__(model, embed_dim, patch_size, depth)
+        key = "interpolate_pos_encoding"
+        self.options = {key: True} if key in inspect.signature(model.forward).parameters else {}
+
     def _maps(self, x: Tensor, blocks: list[int], norm: bool) -> list[Tensor]:
         tokens = self.tokens(x)[0]
         height, width = (side // self.patch_size for side in x.shape[-2:])
@@ -83,10 +89,7 @@ class TransformersViT(LibraryViT):
 
     def tokens(self, x: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         """Tokens before the first and after each block, and after the last norm."""
-        accepted = inspect.signature(self.model.forward).parameters
-        key = "interpolate_pos_encoding"
-        options = {key: True} if key in accepted else {}
-        out = self.model(pixel_values=x, output_hidden_states=True, **options)
+        out = self.model(pixel_values=x, output_hidden_states=True, **self.options)
         return out.hidden_states, out.last_hidden_state
 
     def last_norm(self) -> nn.Module:
