@@ -97,6 +97,7 @@ VERBS: dict[str, Verb] = {
     ),
     "finetune": Verb(
         module="meddino.finetune.train",
+        revision=2,
         summary="train one method on one benchmark",
         options=Study.finetune_options,
     ),

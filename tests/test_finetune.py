@@ -31,6 +31,8 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.finetune.schedule import PolySchedule, make_optimizer
+from meddino.models.fetch_weights import run as fetch_weights
+from meddino.models.options import WeightsOptions
 
 SHAPE, SPACING = (10, 40, 44), (3.0, 3.0, 5.0)  # (z, y, x) voxels; (x, y, z) mm
 BENCHMARK = Benchmark(
@@ -297,6 +299,24 @@ def _assert_predicts(model: Path, dataset: Path, tmp_path: Path) -> None:
         assert sitk.GetArrayViewFromImage(segmentation).max() <= 2
 
 
+def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
+    libraries: None, preprocessed: Path, dataset: Path, tmp_path: Path
+) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**size, image_size=56)).save_pretrained(tmp_path / "hub")
+    backbone = f"transformers:{tmp_path / 'hub'}"
+    weights = tmp_path / "w.pth"
+    fetch_weights(WeightsOptions(file=str(tmp_path / "hub"), kind=backbone), output=weights)
+    row = method("primus", backbone=backbone, weights="w")
+    model = finetune(tmp_path / "model", preprocessed, row, weights)
+    assert any(key.startswith("backbone.model.") for key in tensors(model))
+    shutil.rmtree(tmp_path / "hub")
+    weights.unlink()
+    _assert_predicts(model, dataset, tmp_path)
+
+
 def test_training_learns(preprocessed: Path, dataset: Path, tmp_path: Path) -> None:
     row = method("primus", lr=3e-3, backbone_lr=3e-3, drop_path=0)
     scores = []
@@ -389,6 +409,8 @@ def test_model_of_another_shape_is_refused(
         ("dino_unet", {"freeze_backbone": False}, "freeze_backbone"),
         ("primus", {"weights": "dinov3", "layerscale": 1e-5}, "layerscale"),
         ("segformer", {"deep_supervision": True}, "deep_supervision"),
+        ("unet", {"norm_eps": 1e-6}, "norm_eps"),
+        ("primus", {"backbone": "timm:vit_tiny_patch16_224", "train_k_bias": True}, "train_k_bias"),
     ],
 )
 def test_options_without_effect_are_refused(name: str, changes: dict[str, Any], key: str) -> None:

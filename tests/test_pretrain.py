@@ -441,6 +441,22 @@ def test_a_stage_starts_from_published_weights(index: Path, tmp_path: Path) -> N
         loop.run(wrong, init=tmp_path / "dinov3.pth", **where)
 
 
+def test_the_qkv_bias_can_be_taken_off_on_the_way(
+    stage1: Path, index: Path, tmp_path: Path
+) -> None:
+    """As in the released MedDINOv3, though it started from DINOv3."""
+    init = stage1 / "000006.pth"
+    plain = replace(options(init="stage1@6"), qkv_bias=False)
+    history = tmp_path / "history.jsonl"
+    loop.run(plain, index=index, init=init, state=tmp_path / "state", output=history)
+    vit = weights.load_backbone(tmp_path / "000003.pth")
+    assert not vit.architecture.qkv_bias and vit.architecture.norm_eps == 1e-5
+    assert weights.load_backbone(init).architecture.qkv_bias
+    assert weights.read(tmp_path / "000003.pth")["meta"]["origin"]["init"]["iteration"] == 6
+    random = checkpoint.architecture_of(plain, None)
+    assert not random.qkv_bias and random.storage_tokens == vit.architecture.storage_tokens
+
+
 def test_a_loss_that_is_no_number_stops_the_stage(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

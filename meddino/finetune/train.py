@@ -30,7 +30,7 @@ def run(
     Args:
         options: the method and the length of training.
         preprocessed: `DatasetNNN_x/<configuration>.json`, from `preprocess`.
-        weights: the ViT's checkpoint; None for a random ViT.
+        weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
         state: folder of checkpoints; a killed run resumes there, and it is removed at the end.
         output: `model.safetensors`, written last; beside it appear `model.json` (what it takes to
             rebuild the network) and `history.jsonl` (one line an epoch).
@@ -86,10 +86,11 @@ def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> An
     from meddino.finetune.settings import Settings, write_settings
     from meddino.finetune.snapshot import seed_everything, unwrapped
     from meddino.finetune.trainers.trainer import MeddinoTrainer
-    from meddino.finetune.vit import read_vit
+    from meddino.finetune.vit import read_start, start_of
+    from meddino.models.weights import load_strictly
 
     plans = read_json(folder / f"{PLANS}.json")
-    vit, tensors = read_vit(weights, options.method) if weights else ({}, None)
+    vit, tensors = read_start(weights, options.method)
     settings = Settings(method=options.method, training=options.training, vit=vit)
     write_settings(plans, settings)
     plans["continue_training"] = False  # nnU-Net insists on the key
@@ -102,8 +103,8 @@ def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> An
         choose(options.training.device),
     )
     trainer.initialize()
-    if tensors is not None:
-        unwrapped(trainer.network).get_submodule("backbone").load_state_dict(tensors)
+    if weights is not None:
+        load_strictly(start_of(unwrapped(trainer.network)), tensors, str(weights))
     return trainer
 
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from meddino.core.options import Options
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+Recipe = Literal["controlled", "official"]
 
 
 class Table(Options):
@@ -27,17 +28,6 @@ class Table(Options):
     compare_with: str | None = None
     """Row that each other one is tested against (paired Wilcoxon, corrected within a column)."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "Table":
-        if self.compare_with is not None and self.compare_with not in self.rows:
-            raise ValueError(
-                f"compare_with: {self.compare_with!r} is not one of the rows,"
-                f" {', '.join(self.rows)}"
-            )
-        if self.compare_with is not None and len(set(self.rows)) < 2:
-            raise ValueError("compare_with: there is no other row to compare; add one to rows")
-        return self
-
 
 class TableOptions(Options):
     """What `tables` needs of a study."""
@@ -57,6 +47,10 @@ class TableOptions(Options):
     """Tolerance of the NSD (mm), as printed."""
     tolerances_mm: dict[str, dict[str, float]] = {}
     """Benchmark -> structure -> its own tolerance in protocol `area` (mm), as printed."""
+    recipe: Recipe = "controlled"
+    """Whether rows differ in their weights alone, or as in the authors' code."""
+    recipe_changes: dict[str, list[str]] = {}
+    """Keys in which the recipes differ -> methods of the table that they differ for."""
 
 
 class FigureOptions(Options):

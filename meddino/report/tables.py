@@ -123,6 +123,7 @@ def _column(
             "row": options.method_labels[method],
             "method": method,
             "data": options.method_data[method],
+            "recipe": options.recipe,
             "benchmark": benchmark,
             "metric": metric,
             "unit": METRICS[metric].unit,
@@ -254,6 +255,7 @@ def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
         **_uncertainty(options),
         **{text: variant in options.method_data.values() for variant, text in variants.items()},
+        _recipe(options): True,
         f"Cases: {counts}.": True,
     }
     return " ".join(text for text, asked in parts.items() if asked)
@@ -285,6 +287,20 @@ def _within(options: TableOptions) -> str:
             own.append(f"{options.benchmark_labels[benchmark]}: {'; '.join(groups)}")
     but = f" ({'. '.join(own)})" if own else ""
     return f"NSD by area within {options.tolerance_mm:g} mm{' but for some' if own else ''}{but}."
+
+
+def _recipe(options: TableOptions) -> str:
+    """Which recipe ran, and for which rows the other one has other values."""
+    labels = options.method_labels
+    changes = "; ".join(
+        f"{key} ({', '.join(labels[method] for method in methods)})"
+        for key, methods in options.recipe_changes.items()
+    )
+    here, there = {
+        "controlled": ("rows differ as they say, in nothing else", "the authors' code differs"),
+        "official": ("rows as in the authors' code", "`controlled` differs"),
+    }[options.recipe]
+    return f"Recipe {options.recipe}: {here}{f'; {there} in {changes}' if changes else ''}."
 
 
 def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:
