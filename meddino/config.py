@@ -777,7 +777,11 @@ class Study(Options):
     def evaluate_options(self, benchmark: str, method: str, fold: str) -> EvaluateOptions:
         """Options of `evaluate`."""
         return EvaluateOptions(
-            benchmark=benchmark, method=method, fold=int(fold), evaluation=self.evaluate
+            benchmark=benchmark,
+            method=method,
+            fold=int(fold),
+            evaluation=self.evaluate,
+            tolerances_mm=self.benchmarks[benchmark].counted_tolerances_mm,
         )
 
     def probe_options(self, source: str) -> ProbeOptions:
@@ -805,6 +809,7 @@ class Study(Options):
             method_data={name: self.pretraining_data(name) for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
             tolerance_mm=self.evaluate.tolerance_mm,
+            tolerances_mm={n: self.benchmarks[n].counted_tolerances_mm for n in asked.benchmarks},
             recipe=self.recipe,
             recipe_changes=self._recipe_changes(asked.rows),
         )

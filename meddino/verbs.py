@@ -108,8 +108,8 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb(
         module="meddino.evaluate.score",
-        revision=2,
-        summary="score predictions per case and structure: DSC, NSD, HD95",
+        revision=3,
+        summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
         options=Study.evaluate_options,
     ),
     "probe": Verb(
@@ -124,7 +124,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables",
-        revision=3,
+        revision=4,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),
@@ -141,7 +141,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.html",
-        revision=3,
+        revision=4,
         summary="write the HTML report",
         options=Study.report_options,
     ),

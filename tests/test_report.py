@@ -49,7 +49,8 @@ def table_lines() -> pd.DataFrame:
     return pd.DataFrame(
         {"table": "table2", "row": method, "method": method, "benchmark": "lits", "metric": "DSC"}
         | {"data": "paper" if method == "meddinov3" else "none"}
-        | {"protocol": protocol, "ours": 50.0, "cases": 2}
+        | {"unit": "%", "protocol": protocol, "ours": 50.0, "cases": 2}
+        | {"low": 41.5, "high": 58.25, "p": 0.0004 if method == "nnunet" else None}
         | {"paper": 75.0 if protocol == "paper" else None}
         | {"difference": -25.0 if protocol == "paper" else None}
         for method in METHODS
@@ -228,6 +229,21 @@ def test_the_report_says_what_was_left_out_and_why(study: dict[str, Any], drawn:
     assert "truncated; fetch it again" in text and "on another grid; mend it" in text
     assert "benchmark LiTS" in text
     assert "-25.00" in text and "paper 75.00" in text
+
+
+def test_missing_runs_intervals_and_tests_are_in_the_report(
+    study: dict[str, Any], drawn: Path
+) -> None:
+    text = report(study, drawn)
+    assert "41.50 to 58.25" in text and "p &lt; 0.001" in text and "not run" not in text
+    lines = table_lines()
+    lines.loc[lines["method"] == "nnunet", ["ours", "low", "high", "p", "difference"]] = np.nan
+    lines.loc[lines["method"] == "nnunet", "cases"] = 0
+    lines.assign(metric="HD95", unit="mm").to_csv(study["root"] / "missing.csv", index=False)
+    changed = study | {"report": study["report"] | {"tables": [study["root"] / "missing.csv"]}}
+    text = report(changed, drawn, "missing.html")
+    assert "<td>not run" in text and "lits HD95 (mm)" in text and "nan" not in text
+    assert "paper 75.00" in text, "the paper's value stays"
 
 
 def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(

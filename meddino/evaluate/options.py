@@ -1,18 +1,20 @@
 """Options of the metrics (the workflow loads this module: nothing heavy here)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from meddino.core.options import Options
 
+Tolerance = Annotated[float, Field(gt=0)]
+
 
 class Evaluation(Options):
     """How predictions are scored (section 4.1)."""
 
-    tolerance_mm: float = Field(1.0, gt=0)
+    tolerance_mm: Tolerance = 1.0
     """Distance within which surfaces agree for the NSD, in mm; not given in the paper, 1 mm in the
-    authors' script."""
+    authors' script. Protocol `area` takes it where a benchmark's `tolerances_mm` names none."""
 
 
 class Probe(Options):
@@ -63,6 +65,8 @@ class EvaluateOptions(Options):
     """Validation fold."""
     evaluation: Evaluation
     """How predictions are scored."""
+    tolerances_mm: dict[str, Tolerance] = {}
+    """Structure -> its tolerance in protocol `area` (mm), where it is not `evaluation`'s."""
 
 
 class ScoresOptions(Options):

@@ -3,32 +3,46 @@
 Two ways of counting a surface, since the field has both and their numbers differ by several points:
 voxels of the edge (MONAI, the authors' script), and elements with their area (DeepMind's
 surface-distance, nnU-Net's challenges).
+
+Neither needs a distance for every voxel: most elements of a surface lie on or near the other one.
+Each element looks for the other surface in its neighbourhood, nearest voxels first, until the
+metrics are settled; a KD-tree finds what is farther.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes, mesh_surface_area
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Spacing = tuple[float, float, float]
+
+NEIGHBOURS = 500
+"""Voxels around each element where the other surface is looked for, before a KD-tree is built."""
+SHARE = 0.95
+"""Share of a surface within its 95th percentile."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Elements of one surface.
+    """How much of one surface lies how far from the other.
 
     Attributes:
-        distance: of each element to the other surface (mm); infinite where that is empty.
-        area: of each element: 1 where voxels are counted, mm2 otherwise.
+        distance: to the other surface, ascending (mm).
+        area: of the elements at each distance; their number where voxels are counted, else mm2.
+        total: area of all elements, also of those farther than anybody asked for.
     """
 
     distance: Floats
     area: Floats
+    total: float
 
 
 def nsd(reference: Surface, predicted: Surface, tolerance_mm: float) -> float:
@@ -37,7 +51,7 @@ def nsd(reference: Surface, predicted: Surface, tolerance_mm: float) -> float:
     Returns:
         From 0 to 1; NaN where both surfaces are empty.
     """
-    total = float(reference.area.sum() + predicted.area.sum())
+    total = reference.total + predicted.total
     near = sum(float(s.area[s.distance <= tolerance_mm].sum()) for s in (reference, predicted))
     return near / total if total > 0 else float("nan")
 
@@ -48,78 +62,148 @@ def hd95(reference: Surface, predicted: Surface) -> float:
     As DeepMind's surface-distance: elements count by their area. MONAI weighs edge voxels alike and
     interpolates between them, so its numbers differ.
     """
-    if len(reference.distance) == 0 or len(predicted.distance) == 0:
+    if reference.total == 0 or predicted.total == 0:
         return float("nan")
-    return max(_percentile(surface, 0.95) for surface in (reference, predicted))
+    return max(map(_percentile, (reference, predicted)))
 
 
-def _percentile(surface: Surface, share: float) -> float:
-    order = np.argsort(surface.distance)
-    reached = np.cumsum(surface.area[order]) / surface.area.sum()
-    last = len(order) - 1
-    return float(surface.distance[order[min(int(np.searchsorted(reached, share)), last)]])
+def _percentile(surface: Surface) -> float:
+    reached = np.cumsum(surface.area) / surface.total
+    last = len(reached) - 1
+    return float(surface.distance[min(int(np.searchsorted(reached, SHARE)), last)])
 
 
-def voxel_surfaces(reference: Mask, predicted: Mask, spacing_mm: Floats) -> tuple[Surface, Surface]:
-    """Edge voxels of both masks: those with a neighbour (by a face) outside.
+class Pair:
+    """Two masks of one structure, in a margin that no neighbourhood of theirs leaves.
 
-    What lies beyond the picture counts as outside, as for MONAI.
-
-    Args:
-        reference: (z, y, x).
-        predicted: (z, y, x).
-        spacing_mm: (z, y, x).
+    Voxels are counted through the whole picture, so that a step to a neighbour is one number.
     """
-    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (reference, predicted)]
-    ones = [np.ones(int(edge.sum())) for edge in edges]
-    return _between(edges, ones, spacing_mm)
+
+    def __init__(self, reference: Mask, predicted: Mask, spacing_mm: Floats) -> None:
+        """Copy masks (z, y, x) into the margin; what lies beyond the picture counts as outside."""
+        depth, height, width = (float(value) for value in spacing_mm)
+        self.spacing_mm: Spacing = depth, height, width
+        margin = np.max([near.max(axis=0) for _, near in shells(self.spacing_mm)], axis=0) + 1
+        self.shape = tuple(int(n) for n in np.array(reference.shape) + 2 * margin)
+        self.steps = np.array([self.shape[1] * self.shape[2], self.shape[2], 1])
+        inner = tuple(slice(m, m + n) for m, n in zip(margin, reference.shape, strict=True))
+        self.masks = []
+        for mask in (reference, predicted):
+            padded = np.zeros(self.shape, bool)
+            padded[inner] = mask
+            self.masks.append(padded.ravel())
+
+    def voxel_surfaces(self, tolerance_mm: float) -> tuple[Surface, Surface]:
+        """Edge voxels of both masks: those with a neighbour (by a face) outside, as for MONAI.
+
+        Args:
+            tolerance_mm: distances are known that far.
+        """
+        edges = []
+        for mask in self.masks:
+            core = mask.copy()
+            for step in self.steps:
+                core[step:] &= mask[:-step]
+                core[:-step] &= mask[step:]
+            edges.append(np.flatnonzero(mask ^ core))
+        return self._between(edges, [np.ones(len(edge)) for edge in edges], tolerance_mm, share=0.0)
+
+    def area_surfaces(self, tolerance_mm: float) -> tuple[Surface, Surface]:
+        """Elements of both masks, one for each cube of 2x2x2 voxels that a surface crosses.
+
+        Args:
+            tolerance_mm: distances are known that far, and up to the 95th percentile.
+        """
+        table = areas(self.spacing_mm)
+        crossed, weights = [], []
+        for mask in self.masks:
+            some = every = mask
+            for step in self.steps:
+                some, every = some[:-step] | some[step:], every[:-step] & every[step:]
+            cubes = np.flatnonzero(some ^ every)
+            code = np.zeros(len(cubes), np.uint8)
+            for bit, corner in enumerate(product((0, 1), repeat=3)):
+                code |= mask[cubes + self.steps @ corner].astype(np.uint8) << bit
+            crossed.append(cubes)
+            weights.append(table[code])
+        return self._between(crossed, weights, tolerance_mm, SHARE)
+
+    def _between(
+        self, elements: list[Integers], areas: list[Floats], tolerance_mm: float, share: float
+    ) -> tuple[Surface, Surface]:
+        first, second = (
+            self._surface(ours, area, theirs, tolerance_mm, share)
+            for ours, area, theirs in zip(elements, areas, elements[::-1], strict=True)
+        )
+        return first, second
+
+    def _surface(
+        self, ours: Integers, area: Floats, theirs: Integers, tolerance_mm: float, share: float
+    ) -> Surface:
+        """Distances of elements to others: all up to a tolerance, and up to a share of the area."""
+        total, reached = float(area.sum()), 0.0
+        found: list[tuple[float, float]] = []
+        for mm, part in self._by_distance(ours, area, theirs):
+            if mm > tolerance_mm and reached >= share * total:
+                break
+            found.append((mm, part))
+            reached += part
+        distance, parts = np.array(found).reshape(-1, 2).T
+        return Surface(distance, parts, total)
+
+    def _by_distance(
+        self, ours: Integers, area: Floats, theirs: Integers
+    ) -> Iterator[tuple[float, float]]:
+        """Distances (mm) of elements to others, ascending, each with the area that lies there."""
+        if len(theirs) == 0:
+            return
+        there = np.zeros(len(self.masks[0]), bool)
+        there[theirs] = True
+        for mm, neighbours in shells(self.spacing_mm):
+            if len(ours) == 0:
+                return
+            steps = neighbours @ self.steps
+            hit = np.logical_or.reduce([there[ours + step] for step in steps])
+            yield mm, float(area[hit].sum())
+            ours, area = ours[~hit], area[~hit]
+        if len(ours) > 0:
+            distance = self._far(ours, theirs)
+            order = np.argsort(distance)
+            yield from zip(distance[order].tolist(), area[order].tolist(), strict=True)
+
+    def _far(self, ours: Integers, theirs: Integers) -> Floats:
+        """Distance (mm) of each element to the nearest of the others, by a KD-tree."""
+        places, others = (np.stack(np.unravel_index(e, self.shape), 1) for e in (ours, theirs))
+        # Quick to build rather than to ask: few elements are far.
+        tree = cKDTree(others * self.spacing_mm, 64, compact_nodes=False, balanced_tree=False)
+        _, nearest = tree.query(places * self.spacing_mm)
+        # From whole numbers of voxels, so that an element at the tolerance is not rounded past it.
+        return _length(places - others[nearest], self.spacing_mm)
 
 
-def area_surfaces(reference: Mask, predicted: Mask, spacing_mm: Floats) -> tuple[Surface, Surface]:
-    """Surface elements of both masks, one for each cube of 2x2x2 voxels that a surface crosses.
-
-    Args:
-        reference: (z, y, x).
-        predicted: (z, y, x).
-        spacing_mm: (z, y, x).
-    """
-    codes = [_codes(mask) for mask in (reference, predicted)]
-    edges = [(code > 0) & (code < 255) for code in codes]
-    table = areas(tuple(float(value) for value in spacing_mm))
-    return _between(
-        edges, [table[code[edge]] for code, edge in zip(codes, edges, strict=True)], spacing_mm
-    )
-
-
-def _between(edges: list[Mask], areas: list[Floats], spacing_mm: Floats) -> tuple[Surface, Surface]:
-    first, second = (
-        Surface(np.asarray(_distance_to(other, spacing_mm)[edge]), area)
-        for edge, other, area in zip(edges, edges[::-1], areas, strict=True)
-    )
-    return first, second
-
-
-def _distance_to(edge: Mask, spacing_mm: Floats) -> Floats:
-    """Distance of every voxel to the nearest one of an edge (mm); infinite where there is none."""
-    if not edge.any():
-        return np.full(edge.shape, np.inf)
-    distance: Floats = ndimage.distance_transform_edt(~edge, sampling=spacing_mm)
-    return distance
-
-
-def _codes(mask: Mask) -> npt.NDArray[np.uint8]:
-    """For every corner between voxels, which of its eight voxels are inside, as one byte."""
-    padded = np.pad(mask, 1)
-    shape = tuple(size - 1 for size in padded.shape)
-    code = np.zeros(shape, np.uint8)
-    for bit, (z, y, x) in enumerate(product((0, 1), repeat=3)):
-        part = padded[z : z + shape[0], y : y + shape[1], x : x + shape[2]]
-        code |= part.astype(np.uint8) << bit
-    return code
+def _length(voxels: Integers, spacing_mm: Spacing) -> Floats:
+    return np.sqrt(((voxels * np.array(spacing_mm)) ** 2).sum(axis=-1))
 
 
 @cache
-def areas(spacing_mm: tuple[float, float, float]) -> Floats:
+def shells(spacing_mm: Spacing) -> list[tuple[float, Integers]]:
+    """Distances (mm) to neighbours, ascending, each with the neighbours there, (N, 3) in voxels.
+
+    The first is the voxel itself. All together fill a ball of about `NEIGHBOURS` voxels.
+    """
+    mm = np.array(spacing_mm)
+    radius = (3 / (4 * np.pi) * NEIGHBOURS * mm.prod()) ** (1 / 3)
+    half = np.ceil(radius / mm).astype(int)
+    ball = np.indices(2 * half + 1).reshape(3, -1).T - half
+    length = _length(ball, spacing_mm)
+    ball, length = ball[length <= radius], length[length <= radius]
+    order = np.argsort(length, kind="stable")
+    distances, starts = np.unique(length[order], return_index=True)
+    return list(zip(distances.tolist(), np.split(ball[order], starts[1:]), strict=True))
+
+
+@cache
+def areas(spacing_mm: Spacing) -> Floats:
     """Area (mm2) of the surface within a cube of 2x2x2 voxel centres, for each of 256 codes.
 
     The surface is that of marching cubes (Lorensen), with cuts midway between a voxel inside and

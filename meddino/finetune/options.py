@@ -26,6 +26,9 @@ class Benchmark(Options):
     nnU-Net gets consecutive numbers in the order of each structure's lowest value."""
     structures: list[str] = []
     """Structures that count; the others become background. Empty: all."""
+    tolerances_mm: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, exclude=True)
+    """Structure -> tolerance of its NSD in protocol `area` (mm); `evaluate.tolerance_mm` for the
+    others. Of structures that do not count it is ignored."""
     modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
     """Which volumes take part. Section 4.1: AMOS22 with 300 CT and 60 MR."""
     folds: int = Field(default=5, ge=2)
@@ -42,9 +45,10 @@ class Benchmark(Options):
             raise ValueError("labels: each structure needs at least one label value")
         if len(values) != len(set(values)):
             raise ValueError("labels: a label value may belong to one structure only")
-        for name in self.structures:
-            if name not in self.labels:
-                raise ValueError(f"structures: {name!r} is not one of {', '.join(self.labels)}")
+        for key in ("structures", "tolerances_mm"):
+            for name in getattr(self, key):
+                if name not in self.labels:
+                    raise ValueError(f"{key}: {name!r} is not one of {', '.join(self.labels)}")
         return self
 
     @property
@@ -52,6 +56,11 @@ class Benchmark(Options):
         """The structures in nnU-Net's order: the first has number 1."""
         chosen = self.structures or list(self.labels)
         return sorted(chosen, key=lambda name: min(self.labels[name]))
+
+    @property
+    def counted_tolerances_mm(self) -> dict[str, float]:
+        """`tolerances_mm` of the structures that count."""
+        return {n: self.tolerances_mm[n] for n in self.names if n in self.tolerances_mm}
 
     @property
     def folder(self) -> str:

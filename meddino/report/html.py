@@ -90,12 +90,15 @@ def _table(rows: pd.DataFrame) -> dict[str, Any]:
             cells = method.set_index(["metric", "benchmark"])
             found = [_cell(cells.loc[tuple(column)]) for column in columns]
             lines.append((label, method["data"].iloc[0], found))
-        protocols[protocol] = {"heads": [f"{b} {m}" for m, b in columns], "lines": lines}
+        units = part.groupby("metric")["unit"].first()
+        heads = [f"{b} {m}" + (f" ({units[m]})" if units[m] != "%" else "") for m, b in columns]
+        protocols[protocol] = {"heads": heads, "lines": lines}
     return {"name": rows["table"].iloc[0], "protocols": protocols}
 
 
 def _cell(row: Any) -> dict[str, Any]:
-    number = {key: float(row[key]) for key in ("ours", "paper", "difference")}
+    keys = ("ours", "low", "high", "paper", "difference", "p")
+    number = {key: float(row[key]) for key in keys}
     known = {key: None if math.isnan(value) else value for key, value in number.items()}
     return {**known, "cases": int(row["cases"])}
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from meddino.core.options import Options
 
@@ -19,10 +19,25 @@ class Table(Options):
     """Methods, in order."""
     benchmarks: tuple[str, ...] = Field(min_length=1)
     """Benchmarks, in order."""
-    metrics: tuple[Literal["DSC", "NSD"], ...] = Field(("DSC",), min_length=1)
-    """What is shown, in %."""
+    metrics: tuple[Literal["DSC", "NSD", "HD95", "VD"], ...] = Field(("DSC",), min_length=1)
+    """What is shown: DSC and NSD in %, HD95 in mm, difference of volumes (VD) in ml."""
     protocol: Literal["paper", "area"] = "paper"
     """How it is counted; the CSV holds both."""
+    intervals: bool = False
+    """Whether to show 95 % bootstrap intervals over cases; the CSV holds them in any case."""
+    compare_with: str | None = None
+    """Row that each other one is tested against (paired Wilcoxon, corrected within a column)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Table":
+        if self.compare_with is not None and self.compare_with not in self.rows:
+            raise ValueError(
+                f"compare_with: {self.compare_with!r} is not one of the rows,"
+                f" {', '.join(self.rows)}"
+            )
+        if self.compare_with is not None and len(set(self.rows)) < 2:
+            raise ValueError("compare_with: there is no other row to compare; add one to rows")
+        return self
 
 
 class TableOptions(Options):
@@ -40,7 +55,9 @@ class TableOptions(Options):
     benchmark_labels: dict[str, str]
     """Names of its benchmarks, as printed."""
     tolerance_mm: float
-    """Tolerance of the NSD, as printed."""
+    """Tolerance of the NSD (mm), as printed."""
+    tolerances_mm: dict[str, dict[str, float]] = {}
+    """Benchmark -> structure -> its own tolerance in protocol `area` (mm), as printed."""
     recipe: Recipe = "controlled"
     """Whether rows differ in their weights alone, or as in the authors' code."""
     recipe_changes: dict[str, list[str]] = {}
