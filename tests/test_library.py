@@ -34,7 +34,11 @@ KINDS = {
     "dinov3_vit": {"intermediate_size": 128, "patch_size": 16, "num_register_tokens": 2},
     "beit": {"intermediate_size": 128, "patch_size": 8, "use_relative_position_bias": True},
 }
-TIMM = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"]
+TIMM = [
+    "vit_tiny_patch16_224.augreg_in21k",
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+    "vit_small_patch16_dinov3.lvd1689m",
+]
 
 
 @torch.no_grad()
@@ -99,14 +103,18 @@ def test_features_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
 def test_features_are_those_of_timm(tmp_path: Path, name: str) -> None:
     import timm
 
-    model = shaken(timm.create_model(name, num_classes=10, dynamic_img_size=True))
+    small = {"embed_dim": 64, "depth": 3, "num_heads": 2}
+    model = shaken(timm.create_model(name, num_classes=10, dynamic_img_size=True, **small))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
+    architecture = name.partition(".")[0]
+    config = {"architecture": architecture, "num_classes": 10, "model_args": small}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     backbone = f"timm:{name}"
-    path = adopted(tmp_path, backbone, file=str(tmp_path / "model.safetensors"))
+    path = adopted(tmp_path, backbone, file=str(tmp_path))
     built = network(method(backbone), path)
     patch = built.backbone.patch_size
     x = torch.randn(1, 3, 3 * patch, 2 * patch)
-    found = built.backbone.get_intermediate_layers(x, [11])[0]
+    found = built.backbone.get_intermediate_layers(x, [2])[0]
     last = model.forward_features(x)[:, -6:]
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), last, **CLOSE)
 
