@@ -289,6 +289,8 @@ class Study(Options):
 
     def _dangling_tables(self) -> Iterator[str]:
         for name, table in self.tables.items():
+            if problem := table.wrong_comparison():
+                yield f"tables.{name}.{problem}"
             for method in table.rows:
                 if method not in self.methods:
                     yield f"tables.{name}: no method {method!r} (known: {', '.join(self.methods)})"

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
-from meddino.config import load
+from meddino.config import Study, load
 from meddino.core.errors import MeddinoError
 from meddino.evaluate import statistics
 from meddino.report import tables
@@ -187,11 +188,15 @@ def test_intervals_and_tests_are_shown_when_asked(tmp_path: Path) -> None:
     assert "[" not in (tmp_path / "b/table2.md").read_text()
 
 
-def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ValueError, match="compare_with: 'other' is not one of the rows"):
+def test_a_comparison_that_makes_no_sense_is_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match="compare_with = 'other': not one of the rows, nnunet"):
         options(compare_with="other")
-    with pytest.raises(ValueError, match="compare_with: there is no other row"):
+    with pytest.raises(ValueError, match="compare_with = 'mine': there is no other row"):
         options(rows=("mine",), compare_with="mine")
+    config = yaml.safe_load((root / "config.yaml").read_text())
+    config["tables"]["table1"]["compare_with"] = "nnunet"
+    with pytest.raises(MeddinoError, match=r"tables\.table1\.compare_with = 'nnunet': not one of"):
+        Study.parse(config)
 
 
 def test_the_interval_is_that_of_the_mean() -> None:

@@ -27,16 +27,16 @@ class Table(Options):
     compare_with: str | None = None
     """Row that each other one is tested against (paired Wilcoxon, corrected within a column)."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "Table":
-        if self.compare_with is not None and self.compare_with not in self.rows:
-            raise ValueError(
-                f"compare_with: {self.compare_with!r} is not one of the rows,"
-                f" {', '.join(self.rows)}"
-            )
-        if self.compare_with is not None and len(set(self.rows)) < 2:
-            raise ValueError("compare_with: there is no other row to compare; add one to rows")
-        return self
+    def wrong_comparison(self) -> str | None:
+        """What is wrong with `compare_with`, if anything is."""
+        if self.compare_with is None or {self.compare_with} < set(self.rows):
+            return None
+        others = [row for row in self.rows if row != self.compare_with]
+        return (
+            f"compare_with = {self.compare_with!r}: not one of the rows, {', '.join(others)}"
+            if others
+            else f"compare_with = {self.compare_with!r}: there is no other row to compare"
+        )
 
 
 class TableOptions(Options):
@@ -57,6 +57,12 @@ class TableOptions(Options):
     """Tolerance of the NSD (mm), as printed."""
     tolerances_mm: dict[str, dict[str, float]] = {}
     """Benchmark -> structure -> its own tolerance in protocol `area` (mm), as printed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TableOptions":
+        if problem := self.table.wrong_comparison():
+            raise ValueError(problem)
+        return self
 
 
 class FigureOptions(Options):
