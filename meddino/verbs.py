@@ -148,6 +148,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.models.export",
         summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
     ),
+    "segment": Verb(
+        module="meddino.finetune.segment",
+        summary="segment your own volumes with a trained model",
+    ),
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",
