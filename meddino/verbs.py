@@ -127,6 +127,11 @@ VERBS: dict[str, Verb] = {
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),
+    "model_card": Verb(
+        module="meddino.report.modelcard",
+        summary="write the model card of one run",
+        options=Study.model_card_options,
+    ),
     "card": Verb(
         module="meddino.report.card",
         summary="write the data card of CT-3M",

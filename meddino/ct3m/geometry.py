@@ -43,7 +43,7 @@ def orient(raw: Raw) -> Raw:
 def restore(array: npt.NDArray[Any], axes: Matrix) -> npt.NDArray[Any]:
     """Undo `orient`: an array (z, y, x) in the order of voxels of a file whose steps are `axes`."""
     order, reverse = _turn(axes)
-    turned = np.flip(array, [2 - axis for axis in reverse])
+    turned = np.flip(array, tuple(2 - axis for axis in reverse))
     return turned.transpose(np.argsort(_numpy_order(order)))
 
 

@@ -36,9 +36,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
         # `convert` has oriented and checked it, and put its label on the same grid.
         image = sitk.ReadImage(str(dataset.parent / files[case]["images"][0]))
         voxels = sitk.GetArrayViewFromImage(image)
-        segmentation = sitk.GetImageFromArray(
-            segmenter.segment(voxels, image.GetSpacing()[::-1])
-        )
+        segmentation = sitk.GetImageFromArray(segmenter.segment(voxels, image.GetSpacing()[::-1]))
         segmentation.CopyInformation(image)
         with atomic(output.parent / f"{case}.nii.gz") as temporary:
             sitk.WriteImage(segmentation, str(temporary), useCompression=True)

@@ -117,9 +117,7 @@ def find_volumes(path: Path) -> list[Path]:
     return series
 
 
-def _open(
-    jobs: dict[Path, Path], given: argparse.Namespace, weights: Path
-) -> dict[Path, Path]:
+def _open(jobs: dict[Path, Path], given: argparse.Namespace, weights: Path) -> dict[Path, Path]:
     """Write the names of the labels, and leave out what an earlier run has finished.
 
     Raises:
@@ -176,8 +174,13 @@ def _segment(segmenter: Any, jobs: dict[Path, Path]) -> list[str]:
 def _display(count: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
     """Bars for volumes and slices in a terminal; the lines alone in a log."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(file=sys.stderr)
     columns = (
