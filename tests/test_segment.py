@@ -24,7 +24,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
-from meddino.ct3m import volumes
+from meddino.ct3m import geometry, volumes
+from meddino.ct3m.raw import Raw
 from meddino.datasets.phantom.layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
 from meddino.finetune import model, predict, segment, segmenter
@@ -186,6 +187,16 @@ def test_segment_and_predict_agree(trained: Path, ct: Path, tmp_path: Path) -> N
 
 ORIENTATIONS = ["".join(code) for axes in itertools.permutations(("RL", "AP", "IS"))
                 for code in itertools.product(*axes)]  # fmt: skip
+
+
+def test_all_48_orientations_are_undone() -> None:
+    array = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            axes = np.eye(3)[:, list(order)] * signs
+            turned = geometry.orient(Raw(array, axes, np.zeros(3)))
+            assert np.allclose(turned.axes, np.eye(3))
+            assert np.array_equal(geometry.restore(turned.array, axes), array)
 
 
 @pytest.mark.parametrize("code", ORIENTATIONS[::5])
