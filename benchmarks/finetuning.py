@@ -15,6 +15,7 @@ GPU needs. Prints two Markdown tables. Small, on a CPU:
 
 import argparse
 import gc
+import math
 import os
 import statistics
 import tempfile
@@ -99,8 +100,9 @@ def main() -> None:
         steps = [
             _trained(name, kind, method, compiled, folder, given, device)
             for name, (kind, compiled) in kinds.items()
+            if given.steps
         ]
-        _loading(method, folder, given, device, min(steps))
+        _loading(method, folder, given, device, min(steps, default=math.nan))
 
 
 def _arguments() -> argparse.Namespace:
@@ -114,7 +116,7 @@ def _arguments() -> argparse.Namespace:
         "--loaders", type=int, nargs="*", default=[1, 2, 4, 8, 12, 16],
         help="workers of the loading alone, each number up to the machine's cores",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=50, help="0: the loading alone")
     parser.add_argument("--warmup", type=int, default=5, help="steps that do not count")
     parser.add_argument("--seconds", type=float, default=15, help="of each loading alone")
     parser.add_argument("--image-px", type=int, default=512, help="matrix of the phantoms")

@@ -199,8 +199,11 @@ def test_all_48_orientations_are_undone() -> None:
             assert np.array_equal(geometry.restore(turned.array, axes), array)
 
 
-@pytest.mark.parametrize("code", ORIENTATIONS[::5])
-@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha", "a.mhd", "a.nrrd"])
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(code, "a.nii.gz") for code in ORIENTATIONS[::6]]
+    + [("ASL", f"a.{kind}") for kind in ("mha", "mhd", "nrrd")],
+)
 def test_labels_lie_on_the_inputs_grid(
     ready: Segmenter, tmp_path: Path, code: str, name: str
 ) -> None:
