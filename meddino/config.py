@@ -54,8 +54,10 @@ from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions,
 from meddino.report.options import (
     CardOptions,
     FigureOptions,
+    ModelCardOptions,
     Recipe,
     ReportOptions,
+    Source,
     Table,
     TableOptions,
 )
@@ -102,6 +104,12 @@ class Weights(Published):
 
     snapshot: str | None = Field(None, pattern=r"^\w+@\d+$")
     """`stage@iteration` of this study to use in its place."""
+    title: str = ""
+    """Its name, as its owners write it; for model cards, as the next two."""
+    home: str = ""
+    """Its licence's or its owners' page."""
+    licence: str = ""
+    """Its licence, which goes with every model that derives from it."""
 
 
 class Row(Method):
@@ -735,7 +743,8 @@ class Study(Options):
     def weights_options(self, weights: str) -> WeightsOptions:
         """Options of `weights`."""
         kind = next(iter(self._kinds(weights)), DINOV3)
-        return WeightsOptions(**self.weights[weights].model_dump(exclude={"snapshot"}), kind=kind)
+        given = self.weights[weights].model_dump(include=set(Published.model_fields))
+        return WeightsOptions(**given, kind=kind)
 
     def pretrain_options(self, stage: str) -> PretrainOptions:
         """Options of `pretrain`: references that stand in for others are followed first."""
@@ -835,6 +844,48 @@ class Study(Options):
     def card_options(self) -> CardOptions:
         """Options of `card`."""
         return CardOptions(figures=self.figures, sizes_px=self.ct3m.sizes_px)
+
+    def model_card_options(self, benchmark: str, method: str) -> ModelCardOptions:
+        """Options of `model_card`."""
+        variant = self.pretraining_data(method)
+        stages, weights = self._history(self.methods[method].weights)
+        return ModelCardOptions(
+            method=self.methods[method].label,
+            benchmark=self.benchmarks[benchmark].label,
+            data=self._data_source(self.benchmarks[benchmark].dataset),
+            variant=variant,
+            stages=tuple(stages),
+            pretraining=tuple(
+                self._data_source(name)
+                for name in (self.ct3m.datasets if variant != "none" else ())
+            ),
+            weights=tuple(
+                Source(name=name, title=w.title, home=w.home, licence=w.licence)
+                for name in weights
+                for w in [self.weights[name]]
+            ),
+            tolerance_mm=self.evaluate.tolerance_mm,
+            tolerances_mm=self.benchmarks[benchmark].counted_tolerances_mm,
+        )
+
+    def _history(self, reference: str | None) -> tuple[list[str], list[str]]:
+        """Stages that weights have gone through, first things first, and what these began with."""
+        last = self._resolve(reference)
+        if not isinstance(last, Snapshot):
+            return [], [last] if last else []
+        stages = [*self._ancestors(last.stage), last.stage]
+        options = [self.pretrain.stages[stage] for stage in stages]
+        starts = [self._resolve(r) for o in options for r in (o.init, o.gram_teacher)]
+        return stages, list(dict.fromkeys(start for start in starts if isinstance(start, str)))
+
+    def _data_source(self, name: str) -> Source:
+        """A dataset and its terms; a phantom's are this project's own."""
+        dataset = self.dataset(name)
+        if name in self.phantom:
+            title = f"procedural phantom in the layout of {dataset.title}"
+            return Source(name=name, title=title, home="", licence="Apache-2.0", phantom=True)
+        title = dataset.title or name
+        return Source(name=name, title=title, home=dataset.home, licence=dataset.licence)
 
     def figure_options(self) -> FigureOptions:
         """Options of `figures`."""

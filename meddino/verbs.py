@@ -128,6 +128,11 @@ VERBS: dict[str, Verb] = {
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),
+    "model_card": Verb(
+        module="meddino.report.modelcard",
+        summary="write the model card of one run",
+        options=Study.model_card_options,
+    ),
     "card": Verb(
         module="meddino.report.card",
         summary="write the data card of CT-3M",
@@ -148,6 +153,10 @@ VERBS: dict[str, Verb] = {
     "export": Verb(
         module="meddino.models.export",
         summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
+    ),
+    "segment": Verb(
+        module="meddino.finetune.segment",
+        summary="segment your own volumes with a trained model",
     ),
     "study": Verb(
         module="meddino.study",

@@ -21,7 +21,7 @@ from meddino.config import merge
 from meddino.status import Plan, read_plan
 
 ROOT = Path(__file__).parent.parent
-SCORING = {"evaluate", "scores", "table", "figures", "report", "all"}
+SCORING = {"evaluate", "model_card", "scores", "table", "figures", "report", "all"}
 FINETUNING = {"finetune", "predict"} | SCORING
 Study = dict[str, Any]
 
@@ -162,7 +162,7 @@ def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "methods.nnunet.label", "nnU-Net (2d)"))
-    assert rules(plan) <= {"table", "figures", "report", "all"}
+    assert rules(plan) <= {"table", "model_card", "figures", "report", "all"}
 
 
 def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:
@@ -185,7 +185,7 @@ def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
     shutil.copy(ROOT / "config.yaml", tmp_path)
     (tmp_path / "overlay.yaml").write_text("{}\n")
     plan = dry_run(tmp_path)
-    assert plan.jobs["finetune"] == 22
+    assert plan.jobs["finetune"] == plan.jobs["model_card"] == 22
     assert plan.jobs["fetch"] == 17
     assert plan.jobs["slices"] >= 100
     assert "phantom" not in plan.jobs

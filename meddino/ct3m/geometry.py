@@ -30,20 +30,36 @@ def orient(raw: Raw) -> Raw:
     Raises:
         BadVolume: the steps between voxels are not three different directions.
     """
-    lengths = np.linalg.norm(raw.axes, axis=0)
-    if not np.isfinite(raw.axes).all() or not (lengths > 0).all():
-        raise BadVolume("spacing is zero, or no number; mend the header from the original scan")
-    cosines = raw.axes / lengths
-    order = max(permutations(range(3)), key=lambda o: sum(abs(cosines[x, o[x]]) for x in range(3)))
-    axes, origin = raw.axes[:, list(order)].copy(), raw.origin_mm.copy()
-    # NumPy's axes are (k, j, i): the other way round.
-    array = raw.array.transpose([2 - o for o in reversed(order)])
-    for axis in range(3):
-        if axes[axis, axis] < 0:
-            origin += axes[:, axis] * (array.shape[2 - axis] - 1)
-            axes[:, axis] *= -1
-            array = np.flip(array, 2 - axis)
+    order, reverse = _turn(raw.axes)
+    axes, origin = raw.axes[:, order].copy(), raw.origin_mm.copy()
+    array = raw.array.transpose(_numpy_order(order))
+    for axis in reverse:
+        origin += axes[:, axis] * (array.shape[2 - axis] - 1)
+        axes[:, axis] *= -1
+        array = np.flip(array, 2 - axis)
     return Raw(array, axes, origin, raw.remarks)
+
+
+def restore(array: npt.NDArray[Any], axes: Matrix) -> npt.NDArray[Any]:
+    """Undo `orient`: an array (z, y, x) in the order of voxels of a file whose steps are `axes`."""
+    order, reverse = _turn(axes)
+    turned = np.flip(array, tuple(2 - axis for axis in reverse))
+    return turned.transpose(np.argsort(_numpy_order(order)))
+
+
+def _turn(axes: Matrix) -> tuple[list[int], list[int]]:
+    """Which stored axes become x, y and z, and which of x, y and z then run backwards."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(axes).all() or not (lengths > 0).all():
+        raise BadVolume("spacing is zero, or no number; mend the header from the original scan")
+    cosines = axes / lengths
+    order = max(permutations(range(3)), key=lambda o: sum(abs(cosines[x, o[x]]) for x in range(3)))
+    return list(order), [x for x in range(3) if axes[x, order[x]] < 0]
+
+
+def _numpy_order(order: list[int]) -> list[int]:
+    """An order of x, y and z for NumPy's axes, which are (k, j, i): the other way round."""
+    return [2 - axis for axis in reversed(order)]
 
 
 def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:

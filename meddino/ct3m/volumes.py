@@ -22,6 +22,19 @@ Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie.
+
+    Attributes:
+        axes: (3, 3); columns are the steps from voxel to voxel along i, j, k, in mm, LPS.
+        origin_mm: (3,), centre of the first voxel, LPS.
+    """
+
+    axes: npt.NDArray[np.float64]
+    origin_mm: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Volume:
     """A volume whose axes run, as nearly as can be, foot to head, front to back, right to left.
 
@@ -32,6 +45,7 @@ class Volume:
         direction: (3, 3); columns are the unit vectors of the axes x, y, z in LPS. A rotation.
         oblique_deg: angle between the slices and the axial plane.
         remarks: what was mended or looks suspect, in words.
+        stored: the grid as the file has it; None for a volume of another origin.
     """
 
     array: npt.NDArray[Any]
@@ -40,14 +54,23 @@ class Volume:
     direction: npt.NDArray[np.float64]
     oblique_deg: float
     remarks: tuple[str, ...] = ()
+    stored: Grid | None = None
 
     def image(self) -> sitk.Image:
         """The same volume for SimpleITK."""
-        image = sitk.GetImageFromArray(self.array)
-        image.SetSpacing(self.spacing_mm[::-1])
-        image.SetOrigin(self.origin_mm)
-        image.SetDirection(self.direction.ravel().tolist())
-        return image
+        return _image(self.array, np.array(self.spacing_mm[::-1]), self.direction, self.origin_mm)
+
+    def as_stored(self, array: npt.NDArray[Any]) -> sitk.Image:
+        """Values (z, y, x) of this volume's voxels, on the grid of the file that it was read from.
+
+        Raises:
+            ValueError: the volume was not read from a file.
+        """
+        if self.stored is None:
+            raise ValueError("a volume that was not read from a file has no stored grid")
+        sizes = np.linalg.norm(self.stored.axes, axis=0)
+        values = np.ascontiguousarray(geometry.restore(array, self.stored.axes))
+        return _image(values, sizes, self.stored.axes / sizes, self.stored.origin_mm)
 
     def points_mm(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Where voxels are: (3, n) indices (z, y, x) to (3, n) points (x, y, z) in mm, LPS."""
@@ -134,7 +157,22 @@ def _canonical(raw: Raw) -> Volume:
         direction=rotation,
         oblique_deg=geometry.oblique_deg(rotation),
         remarks=turned.remarks + remarks,
+        stored=Grid(raw.axes, raw.origin_mm),
     )
+
+
+def _image(
+    array: npt.NDArray[Any],
+    sizes: npt.NDArray[np.float64],
+    direction: npt.NDArray[np.float64],
+    origin: Any,
+) -> sitk.Image:
+    """An array (k, j, i) as an image; sizes (mm) and columns of `direction` are along i, j, k."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(sizes.tolist())
+    image.SetOrigin([float(mm) for mm in origin])
+    image.SetDirection(direction.ravel().tolist())
+    return image
 
 
 def _check_grid(label: Volume, image: Volume) -> None:

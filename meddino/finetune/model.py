@@ -1,18 +1,24 @@
 """A trained network on disk: `model.safetensors` and, beside it, `model.json` to rebuild it."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from pydantic import ValidationError
 from torch import nn
 
+from meddino import __version__
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.finetune.networks import build_network
 from meddino.finetune.settings import read_settings
 from meddino.finetune.snapshot import unwrapped
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,11 @@ class Model:
     dataset_json: dict[str, Any]
     mirror_axes: tuple[int, ...]
 
+    @property
+    def channel(self) -> str:
+        """nnU-Net's name of the only input channel: "CT" expects HU."""
+        return str(self.dataset_json["channel_names"]["0"])
+
 
 def save(trainer: Any, path: Path) -> None:
     """Store the network of `trainer`; `path` (`model.safetensors`) is written last."""
@@ -36,31 +47,61 @@ def save(trainer: Any, path: Path) -> None:
         "dataset_json": content,
         "fold": trainer.fold,
         "mirror_axes": list(trainer.inference_allowed_mirroring_axes or ()),
+        "versions": {
+            "meddino": __version__,
+            "nnunetv2": version("nnunetv2"),
+            "torch": torch.__version__,
+        },
     }
-    write_json(path.parent / "model.json", description)
+    write_json(path.parent / DESCRIPTION, description)
     with atomic(path) as temporary:
         # nnU-Net's decoder holds its encoder a second time: save_model stores such tensors once.
         safetensors.torch.save_model(unwrapped(trainer.network), str(temporary))
 
 
 def load(path: Path) -> Model:
-    """Rebuild the network of `model.safetensors`.
+    """Rebuild the network of `model.safetensors`, or of a folder that holds it.
 
     Raises:
-        MeddinoError: the weights are not those of the network that `model.json` describes.
+        MeddinoError: there is no model, it is damaged, or its weights are not those of the network
+            that `model.json` describes.
     """
-    description = read_json(path.parent / "model.json")
-    plans = PlansManager(description["plans"])
-    configuration = plans.get_configuration(description["configuration"])
-    labels = plans.get_label_manager(description["dataset_json"])
-    network = build_network(
-        read_settings(plans.plans), configuration, labels.num_segmentation_heads, False
-    )
+    path = find(path)
+    description = read_json(path.parent / DESCRIPTION)
+    try:
+        plans = PlansManager(description["plans"])
+        configuration = plans.get_configuration(description["configuration"])
+        labels = plans.get_label_manager(description["dataset_json"])
+        network = build_network(
+            read_settings(plans.plans), configuration, labels.num_segmentation_heads, False
+        )
+        axes = tuple(description["mirror_axes"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise MeddinoError(
+            f"{path.parent / DESCRIPTION} does not describe a model that meddino {__version__} can"
+            f" build ({type(error).__name__}: {error}); take the file that `finetune` wrote"
+        ) from error
     try:
         safetensors.torch.load_model(network, str(path))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise MeddinoError(
-            f"{path} does not fit model.json beside it ({error}); delete both and run finetune"
+            f"{path} is damaged, or does not fit model.json beside it ({error}); copy both again,"
+            " or delete them and run finetune"
         ) from error
-    axes = tuple(description["mirror_axes"])
     return Model(network.eval(), plans, configuration, description["dataset_json"], axes)
+
+
+def find(path: Path) -> Path:
+    """The weights of a model that is named by its folder, or by the weights themselves.
+
+    Raises:
+        MeddinoError: weights or description are not there.
+    """
+    weights = path / WEIGHTS if path.is_dir() else path
+    for needed in (weights, weights.parent / DESCRIPTION):
+        if not needed.is_file():
+            raise MeddinoError(
+                f"{path} is no model: {needed} does not exist; name a folder of `finetune`, which"
+                f" holds {WEIGHTS} and {DESCRIPTION}"
+            )
+    return weights

@@ -78,6 +78,44 @@ class CardOptions(Options):
     """Sizes of the slices, whose disk use is added up."""
 
 
+class Source(Options):
+    """Data or weights that went into a model, and their terms."""
+
+    name: str
+    """Key in the configuration."""
+    title: str
+    """Name, as its owners write it."""
+    home: str
+    """Its owners' page."""
+    licence: str
+    """Its licence as far as known."""
+    phantom: bool = False
+    """Whether it is made by this project's code."""
+
+
+class ModelCardOptions(Options):
+    """What `model_card` needs of one run."""
+
+    method: str
+    """Name of the method, as printed."""
+    benchmark: str
+    """Name of the benchmark, as printed."""
+    data: Source
+    """What it was finetuned on."""
+    variant: Literal["paper", "leak-free", "none"]
+    """Variant of CT-3M that its weights have seen."""
+    stages: tuple[str, ...]
+    """Stages of pretraining that its weights have gone through."""
+    pretraining: tuple[Source, ...]
+    """What these stages were shown of CT."""
+    weights: tuple[Source, ...]
+    """Published weights that it derives from."""
+    tolerance_mm: float
+    """Tolerance of the NSD (mm), as printed."""
+    tolerances_mm: dict[str, float] = {}
+    """Structure -> its own tolerance in protocol `area` (mm), as printed."""
+
+
 class ReportOptions(Options):
     """What `report` needs of a study."""
 

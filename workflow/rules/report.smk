@@ -20,6 +20,22 @@ rule evaluate:
         " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"
 
 
+rule model_card:
+    input:
+        description=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.json",
+        scores=f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
+    output:
+        f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md",
+    log:
+        "logs/model_card/{benchmark}.{method}.fold{fold}.log",
+    params:
+        options=options("model_card", "benchmark", "method"),
+        revision=revision("model_card"),
+    shell:
+        "python -m meddino model_card --options {params.options:q} --description {input.description:q}"
+        " --scores {input.scores:q} --output {output:q} > {log:q} 2>&1"
+
+
 rule scores:
     input:
         over_runs(f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet"),

@@ -1,0 +1,187 @@
+"""A trained model that segments volumes: loaded once, then called on one after the other."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from meddino.core.errors import MeddinoError
+from meddino.ct3m import volumes
+from meddino.finetune.model import Model, load
+from meddino.finetune.nnunet import quiet
+from meddino.finetune.options import Prediction
+from meddino.models.device import choose
+
+SLAB = 4
+"""Slices whose logits are in memory at a time, in each thread that resamples."""
+MAX_THREADS = 4
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+class Segmenter:
+    """Segments volumes with nnU-Net's preprocessing and sliding window.
+
+    The networks see single slices, so a volume is finished slab by slab. That gives what nnU-Net
+    gives for the whole, without its logits of the whole: 16 classes of 200 slices of 896 x 896
+    pixels would take 5 GB, and several times that to resample them.
+    """
+
+    def __init__(self, model: Path | str, prediction: Prediction | None = None) -> None:
+        """Load a model.
+
+        Args:
+            model: `model.safetensors` with `model.json` beside it, or the folder of both.
+            prediction: sliding window and device; nnU-Net's defaults where None.
+
+        Raises:
+            MeddinoError: there is no model, it is damaged, or there is no such device.
+        """
+        with quiet():
+            self.model = load(Path(model))
+            self._predictor = _predictor(self.model, prediction or Prediction())
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Structure -> its value in the segmentations; background is 0."""
+        return dict(self.model.dataset_json["labels"])
+
+    def __call__(self, path: Path | str, progress: Progress = _silent) -> sitk.Image:
+        """Segment a volume.
+
+        Args:
+            path: a file (NIfTI, MetaImage, NRRD, ...) or the folder of a DICOM series.
+            progress: is told the slices that are done, and all there are.
+
+        Returns:
+            uint8 labels on the grid of the file: its origin, spacing, direction, order of voxels.
+
+        Raises:
+            MeddinoError: the volume cannot be read or is not what the model was trained on, or
+                memory does not suffice.
+        """
+        volume = self._read(Path(path))
+        # NIfTI, from which the model learned, stores spacing in single precision.
+        spacing = tuple(float(np.float32(mm)) for mm in volume.spacing_mm)
+        try:
+            return volume.as_stored(self.segment(volume.array, spacing, progress))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise MeddinoError(
+                f"{path}: not enough memory for {' x '.join(map(str, volume.array.shape))} voxels;"
+                " free some, use --device cpu instead of a GPU, or crop the volume"
+            ) from error
+
+    def segment(
+        self, voxels: npt.NDArray[Any], spacing_mm: tuple[float, ...], progress: Progress = _silent
+    ) -> npt.NDArray[np.uint8]:
+        """Segment an array that is oriented as the model's training data.
+
+        Args:
+            voxels: (z, y, x) from foot to head, front to back, right to left; HU for CT.
+            spacing_mm: (z, y, x).
+            progress: is told the slices that are done, and all there are.
+
+        Returns:
+            uint8 labels, (z, y, x).
+        """
+        model = self.model
+        with quiet():
+            data, _, facts = DefaultPreprocessor(verbose=False).run_case_npy(
+                voxels[None],
+                None,
+                {"spacing": list(spacing_mm)},
+                model.plans,
+                model.configuration,
+                model.dataset_json,
+            )
+            result = np.zeros(facts["shape_before_cropping"], np.uint8)
+            cropped = result[tuple(slice(*ends) for ends in facts["bbox_used_for_cropping"])]
+            self._fill(cropped, data, facts["spacing"], progress)
+        return result
+
+    def _fill(
+        self,
+        result: npt.NDArray[np.uint8],
+        data: npt.NDArray[np.float32],
+        spacing_mm: list[float],
+        progress: Progress,
+    ) -> None:
+        """Predict slab after slab; threads resample those that are predicted."""
+        count = len(result)
+        threads = min(MAX_THREADS, torch.get_num_threads())
+        waiting: deque[Any] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, count, SLAB):
+                slab = np.ascontiguousarray(data[:, start : start + SLAB])
+                logits = self._predictor.predict_sliding_window_return_logits(
+                    torch.from_numpy(slab)
+                ).cpu()
+                place = result[start : start + SLAB]
+                waiting.append(pool.submit(self._finish, place, logits, spacing_mm))
+                if len(waiting) > threads:
+                    waiting.popleft().result()
+                progress(min(start + SLAB, count), count)
+            for slab in waiting:
+                slab.result()
+
+    def _finish(
+        self, result: npt.NDArray[np.uint8], logits: torch.Tensor, spacing_mm: list[float]
+    ) -> None:
+        """Resample logits (classes, z, y, x) to the grid of `result`, and choose the labels."""
+        configuration, plans = self.model.configuration, self.model.plans
+        resampled = configuration.resampling_fn_probabilities(
+            logits, result.shape, [spacing_mm[0], *configuration.spacing], spacing_mm
+        )
+        labels = plans.get_label_manager(self.model.dataset_json)
+        result[:] = np.asarray(labels.convert_logits_to_segmentation(resampled))
+
+    def _read(self, path: Path) -> volumes.Volume:
+        """Read a volume as `convert` reads it for training."""
+        channel = self.model.channel.upper()
+        try:
+            if "CT" not in channel:
+                return volumes.read(path, hu=False)
+            try:
+                return volumes.read(path)
+            except volumes.BadVolume:
+                if channel == "CT":
+                    raise
+                # Trained on both: what is no CT is read as MR, which has no scale to check.
+                return volumes.read(path, hu=False)
+        except volumes.BadVolume as error:
+            raise MeddinoError(f"{path} (for a model of {channel}): {error}") from error
+
+
+def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:
+    where = choose(prediction.device)
+    predictor = nnUNetPredictor(
+        tile_step_size=prediction.step,
+        use_gaussian=prediction.gaussian,
+        # One that was trained without mirroring has no axes to mirror.
+        use_mirroring=prediction.tta and bool(model.mirror_axes),
+        perform_everything_on_device=where.type == "cuda",
+        device=where,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        model.network,
+        model.plans,
+        model.configuration,
+        None,
+        model.dataset_json,
+        type(model).__name__,
+        model.mirror_axes,
+    )
+    return predictor
