@@ -91,7 +91,7 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("methods.stage1.official", {"lrr": 1}), ["methods.stage1", "official", "lrr"]),
         (put("methods.stage1.official", {"lr": -1}), ["methods.stage1", "lr = -1", "greater"]),
         (put("weights.dinov3.hub", "dinov3"), ["weights.dinov3.hub = 'dinov3'"]),
-        (put("tables.table2.rows", ["unet"]), ["tables.table2", "no method 'unet'", "nnunet"]),
+        (put("tables.table1.rows", ["unet"]), ["tables.table1", "no method 'unet'", "nnunet"]),
         (
             put("tables.table2.compare_with", "unet"),
             ["table2.compare_with = 'unet': must be one of"],
@@ -105,7 +105,7 @@ def drop(path: str) -> Callable[[Config], None]:
             put("pretrain.stages.stage2.data", "ct3m-leak-free"),
             ["pretrain.stages.stage2.data", "it starts from stage1, which has seen all of ct3m"],
         ),
-        (put("tables.table2.rows", ["meddinov3_leakfree"]), ["no method 'meddinov3_leakfree'"]),
+        (put("tables.table1.rows", ["meddinov3_leakfree"]), ["no method 'meddinov3_leakfree'"]),
         (put("evaluate.tolerance_mm", 0), ["evaluate.tolerance_mm = 0", "greater than 0"]),
         (put("figures.colours", ["red"]), ["figures.colours", "#"]),
         (put("folds", [0, 7]), ["folds = [0, 7]", "amos22 has folds 0 to 4"]),
