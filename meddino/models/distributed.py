@@ -46,6 +46,13 @@ class Team(NamedTuple):
             values /= self.size
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """The `value` of each process, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def wait(self) -> None:
         """Wait for the others."""
         if self.size > 1:
