@@ -148,6 +148,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.models.export",
         summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
     ),
+    "highres": Verb(
+        module="meddino.finetune.highres",
+        summary="add 896 x 896 px to plans that nnU-Net's own planner wrote",
+    ),
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",

@@ -21,3 +21,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def torchvision_loads() -> Iterator[None]:
+    """Let torchvision, which libraries import, load beside a torch that it was not built for.
+
+    Its package then fails for want of these two operators, which nothing here uses.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield  # while the library lives, so do its operators

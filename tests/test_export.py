@@ -1,7 +1,7 @@
 """Checkpoints of transformers and timm, both ways, compared with those libraries themselves."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,7 @@ VARIANTS = {
 SIZES = {"vits16": "small", "vitb16": "base", "vitl16": "large"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def libraries(one_thread: None) -> Iterator[None]:
-    """Let torchvision, which both import, load beside a torch that it was not built for.
-
-    Its package then fails for want of these two operators, which nothing here uses.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield  # while the library lives, so do its operators
+pytestmark = pytest.mark.usefixtures("one_thread", "torchvision_loads")
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ class NamedTrainer(MethodTrainer):
         Raises:
             MeddinoError: the method needs weights and the variable is not set, or they do not fit.
         """
-        self.start(_weights(self.settings))
+        self.start(self._weights())
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Set up as the run was that wrote the checkpoint, and restore it."""
@@ -65,6 +65,19 @@ class NamedTrainer(MethodTrainer):
             self.adopt(read_settings(read_json(Path(self.output_folder_base) / "plans.json")))
             self.set_up()
         super().load_checkpoint(filename_or_checkpoint)
+
+    def _weights(self) -> Path | None:
+        """The checkpoint that `MEDDINO_WEIGHTS` names, where the method starts from one."""
+        wanted, given = self.settings.method.weights, os.environ.get("MEDDINO_WEIGHTS")
+        if wanted is None:
+            return None
+        if not given:
+            raise MeddinoError(
+                f"the ViT starts from {wanted}: set MEDDINO_WEIGHTS to that checkpoint; or, to"
+                " start at random, set MEDDINO_CONFIG to a file with"
+                f" `methods: {{{self.row}: {{weights: null}}}}`"
+            )
+        return Path(given)
 
 
 def _configured(row: str, configuration: str) -> Settings:
@@ -82,16 +95,3 @@ def _configured(row: str, configuration: str) -> Settings:
         source = " + ".join(map(str, [PAPER, *over]))
         raise MeddinoError(explain(error, source, FinetuneOptions)) from error
     return Settings(method=options.method, training=options.training)
-
-
-def _weights(settings: Settings) -> Path | None:
-    """The checkpoint that `MEDDINO_WEIGHTS` names, where the method starts from one."""
-    wanted, given = settings.method.weights, os.environ.get("MEDDINO_WEIGHTS")
-    if wanted is None:
-        return None
-    if not given:
-        raise MeddinoError(
-            f"the ViT starts from {wanted}: set MEDDINO_WEIGHTS to that checkpoint, or, to start at"
-            f" random, lay `methods: ...: weights: null` over the configuration (MEDDINO_CONFIG)"
-        )
-    return Path(given)
