@@ -100,6 +100,11 @@ def test_nnunet_trains_resumes_and_predicts_by_the_trainers_name(
     trainer.run_training()
     folder = Path(trainer.output_folder_base)
     assert folder == by_hand / "Dataset901_blobs" / "MedDINOv3Trainer__nnUNetPlans__2d"
+    written = torch.save
+    monkeypatch.setattr(torch, "save", lambda _, path: written({}, path) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # in the middle of writing
+        trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    monkeypatch.setattr(torch, "save", written)
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
     output = tmp_path / "ours" / "model.safetensors"

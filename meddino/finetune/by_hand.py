@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
-from meddino.core.files import read_json
+from meddino.core.files import atomic, read_json
 from meddino.finetune.options import FinetuneOptions
 from meddino.finetune.settings import KEY, Settings, read_settings, write_settings
 from meddino.finetune.trainer import MethodTrainer
@@ -58,6 +58,14 @@ class NamedTrainer(MethodTrainer):
             MeddinoError: the method needs weights and the variable is not set, or they do not fit.
         """
         self.start(self._weights())
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write what nnU-Net writes; a run killed meanwhile leaves the file of before."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Set up as the run was that wrote the checkpoint, and restore it."""
