@@ -1,4 +1,4 @@
-"""What goes wrong in training for want of memory, in words that name the options to change."""
+"""What goes wrong for want of memory, in words that name the options to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ DEAD_WORKER = "background workers are no longer alive"
 
 
 @contextmanager
-def explained(memory: str, workers: str) -> Iterator[None]:
+def explained(memory: str, workers: str = "") -> Iterator[None]:
     """Raise failures that options mend as errors that name them.
 
     Args:
         memory: what to lower where memory does not suffice.
-        workers: what to do where a process that augments has died.
+        workers: what to do where a process that augments has died, if there are any.
 
     Raises:
         MeddinoError: memory did not suffice, or a process died.
