@@ -192,6 +192,26 @@ def test_want_of_memory_names_what_to_change(error: Exception, message: str) -> 
         raise RuntimeError("some other failure")
 
 
+def test_a_full_gpu_names_the_batch_size(
+    preprocessed: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from meddino.finetune.trainer import StudyTrainer
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(StudyTrainer, "train_step", full)
+    with pytest.raises(MeddinoError, match=r"lower planning\.batch_size, or .*processes \(CUDA"):
+        train.run(
+            FinetuneOptions(method=method("primus"), training=training()),
+            preprocessed=preprocessed,
+            state=tmp_path / "state",
+            output=tmp_path / "model.safetensors",
+        )
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_process_that_augments_is_told(
     preprocessed: Path,  # noqa: F811

@@ -575,6 +575,10 @@ def test_a_damaged_checkpoint_and_a_full_disk_cost_little(
     assert [path.name for path in kept] == ["checkpoint-000000003.pt", "checkpoint-000000002.pt"]
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     assert checkpoints.newest(tmp_path) == {"iteration": 2}
+    kept[1].rename(tmp_path / "aside")
+    assert checkpoints.newest(tmp_path) is None
+    assert "starting anew" in capsys.readouterr().err
+    (tmp_path / "aside").rename(kept[1])
     if not Path("/dev/full").exists():
         return
     real = torch.save

@@ -41,11 +41,14 @@ def found(state: Path) -> list[Path]:
 
 def newest(state: Path) -> dict[str, Any] | None:
     """The last checkpoint that can be read, or None."""
-    for path in found(state):
+    paths = found(state)
+    for path in paths:
         try:
             return weights.read(path)
         except MeddinoError as error:
             print(f"passed over: {error}", file=sys.stderr, flush=True)
+    if paths:
+        print(f"starting anew: no checkpoint in {state} is whole", file=sys.stderr, flush=True)
     return None
 
 
