@@ -9,7 +9,7 @@ numpy: the workflow loads this on every start.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     Field,
@@ -47,11 +47,18 @@ from meddino.finetune.options import (
     PreprocessOptions,
     Training,
 )
-from meddino.models.architectures import ARCHITECTURES
-from meddino.models.options import WeightsOptions
+from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
+from meddino.models.options import DINOV3, SEGFORMER, Published, WeightsOptions
 from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions, StageOptions
-from meddino.report.options import CardOptions, FigureOptions, ReportOptions, Table, TableOptions
+from meddino.report.options import (
+    CardOptions,
+    FigureOptions,
+    Recipe,
+    ReportOptions,
+    Table,
+    TableOptions,
+)
 
 LEAK_FREE = "_leakfree"
 """End of the names of stages and methods that are twins of others on leak-free data."""
@@ -90,11 +97,42 @@ class Leaves(Options):
     """Seed of the pictures."""
 
 
-class Weights(WeightsOptions):
+class Weights(Published):
     """A published checkpoint, or a stage's snapshot that stands in for it."""
 
     snapshot: str | None = Field(None, pattern=r"^\w+@\d+$")
     """`stage@iteration` of this study to use in its place."""
+
+
+class Row(Method):
+    """A method, and what of it the recipe `official` changes."""
+
+    official: dict[str, Any] | None = None
+    """Values that differ in the authors' code, laid over the others where `recipe` is official."""
+
+    @model_validator(mode="after")
+    def _check_official(self) -> Self:
+        self.officially()
+        return self
+
+    def plain(self) -> Method:
+        """The method alone, which is all that a job is told."""
+        return Method(**self.model_dump(exclude={"official"}))
+
+    def officially(self) -> "Row":
+        """The method with the authors' values.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        changed = layers.merge(self.model_dump(exclude={"official"}), self.official or {})
+        try:
+            method = Method.model_validate(changed)
+        except ValidationError as error:
+            said = explain(error, "official", Method).replace("(the whole study): ", "")
+            raise ValueError(f"{said}; mend it, or set it to null") from error
+        # Not validated, since that would come here again.
+        return self.model_copy(update={name: getattr(method, name) for name in Method.model_fields})
 
 
 class Pretrain(Options):
@@ -105,6 +143,9 @@ class Pretrain(Options):
     (needs a GPU and the extra `dinov3`; see docs/pretraining.md)."""
     backbone: str
     """Architecture of student, teacher and Gram teacher (paper: ViT-B/16)."""
+    qkv_bias: Literal[False] | None = None
+    """Whether queries and values have a bias: null as what a stage starts from; false takes it off
+    in stages on CT-3M, as the released MedDINOv3 has none. The recipe `official` makes it false."""
     leak_free: bool = False
     """Whether each stage on `ct3m` has a twin `<stage>_leakfree` on `ct3m-leak-free`, and each
     method that starts from such a stage a twin `<method>_leakfree`, for tables to name."""
@@ -131,6 +172,13 @@ class Pretrain(Options):
         }
 
 
+def _kind(method: Method) -> str:
+    """What the weights of a method must be."""
+    if method.network == "segformer":
+        return SEGFORMER
+    return str(method.backbone) if library_of(method.backbone) else DINOV3
+
+
 def _twin(reference: str | None, stages: Sequence[str]) -> str | None:
     """The snapshot of a stage's twin, where it is one of `stages`; other references stay."""
     stage, at, iteration = (reference or "").partition("@")
@@ -148,6 +196,10 @@ class Study(Options):
     """Folder of downloads and weights, relative to the working directory."""
     results: str = "results"
     """Folder of everything that is made."""
+    recipe: Recipe = "controlled"
+    """Whether methods that start from different weights differ in these alone (`controlled`), or
+    also in what the authors' code changes with them (`official`): the values of each method under
+    `official`, and no qkv bias in pretraining."""
     phantom: dict[Name, Phantom] = {}
     """Datasets that are replaced by procedural phantoms."""
     leaves: Leaves | None = None
@@ -164,9 +216,12 @@ class Study(Options):
     """Segmentation datasets (paper section 4.1)."""
     planning: Planning
     """How nnU-Net plans a benchmark."""
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    """Folds that are left out in turn to validate on, counted from 0 (paper section 4.1: one of the
+    five, its number is not given). Tables are over the validation cases of all of them."""
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
-    methods: dict[Name, Method]
+    methods: dict[Name, Row]
     """What is compared (paper sections 3.1, 4.1 and 4.3)."""
     prediction: Prediction
     """Sliding-window inference."""
@@ -191,10 +246,18 @@ class Study(Options):
         except ValidationError as error:
             raise MeddinoError(explain(error, source, cls)) from error
 
+    @field_validator("pretrain")
+    @classmethod
+    def _follow_recipe(cls, pretrain: Pretrain, info: ValidationInfo) -> Pretrain:
+        official = info.data.get("recipe") == "official"
+        return pretrain.model_copy(update={"qkv_bias": False}) if official else pretrain
+
     @field_validator("methods")
     @classmethod
-    def _add_twins(cls, methods: dict[str, Method], info: ValidationInfo) -> dict[str, Method]:
-        """A method that starts from a stage with a twin has one too."""
+    def _add_twins(cls, methods: dict[str, Row], info: ValidationInfo) -> dict[str, Row]:
+        """Methods as the recipe has them; one that starts from a stage with a twin has one too."""
+        if info.data.get("recipe") == "official":
+            methods = {name: method.officially() for name, method in methods.items()}
         pretrain = info.data.get("pretrain")
         if pretrain is None or not pretrain.leak_free:
             return methods
@@ -217,7 +280,7 @@ class Study(Options):
     def _check_references(self) -> Self:
         problems = [*self._dangling_datasets(), *self._dangling_weights(), *self._dangling_tables()]
         problems += [*self._dangling_configurations(), *self._unknown_backbones()]
-        problems += self._wrong_probe()
+        problems += [*self._unfit_weights(), *self._wrong_folds(), *self._wrong_probe()]
         problems = problems or [*self._beyond_the_engine()]
         if problems:
             raise ValueError("; ".join(problems))
@@ -266,6 +329,33 @@ class Study(Options):
                     " which has seen all of ct3m; give that stage the same data"
                 )
 
+    def _kinds(self, weights: str) -> dict[str, str]:
+        """What published weights must be: kind -> a key of the configuration that asks for it."""
+        kinds: dict[str, str] = {}
+        for name, method in self.methods.items():
+            if method.weights == weights:
+                kinds.setdefault(_kind(method), f"methods.{name}")
+        for name, stage in self.pretrain.stages.items():
+            if weights in (stage.init, stage.gram_teacher):
+                kinds.setdefault(DINOV3, f"pretrain.stages.{name}")
+        return kinds
+
+    def _unfit_weights(self) -> Iterator[str]:
+        """Weights that two networks would read differently, or that are of another network."""
+        for name, entry in self.weights.items():
+            kinds = self._kinds(name)
+            if len(kinds) > 1:
+                asked = ", ".join(f"{kind} by {key}" for kind, key in kinds.items())
+                yield f"weights.{name}: asked for as {asked}; give each an entry of its own"
+            if entry.snapshot is not None and (wrong := set(kinds) - {DINOV3}):
+                yield f"weights.{name}.snapshot: a stage's ViT cannot stand in for {min(wrong)}"
+        for name, method in self.methods.items():
+            if "@" in (method.weights or "") and _kind(method) != DINOV3:
+                yield (
+                    f"methods.{name}.weights = {method.weights!r}: a stage's ViT is none of"
+                    f" {_kind(method)}; name an entry of `weights`"
+                )
+
     def _dangling_slices(self, name: str, stage: StageOptions) -> Iterator[str]:
         if stage.data == "leaves" and self.leaves is None:
             yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
@@ -309,14 +399,26 @@ class Study(Options):
     def _unknown_backbones(self) -> Iterator[str]:
         wanted = {f"methods.{n}.backbone": m.backbone for n, m in self.methods.items()}
         for key, name in {"pretrain.backbone": self.pretrain.backbone, **wanted}.items():
-            if name is not None and name not in ARCHITECTURES:
-                yield f"{key} = {name!r}: not one of {', '.join(ARCHITECTURES)}"
+            foreign = library_of(name) is not None and key in wanted
+            if name is not None and name not in ARCHITECTURES and not foreign:
+                theirs = "".join(f", {library}:NAME" for library in LIBRARIES if key in wanted)
+                yield f"{key} = {name!r}: not one of {', '.join(ARCHITECTURES)}{theirs}"
         for name, method in self.methods.items():
             known = ARCHITECTURES.get(method.backbone or "")
             if known and any(block >= known.depth for block in method.blocks):
                 yield (
                     f"methods.{name}.blocks = {method.blocks}: {method.backbone} has blocks 0 to "
                     f"{known.depth - 1}"
+                )
+
+    def _wrong_folds(self) -> Iterator[str]:
+        if len(set(self.folds)) < len(self.folds):
+            yield f"folds = {list(self.folds)}: one is named twice"
+        for name, benchmark in self.benchmarks.items():
+            if max(self.folds) >= benchmark.folds:
+                yield (
+                    f"folds = {list(self.folds)}: benchmark {name} has folds 0 to"
+                    f" {benchmark.folds - 1}"
                 )
 
     def _wrong_probe(self) -> Iterator[str]:
@@ -339,10 +441,11 @@ class Study(Options):
     def runs(self) -> list[Run]:
         """Every finetuning that a table asks for; one that two tables share is run once."""
         wanted = {
-            Run(benchmark, method, self.training.fold): None
+            Run(benchmark, method, fold): None
             for table in self.tables.values()
             for method in table.rows
             for benchmark in table.benchmarks
+            for fold in self.folds
         }
         return list(wanted)
 
@@ -443,6 +546,11 @@ class Study(Options):
         if isinstance(resolved, Snapshot):
             return f"{self.results}/pretrain/{resolved.stage}/{resolved.iteration:06d}.pth"
         return f"{self.resources}/weights/{resolved}.pth"
+
+    def weights_inputs(self, weights: str) -> list[str]:
+        """Files that published weights are made from: yours, where it is there already."""
+        file = self.weights[weights].file
+        return [file] if file is not None and Path(file).exists() else []
 
     def snapshots(self, stage: str) -> list[str]:
         """Checkpoints that a stage keeps."""
@@ -604,7 +712,7 @@ class Study(Options):
             size_px=int(size),
             dedupe=dedupe,
             datasets=self.ct3m.datasets if leak_free or dedupe != "off" else None,
-            fold=self.training.fold if leak_free else 0,
+            folds=self.folds if leak_free else (0,),
             benchmarks={n: b.dataset for n, b in self.benchmarks.items()} if leak_free else {},
         )
 
@@ -620,7 +728,8 @@ class Study(Options):
 
     def weights_options(self, weights: str) -> WeightsOptions:
         """Options of `weights`."""
-        return WeightsOptions(**self.weights[weights].model_dump(exclude={"snapshot"}))
+        kind = next(iter(self._kinds(weights)), DINOV3)
+        return WeightsOptions(**self.weights[weights].model_dump(exclude={"snapshot"}), kind=kind)
 
     def pretrain_options(self, stage: str) -> PretrainOptions:
         """Options of `pretrain`: references that stand in for others are followed first."""
@@ -634,6 +743,7 @@ class Study(Options):
             name=stage,
             engine=self.pretrain.engine,
             backbone=self.pretrain.backbone,
+            qkv_bias=None if options.data == "leaves" else self.pretrain.qkv_bias,
             stage=followed,
         )
 
@@ -655,8 +765,9 @@ class Study(Options):
     def finetune_options(self, method: str, fold: str) -> FinetuneOptions:
         """Options of `finetune`: all but the label, which only the tables print."""
         return FinetuneOptions(
-            method=self.methods[method].model_copy(update={"label": ""}),
-            training=self.training.model_copy(update={"fold": int(fold)}),
+            method=self.methods[method].plain().model_copy(update={"label": ""}),
+            training=self.training,
+            fold=int(fold),
         )
 
     def predict_options(self, fold: str) -> PredictOptions:
@@ -676,7 +787,7 @@ class Study(Options):
             variant=self._seen(source) if source in self.pretrain.stages else "none",
             backbone=self.pretrain.backbone,
             spacing_mm=self.ct3m.spacing_mm,
-            fold=self.training.fold,
+            fold=self.folds[0],
             probe=self.probe,
         )
 
@@ -694,7 +805,21 @@ class Study(Options):
             method_data={name: self.pretraining_data(name) for name in asked.rows},
             benchmark_labels={name: self.benchmarks[name].label for name in asked.benchmarks},
             tolerance_mm=self.evaluate.tolerance_mm,
+            recipe=self.recipe,
+            recipe_changes=self._recipe_changes(asked.rows),
         )
+
+    def _recipe_changes(self, rows: Sequence[str]) -> dict[str, list[str]]:
+        """What the recipes do otherwise: key -> methods of a table."""
+        changes: dict[str, list[str]] = {}
+        for name in rows:
+            for key, value in (self.methods[name].official or {}).items():
+                inner = [f"{key}.{part}" for part in value] if isinstance(value, dict) else [key]
+                for whole in inner:
+                    changes.setdefault(whole, []).append(name)
+            if self.pretraining_data(name) != "none":
+                changes.setdefault("pretrain.qkv_bias", []).append(name)
+        return changes
 
     def card_options(self) -> CardOptions:
         """Options of `card`."""

@@ -97,6 +97,7 @@ VERBS: dict[str, Verb] = {
     ),
     "finetune": Verb(
         module="meddino.finetune.train",
+        revision=2,
         summary="train one method on one benchmark",
         options=Study.finetune_options,
     ),
@@ -123,7 +124,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables",
-        revision=2,
+        revision=3,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),

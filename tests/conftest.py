@@ -24,10 +24,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def torchvision_loads() -> Iterator[None]:
-    """Let torchvision, which libraries import, load beside a torch that it was not built for.
+def libraries() -> Iterator[None]:
+    """Let torchvision, which timm and transformers import, load beside any torch.
 
-    Its package then fails for want of these two operators, which nothing here uses.
+    Where it was made for another one, its package fails for want of these two operators, which
+    nothing here uses.
     """
     try:
         import torchvision  # noqa: F401

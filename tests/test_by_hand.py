@@ -32,7 +32,7 @@ def by_hand(
     preprocessed: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    torchvision_loads: None,
+    libraries: None,
 ) -> Path:
     """Set nnU-Net's variables and ours; return the folder of results."""
     from nnunetv2.training.logging.nnunet_logger import LocalLogger
@@ -143,7 +143,9 @@ def test_what_the_variables_lack_is_named(
         nnunet_trainer()
 
 
-def test_every_named_trainer_is_a_method_of_the_papers_configuration(root: Path) -> None:
+def test_every_named_trainer_is_a_method_of_the_papers_configuration(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from meddino.finetune import by_hand as module
     from meddino.finetune.trainers import meddino_trainers
 
@@ -159,6 +161,10 @@ def test_every_named_trainer_is_a_method_of_the_papers_configuration(root: Path)
         "dino_unet",
     }
     assert module.PAPER.resolve() == root / "config.yaml"
+    assert module._configured("meddinov3", "2d").method.backbone_lr == 1e-4
+    monkeypatch.setenv("MEDDINO_CONFIG", str(tmp_path / "official.yaml"))
+    (tmp_path / "official.yaml").write_text("recipe: official")
+    assert module._configured("meddinov3", "2d").method.backbone_lr == 3e-5
 
 
 def test_high_resolution_is_added_to_nnunets_plans(plans: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -74,6 +74,24 @@ def drop(path: str) -> Callable[[Config], None]:
         ),
         (put("methods.stage1.weights", "nothing"), ["methods.stage1.weights", "known: dinov3"]),
         (put("methods.stage1.backbone", "resnet"), ["methods.stage1.backbone", "resnet", "vitb16"]),
+        (put("methods.stage1.backbone", "timm:"), ["methods.stage1.backbone", "timm:NAME"]),
+        (put("pretrain.backbone", "timm:vit_tiny_patch16_224"), ["pretrain.backbone = 'timm:vit"]),
+        (
+            put("methods.dino_unet.backbone", "timm:vit_base_patch16_224"),
+            ["weights.dinov3: asked for as", "timm:vit_base_patch16_224 by methods.dino_unet"],
+        ),
+        (
+            put("methods.stage2.backbone", "transformers:facebook/dinov2-base"),
+            ["methods.stage2", "official is not valid", "norm_eps: 1e-06 has no meaning", "null"],
+        ),
+        (
+            put("methods.segformer.weights", "stage1@100000"),
+            ["methods.segformer.weights = 'stage1@100000'", "none of segformer"],
+        ),
+        (put("recipe", "theirs"), ["recipe = 'theirs'", "'controlled' or 'official'"]),
+        (put("methods.stage1.official", {"lrr": 1}), ["methods.stage1", "official", "lrr"]),
+        (put("methods.stage1.official", {"lr": -1}), ["methods.stage1", "lr = -1", "greater"]),
+        (put("weights.dinov3.hub", "dinov3"), ["weights.dinov3.hub = 'dinov3'"]),
         (put("tables.table2.rows", ["unet"]), ["tables.table2", "no method 'unet'", "nnunet"]),
         (put("tables.table2.benchmarks", ["brats"]), ["no benchmark 'brats'", "amos22"]),
         (put("benchmarks.lits.dataset", "lots"), ["datasets.lots", "known:"]),
@@ -86,7 +104,7 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("tables.table2.rows", ["meddinov3_leakfree"]), ["no method 'meddinov3_leakfree'"]),
         (put("evaluate.tolerance_mm", 0), ["evaluate.tolerance_mm = 0", "greater than 0"]),
         (put("figures.colours", ["red"]), ["figures.colours", "#"]),
-        (put("training.fold", 7), ["training.fold = 7", "or equal to 4"]),
+        (put("folds", [0, 7]), ["folds = [0, 7]", "amos22 has folds 0 to 4"]),
         (drop("evaluate"), ["evaluate: missing"]),
         (put("probe.benchmark", "x"), ["probe.benchmark: not one of amos22, btcv"]),
         (put("probe.benchmark", "amos22"), ["probe.benchmark = 'amos22': not of CT alone"]),
@@ -162,7 +180,7 @@ def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> N
     inputs = study.index_inputs("256", "leak-free")
     assert len(inputs["splits"]) == 4 and inputs["duplicates"]
     options = study.index_options("256", "leak-free")
-    assert options.fold == study.training.fold
+    assert options.folds == study.folds == (0,)
     assert options.benchmarks["lits"] == "lits" and options.datasets == study.ct3m.datasets
     assert set(study.index_inputs("256", "paper")) == {"reports", "shards"}
     with pytest.raises(MeddinoError, match="no variant 'best' of ct3m; known: paper, leak-free"):
@@ -267,3 +285,88 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(MeddinoError, match="holds no sections"):
         load([tmp_path / "list.yaml"])
+
+
+def changed(config: Config, before: Config, name: str) -> dict[str, Any]:
+    """What a job of a method is told otherwise than before."""
+    one, other = (
+        Study.parse(c).finetune_options(name, "0").method.model_dump() for c in (before, config)
+    )
+    return {key: other[key] for key in one if one[key] != other[key]}
+
+
+def test_the_official_recipe_is_what_the_authors_code_changes(root: Path, config: Config) -> None:
+    before = yaml.safe_load((root / "config.yaml").read_text())
+    config["recipe"] = "official"
+    bare = {"storage_tokens": 0, "train_k_bias": True, "norm_eps": 1e-6}
+    medical = {"backbone_lr": 3e-5, "norm_eps": 1e-6}
+    rows = ("randinit", "dinov3_last", "dinov3_multiscale", "dinov3_896")
+    expected = dict.fromkeys(rows, bare) | dict.fromkeys(("stage1", "stage2", "meddinov3"), medical)
+    for name, differences in {**expected, "nnunet": {}, "dino_unet": {"lr": 1e-3}}.items():
+        assert changed(config, before, name) == differences, name
+    assert changed(config, before, "segformer")["segformer"]["variant"] == "authors"
+    official, controlled = Study.parse(config), Study.parse(before)
+    assert official.pretrain_options("stage1").qkv_bias is False
+    assert controlled.pretrain_options("stage1").qkv_bias is None
+    # Nothing of the other recipe reaches a job, so that editing it reruns nothing.
+    for name in before["methods"]:
+        before["methods"][name].pop("official", None)
+    for name in config["methods"]:
+        assert Study.parse(before).finetune_options(name, "0") == controlled.finetune_options(
+            name, "0"
+        )
+    changes = official.table_options("table3").recipe_changes
+    assert changes["backbone_lr"] == changes["pretrain.qkv_bias"]
+    assert changes["storage_tokens"] == ["dinov3_896"]
+    assert official.table_options("table2").recipe_changes["segformer.variant"] == ["segformer"]
+
+
+def test_twins_and_the_demo_follow_the_recipe(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "official.yaml").write_text("recipe: official")
+    files = [root / "config.yaml", root / "profiles/demo/study.yaml"]
+    study = load([*files, root / "config.leak-free.yaml", tmp_path / "official.yaml"])
+    method, twin = study.methods["meddinov3"], study.methods["meddinov3_leakfree"]
+    assert method.backbone_lr == twin.backbone_lr == 3e-5
+    assert study.pretrain_options("stage1_leakfree").qkv_bias is False
+    assert study.pretrain_options("natural").qkv_bias is None, "it stands in for DINOv3, which has"
+
+
+def test_weights_are_what_those_who_use_them_need(config: Config, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.safetensors"
+    config["weights"] |= {"mit": {"hub": "nvidia/mit-b2"}, "mine": {"file": str(mine)}}
+    config["methods"]["segformer"] |= {"weights": "mit", "official": None}
+    backbone = "transformers:facebook/dinov2-base"
+    config["methods"]["stage1"] |= {"backbone": backbone, "weights": "mine", "official": None}
+    study = Study.parse(config)
+    kinds = {name: study.weights_options(name).kind for name in study.weights}
+    assert kinds == {"dinov3": "dinov3", "mit": "segformer", "mine": backbone}
+    assert study.finetune_inputs("lits", "segformer")["weights"] == "resources/weights/mit.pth"
+    assert study.weights_inputs("mine") == [] and study.weights_inputs("mit") == []
+    mine.touch()
+    assert study.weights_inputs("mine") == [str(mine)], "so that a new file makes all follow"
+
+
+def test_all_five_folds_make_five_runs_of_each_method(root: Path, config: Config) -> None:
+    one = load([root / "config.yaml"])
+    five = Study.parse(config | {"folds": [0, 1, 2, 3, 4]})
+    assert len(five.runs()) == 5 * len(one.runs())
+    assert {run.fold for run in five.runs()} == set(range(5))
+    assert five.finetune_options("nnunet", "3").fold == 3
+    assert len(five.table_scores("table1")) == 5 * len(one.table_scores("table1"))
+
+
+def test_the_page_on_segmentation_is_true(root: Path, config: Config) -> None:
+    page = (root / "docs/segmentation.md").read_text()
+    example = yaml.safe_load(page.split("```yaml")[1].split("```")[0].replace("sha256: ...", ""))
+    study = Study.parse(merge(config, example))
+    kinds = {name: study.weights_options(name).kind for name in example["weights"]}
+    assert kinds == {
+        "mine": "dinov3",
+        "mit_b2": "segformer",
+        "dinov2": "transformers:facebook/dinov2-base",
+        "augreg": "timm:vit_base_patch16_224",
+    }
+    changed = {k for row in config["methods"].values() for k in row.get("official") or {}}
+    bold = "".join(line for line in page.splitlines() if line.startswith("| **"))
+    for key in changed - {"segformer"} | {"segformer.variant", "pretrain.qkv_bias"}:
+        assert f"`{key}`" in bold, key

@@ -398,7 +398,7 @@ def split(tmp_path: Path) -> Iterator[Path]:
 def test_validation_cases_and_their_copies_are_found_by_content(
     phantoms: World, tmp_path: Path, split: Path
 ) -> None:
-    chosen = {"splits": [split], "fold": 1, "benchmarks": {"abdomen": "originals"}}
+    chosen = {"splits": [split], "folds": [1], "benchmarks": {"abdomen": "originals"}}
     rows, card = indexed(phantoms, tmp_path, **chosen)
     gone = {(entry["dataset"], entry["case"]) for entry in card["leak_free"]["removed"]}
     assert gone == {("originals", "p0"), ("mirrored", "m_p0")} | {
@@ -416,7 +416,7 @@ def test_validation_cases_and_their_copies_are_found_by_content(
 def test_a_benchmark_outside_of_ct3m_is_searched_but_not_indexed(
     phantoms: World, tmp_path: Path, split: Path
 ) -> None:
-    chosen = {"splits": [split], "fold": 1, "benchmarks": {"abdomen": "originals"}}
+    chosen = {"splits": [split], "folds": [1], "benchmarks": {"abdomen": "originals"}}
     rows, card = indexed(phantoms, tmp_path, datasets=PLANTED, **chosen)
     assert set(rows["dataset"]) == set(PLANTED)
     assert set(rows["case"]) == {"m_p5", "c_p5", "e_p5"}
@@ -440,7 +440,7 @@ def test_the_command_takes_several_splits(phantoms: World, tmp_path: Path, split
     other = tmp_path / "raw/Dataset702_more/splits_final.json"
     write_json(other, [{"train": [], "val": ["p5"]}] * 2)
     benchmarks = {"abdomen": "originals", "more": "originals"}
-    options = IndexOptions(size_px=SIZE, fold=1, benchmarks=benchmarks).model_dump_json()
+    options = IndexOptions(size_px=SIZE, folds=(1,), benchmarks=benchmarks).model_dump_json()
     files = ["--reports", *map(str, phantoms.reports), "--duplicates", str(phantoms.pairs_path)]
     files += ["--splits", str(split), str(other), "--output", str(tmp_path / "index.parquet")]
     assert main(["index", "--options", options, *files]) == 0
@@ -451,8 +451,14 @@ def test_the_command_takes_several_splits(phantoms: World, tmp_path: Path, split
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fold": 2, "benchmarks": {"abdomen": "originals"}}, r"has 2 folds, not fold 2; mend"),
-        ({"fold": 0, "benchmarks": {"lits": "lits"}}, r"of no benchmark of this study \(known: l"),
+        (
+            {"folds": [0, 2], "benchmarks": {"abdomen": "originals"}},
+            r"has 2 folds, not fold 2; mend",
+        ),
+        (
+            {"folds": [0], "benchmarks": {"lits": "lits"}},
+            r"of no benchmark of this study \(known: l",
+        ),
     ],
 )
 def test_splits_that_do_not_fit_are_named(

@@ -33,7 +33,7 @@ VARIANTS = {
 SIZES = {"vits16": "small", "vitb16": "base", "vitl16": "large"}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread", "torchvision_loads")
+pytestmark = pytest.mark.usefixtures("libraries", "one_thread")
 
 
 @torch.no_grad()

@@ -32,6 +32,8 @@ from meddino.finetune.options import (
 )
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.models import checkpoints
+from meddino.models.fetch_weights import run as fetch_weights
+from meddino.models.options import WeightsOptions
 
 SHAPE, SPACING = (10, 40, 44), (3.0, 3.0, 5.0)  # (z, y, x) voxels; (x, y, z) mm
 BENCHMARK = Benchmark(
@@ -166,7 +168,8 @@ def finetune(
     folder: Path, preprocessed: Path, row: Method, weights: Path | None = None, **changes: Any
 ) -> Path:
     output = folder / "model.safetensors"
-    options = FinetuneOptions(method=row, training=training(**changes))
+    fold = changes.pop("fold", 0)
+    options = FinetuneOptions(method=row, training=training(**changes), fold=fold)
     train.run(
         options, preprocessed=preprocessed, weights=weights, state=folder / "state", output=output
     )
@@ -297,6 +300,24 @@ def _assert_predicts(model: Path, dataset: Path, tmp_path: Path) -> None:
         assert sitk.GetArrayViewFromImage(segmentation).max() <= 2
 
 
+def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
+    libraries: None, preprocessed: Path, dataset: Path, tmp_path: Path
+) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**size, image_size=56)).save_pretrained(tmp_path / "hub")
+    backbone = f"transformers:{tmp_path / 'hub'}"
+    weights = tmp_path / "w.pth"
+    fetch_weights(WeightsOptions(file=str(tmp_path / "hub"), kind=backbone), output=weights)
+    row = method("primus", backbone=backbone, weights="w")
+    model = finetune(tmp_path / "model", preprocessed, row, weights)
+    assert any(key.startswith("backbone.model.") for key in tensors(model))
+    shutil.rmtree(tmp_path / "hub")
+    weights.unlink()
+    _assert_predicts(model, dataset, tmp_path)
+
+
 def test_training_learns(preprocessed: Path, dataset: Path, tmp_path: Path) -> None:
     row = method("primus", lr=3e-3, backbone_lr=3e-3, drop_path=0)
     scores = []
@@ -358,7 +379,7 @@ def test_wrong_inputs_are_refused_before_training(preprocessed: Path, tmp_path: 
     fine = method("unet", configuration="2d_hires")
     with pytest.raises(MeddinoError, match="2d_hires"):
         finetune(tmp_path, preprocessed, fine)
-    with pytest.raises(ValidationError, match="less than or equal to 4"):
+    with pytest.raises(MeddinoError, match="fold is 5, but the split has folds 0 to 4"):
         finetune(tmp_path, preprocessed, method("unet"), fold=5)
     with pytest.raises(MeddinoError, match="a file is missing"):
         finetune(tmp_path, preprocessed, method("primus", weights="dinov3"))
@@ -391,6 +412,8 @@ def test_model_of_another_shape_is_refused(
         ("dino_unet", {"freeze_backbone": False}, "freeze_backbone"),
         ("primus", {"weights": "dinov3", "layerscale": 1e-5}, "layerscale"),
         ("segformer", {"deep_supervision": True}, "deep_supervision"),
+        ("unet", {"norm_eps": 1e-6}, "norm_eps"),
+        ("primus", {"backbone": "timm:vit_tiny_patch16_224", "train_k_bias": True}, "train_k_bias"),
     ],
 )
 def test_options_without_effect_are_refused(name: str, changes: dict[str, Any], key: str) -> None:

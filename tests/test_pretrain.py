@@ -26,7 +26,7 @@ from meddino.models import checkpoints, weights
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
-from meddino.pretrain import crops, leaves, loop, losses
+from meddino.pretrain import checkpoint, crops, leaves, loop, losses
 from meddino.pretrain.engine import Engine, multipliers, parameter_groups
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
@@ -439,6 +439,22 @@ def test_a_stage_starts_from_published_weights(index: Path, tmp_path: Path) -> N
     wrong = replace(frozen, backbone="vits16")
     with pytest.raises(MeddinoError, match=r"dinov3\.pth is no vits16: embed_dim is 64, not 384"):
         loop.run(wrong, init=tmp_path / "dinov3.pth", **where)
+
+
+def test_the_qkv_bias_can_be_taken_off_on_the_way(
+    stage1: Path, index: Path, tmp_path: Path
+) -> None:
+    """As in the released MedDINOv3, though it started from DINOv3."""
+    init = stage1 / "000006.pth"
+    plain = replace(options(init="stage1@6"), qkv_bias=False)
+    history = tmp_path / "history.jsonl"
+    loop.run(plain, index=index, init=init, state=tmp_path / "state", output=history)
+    vit = weights.load_backbone(tmp_path / "000003.pth")
+    assert not vit.architecture.qkv_bias and vit.architecture.norm_eps == 1e-5
+    assert weights.load_backbone(init).architecture.qkv_bias
+    assert weights.read(tmp_path / "000003.pth")["meta"]["origin"]["init"]["iteration"] == 6
+    random = checkpoint.architecture_of(plain, None)
+    assert not random.qkv_bias and random.storage_tokens == vit.architecture.storage_tokens
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(

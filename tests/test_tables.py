@@ -92,6 +92,21 @@ def test_markdown_and_latex_show_it(files: list[Path], tmp_path: Path) -> None:
     assert widths == {3}
 
 
+def test_tables_say_which_recipe_ran(files: list[Path], tmp_path: Path) -> None:
+    changes = {"backbone_lr": ["mine"], "segformer.variant": ["nnunet", "mine"]}
+    for recipe, said in (
+        ("controlled", "Recipe controlled: rows differ as they say, in nothing else; the authors'"),
+        ("official", "Recipe official: rows as in the authors' code; `controlled` differs in back"),
+    ):
+        asked = options().model_copy(update={"recipe": recipe, "recipe_changes": changes})
+        tables.run(asked, scores=files, output=tmp_path / "table2.csv")
+        markdown = (tmp_path / "table2.md").read_text()
+        assert said in markdown
+        assert "backbone_lr (my_method); segformer.variant (nnU-Net, my_method)." in markdown
+        assert f"Recipe {recipe}" in (tmp_path / "table2.tex").read_text()
+        assert set(pd.read_csv(tmp_path / "table2.csv")["recipe"]) == {recipe}
+
+
 def test_a_missing_run_is_named(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(MeddinoError, match="no scores of mine on lits"):
         tables.run(options(), scores=files[:1], output=tmp_path / "table2.csv")

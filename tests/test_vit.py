@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
+from meddino.finetune.options import Method, Training
+from meddino.finetune.settings import Settings
+from meddino.finetune.vit import build_vit, read_start
 from meddino.models import load_backbone
 from meddino.models.architectures import ARCHITECTURES
 from meddino.models.fetch_weights import run as fetch_weights
@@ -164,3 +168,44 @@ def test_published_weights_are_checked_and_placed(tmp_path: Path) -> None:
 def test_architectures_have_heads_that_can_be_rotated() -> None:
     for name, architecture in ARCHITECTURES.items():
         assert architecture.embed_dim % (4 * architecture.num_heads) == 0, name
+
+
+def start(path: Path, **changes: Any) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The ViT that a method starts with, rebuilt as for prediction."""
+    values = {"label": "x", "network": "primus", "optimizer": "adamw", "lr": 1e-3, "blocks": [3]}
+    values |= {"weight_decay": 0.0, "backbone": "vittiny8", "weights": "w"}
+    row = Method.model_validate({**values, **changes})
+    description, tensors = read_start(path, row)
+    vit = build_vit(Settings(method=row, training=Training(), vit=description))
+    vit.load_state_dict(tensors)
+    return vit.eval(), description
+
+
+@torch.no_grad()
+def test_official_loading_drops_what_the_authors_vit_lacks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = build("vittiny8").eval()
+    for parameter in source.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    path = tmp_path / "w.pth"
+    torch.save(source.state_dict(), path)
+    x = torch.randn(1, 3, 32, 24)
+    same, description = start(path)
+    assert description == {"layerscale": 1e-5}, "which loading replaces"
+    torch.testing.assert_close(same(x), source(x), rtol=0, atol=0)
+    bare, description = start(path, storage_tokens=0, train_k_bias=True, norm_eps=1e-6)
+    del description["layerscale"]
+    assert description == {"storage_tokens": 0, "mask_k_bias": False, "norm_eps": 1e-6}
+    # The same by hand: no registers, the bias of keys let loose, another epsilon.
+    state = source.state_dict()
+    kept = {k: v for k, v in state.items() if k != "storage_tokens" and "bias_mask" not in k}
+    theirs = build("vittiny8", storage_tokens=0, mask_k_bias=False, norm_eps=1e-6).eval()
+    theirs.load_state_dict(kept)
+    torch.testing.assert_close(bare(x), theirs(x), rtol=0, atol=0)
+    assert (bare(x) - source(x)).abs().max() > 1e-3
+    assert len(bare.forward_features(x)["x_storage_tokens"][0]) == 0
+
+
+def test_registers_cannot_be_added_to_a_checkpoint() -> None:
+    with pytest.raises(ValidationError, match="storage_tokens: 2 has no meaning"):
+        start(Path("w.pth"), storage_tokens=2)

@@ -117,6 +117,15 @@ def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
     assert plan.jobs["finetune"] == 4
 
 
+def test_the_recipe_reruns_what_it_changes_and_nothing_else(study: Any) -> None:
+    plan = study(lambda c: deep(c, "recipe", "official"))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
+    assert rules(plan) == stages | FINETUNING
+    assert plan.jobs["finetune"] == 22 - 4, "all but nnU-Net's"
+    plan = study(lambda c: deep(c, "methods.dino_unet.official.lr", 0.5))
+    assert rules(plan) == set(), "of the recipe that does not run"
+
+
 def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
     stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}

@@ -63,7 +63,7 @@ def left_out(
         ]
         there = [entry for entry in listed if (entry["dataset"], entry["case"]) in known]
         summary["leak_free"] = {
-            "fold": options.fold,
+            "folds": list(options.folds),
             "removed": [entry for entry in there if entry["dataset"] in order],
             "slices_removed": int((leaked & ~elsewhere).sum()),
             # Not in CT-3M under their own name: MR, or quarantined. Nothing can be compared.
@@ -81,13 +81,13 @@ def validation(options: IndexOptions, splits: Sequence[Path]) -> dict[Case, str]
         if benchmark not in options.benchmarks:
             known = ", ".join(options.benchmarks)
             raise MeddinoError(f"{path} is of no benchmark of this study (known: {known})")
-        if options.fold >= len(folds):
+        if max(options.folds) >= len(folds):
             raise MeddinoError(
-                f"{path} has {len(folds)} folds, not fold {options.fold}; mend `training.fold`"
+                f"{path} has {len(folds)} folds, not fold {max(options.folds)}; mend `folds`"
             )
         dataset = options.benchmarks[benchmark]
         reason = f"{benchmark} validates on it"
-        found |= {(dataset, case): reason for case in folds[options.fold]["val"]}
+        found |= {(dataset, case): reason for fold in options.folds for case in folds[fold]["val"]}
     return found
 
 

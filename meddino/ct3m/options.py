@@ -124,7 +124,7 @@ class IndexOptions(Options):
     """Whether slices that repeat earlier ones stay out."""
     datasets: tuple[str, ...] | None = None
     """Datasets of the index, those kept in preference first; None: all, by name."""
-    fold: int = Field(0, ge=0)
-    """Fold whose validation cases stay out, where splits are given."""
+    folds: tuple[int, ...] = Field((0,), min_length=1)
+    """Folds whose validation cases stay out, where splits are given."""
     benchmarks: dict[str, str] = {}
     """Dataset of each benchmark whose validation cases stay out."""

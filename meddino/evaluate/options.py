@@ -19,7 +19,7 @@ class Probe(Options):
     """How frozen backbones are probed: organs from single patch tokens, by k-NN and linearly."""
 
     benchmark: str
-    """Key of the benchmark, of CT alone; its fold `training.fold` divides the cases."""
+    """Key of the benchmark, of CT alone; the first of `folds` divides its cases."""
     slices_px: int = Field(512, ge=16, le=2048)
     """Side of the slices that the backbone sees, in pixels: a multiple of its patches, at a scale
     between that of the first stage's global crops and the last one's."""

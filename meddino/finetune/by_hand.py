@@ -3,7 +3,7 @@
 nnU-Net gives trainers no arguments, so a training run is told by two variables:
 
 - `MEDDINO_CONFIG`: YAML files laid over the paper's configuration, separated as paths are.
-- `MEDDINO_WEIGHTS`: the checkpoint that a method's ViT starts from.
+- `MEDDINO_WEIGHTS`: the checkpoint that a method starts from.
 
 The plans that nnU-Net copies to its results record the settings. Continuing, validating and
 predicting need neither variable.
@@ -75,13 +75,13 @@ class NamedTrainer(MethodTrainer):
         super().load_checkpoint(filename_or_checkpoint)
 
     def _weights(self) -> Path | None:
-        """The checkpoint that `MEDDINO_WEIGHTS` names, where the method starts from one."""
+        """The checkpoint in `MEDDINO_WEIGHTS`, where the method starts from one."""
         wanted, given = self.settings.method.weights, os.environ.get("MEDDINO_WEIGHTS")
         if wanted is None:
             return None
         if not given:
             raise MeddinoError(
-                f"the ViT starts from {wanted}: set MEDDINO_WEIGHTS to that checkpoint; or, to"
+                f"{self.row} starts from {wanted}: set MEDDINO_WEIGHTS to that checkpoint; or, to"
                 " start at random, set MEDDINO_CONFIG to a file with"
                 f" `methods: {{{self.row}: {{weights: null}}}}`"
             )
@@ -92,9 +92,11 @@ def _configured(row: str, configuration: str) -> Settings:
     """A method of the configuration, trained as it says."""
     over = [part for part in os.environ.get("MEDDINO_CONFIG", "").split(os.pathsep) if part]
     content = layers.read([PAPER, *over])
-    if row not in content["methods"]:
-        raise MeddinoError(f"MEDDINO_CONFIG: methods has no {row!r}; it was set to null or moved")
-    method = {**content["methods"][row], "configuration": configuration}
+    method = dict(content["methods"][row] or {})
+    official = method.pop("official", None)
+    if content["recipe"] == "official":
+        method = layers.merge(method, official or {})
+    method["configuration"] = configuration
     try:
         options = FinetuneOptions.model_validate(
             {"method": method, "training": content["training"]}

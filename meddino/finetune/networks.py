@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from meddino.core.errors import MeddinoError
 from meddino.finetune.settings import Settings
 from meddino.finetune.vit import build_vit
 
@@ -56,6 +57,7 @@ def _segformer(settings: Settings, configuration: Any, classes: int) -> nn.Modul
         size.decoder_width,
         settings.method.drop_path,
         size.dropout,
+        size.variant == "authors",
     )
 
 
@@ -73,6 +75,11 @@ def _dino_unet(settings: Settings, configuration: Any, classes: int) -> nn.Modul
     size, blocks = settings.method.adapter, settings.method.blocks
     assert size is not None, "Method demands a size for dino_unet"
     vit = build_vit(settings)
+    if STRIDES[-1] % vit.patch_size:
+        raise MeddinoError(
+            f"backbone: dino_unet needs patches of which {STRIDES[-1]} px is a multiple, and those"
+            f" of {settings.method.backbone} are {vit.patch_size} px; use network primus"
+        )
     # The widths of the first four stages of nnU-Net's own U-Net, and its convolutions a stage.
     network = configuration.network_arch_init_kwargs
     widths = network["features_per_stage"][: len(STRIDES)]

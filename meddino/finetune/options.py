@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from meddino.core.options import Options
 from meddino.datasets.options import Layout
+from meddino.models.architectures import library_of
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -138,6 +139,10 @@ class SegformerSize(Options):
     """Channels of the decoder."""
     dropout: Rate = 0.2
     """Dropout before the classifier (authors' code; SegFormer's paper: 0.1)."""
+    variant: Literal["paper", "authors"] = "paper"
+    """SegFormer's paper, or the authors' code: a residual and a LayerNorm within the Mix-FFN, whole
+    channels dropped, logits upsampled by a learnt transposed convolution, Xavier's initialisation.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> "SegformerSize":
@@ -171,9 +176,11 @@ class Method(Options):
     configuration: str = "2d"
     """nnU-Net configuration: `2d`, or one of `planning.configurations`."""
     backbone: str | None = None
-    """ViT architecture of `dino_unet` and `primus`; section 3.1: ViT-B."""
+    """ViT of `dino_unet` and `primus`: one of ours (section 3.1: vitb16), or any of a library, such
+    as `timm:vit_base_patch16_224` or `transformers:facebook/dinov2-base` (or a folder)."""
     weights: str | None = None
-    """What the ViT starts from: a key of `weights`, or `stage@iteration`; null is random."""
+    """What the ViT, or SegFormer's encoder, starts from: a key of `weights`, or `stage@iteration`;
+    null is random."""
     blocks: list[Annotated[int, Field(ge=0)]] = Field(default=[])
     """Blocks of the ViT that are used, counted from 0; section 3.1: 2, 5, 8, 11, or the last."""
     drop_path: Rate = 0
@@ -182,7 +189,12 @@ class Method(Options):
     """Initial LayerScale of a random ViT; section 4.1: 1e-5. A checkpoint brings its own."""
     storage_tokens: int | None = Field(default=None, ge=0)
     """Register tokens of a random ViT; null is the architecture's own number. A checkpoint brings
-    its own."""
+    its own, which 0 drops, as the authors' loading of DINOv3 does."""
+    train_k_bias: bool = False
+    """Whether the ViT's keys get a bias, which DINOv3 masks out: the authors' ViT has no mask."""
+    norm_eps: float | None = Field(default=None, gt=0)
+    """Epsilon of the ViT's norms; null is that of the architecture or the checkpoint. The authors'
+    ViT has 1e-6, also with DINOv3's weights, which were trained with 1e-5."""
     freeze_backbone: bool = False
     """Whether the ViT stays as loaded (section 4.1: DINO U-Net)."""
     segformer: SegformerSize | None = None
@@ -229,12 +241,17 @@ class Method(Options):
     def _check_useless(self, vit: bool) -> None:
         """Refuse options that would do nothing: a reader would believe that they act."""
         random = vit and self.weights is None
+        ours = vit and library_of(self.backbone) is None
         useless = {
-            "weights": self.weights is not None and not vit,
+            "weights": self.weights is not None and self.network == "unet",
             "backbone_lr": self.backbone_lr is not None and (not vit or self.freeze_backbone),
             "freeze_backbone": self.freeze_backbone != (self.network == "dino_unet"),
-            "layerscale": self.layerscale is not None and not random,
-            "storage_tokens": self.storage_tokens is not None and not random,
+            "layerscale": self.layerscale is not None and not (ours and random),
+            # Tokens cannot be made up for a checkpoint, only left out.
+            "storage_tokens": self.storage_tokens is not None
+            and not (ours and (random or self.storage_tokens == 0)),
+            "train_k_bias": self.train_k_bias and not ours,
+            "norm_eps": self.norm_eps is not None and not ours,
             "drop_path": self.drop_path > 0 and self.network in ("unet", "dino_unet"),
             "deep_supervision": self.deep_supervision and self.network != "unet",
         }
@@ -242,8 +259,9 @@ class Method(Options):
             if wrong:
                 value = getattr(self, key)
                 raise ValueError(
-                    f"{key}: {value} has no meaning for network {self.network} with weights "
-                    f"{self.weights}, freeze_backbone {self.freeze_backbone}"
+                    f"{key}: {value} has no meaning for network {self.network} with backbone "
+                    f"{self.backbone}, weights {self.weights}, freeze_backbone "
+                    f"{self.freeze_backbone}"
                 )
 
 
@@ -256,8 +274,6 @@ class Training(Options):
     """Steps an epoch; section 4.1: 250."""
     val_iterations: Positive = 50
     """Batches of the pseudo Dice after each epoch (nnU-Net's default)."""
-    fold: int = Field(default=0, ge=0, le=4)
-    """Validation fold, counted from 0; section 4.1: one fold of five, its number is not given."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation and augmentation."""
     augmentation: Literal["nnunet", "none"] = "nnunet"
@@ -283,6 +299,8 @@ class FinetuneOptions(Options):
     """The row of the tables."""
     training: Training
     """How long, and where."""
+    fold: int = Field(default=0, ge=0)
+    """Fold that is left out to validate on."""
 
     @model_validator(mode="after")
     def _check(self) -> "FinetuneOptions":

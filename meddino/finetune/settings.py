@@ -23,7 +23,8 @@ class Settings(Options):
     training: Training
     """The length of training."""
     vit: dict[str, Any] = Field(default={})
-    """How the ViT of the checkpoint differs from its architecture's defaults."""
+    """How the ViT of the checkpoint differs from its architecture's defaults; or what a library
+    rebuilds it from."""
 
 
 def read_settings(plans: dict[str, Any]) -> Settings:

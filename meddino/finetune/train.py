@@ -32,7 +32,7 @@ def run(
     Args:
         options: the method and the length of training.
         preprocessed: `DatasetNNN_x/<configuration>.json`, from `preprocess`.
-        weights: the ViT's checkpoint; None for a random ViT.
+        weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
         state: folder of checkpoints; a killed run resumes there, and it is removed at the end.
         output: `model.safetensors`, written last; beside it appear `model.json` (what it takes to
             rebuild the network) and `history.jsonl` (one line an epoch).
@@ -96,7 +96,7 @@ def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, st
 
 def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -> None:
     """Find out now, and not after hours of training, that something does not fit."""
-    method, fold = options.method, options.training.fold
+    method, fold = options.method, options.fold
     marker = read_json(preprocessed)
     if marker["configuration"] != method.configuration:
         raise MeddinoError(
@@ -105,9 +105,7 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
         )
     splits = read_json(preprocessed.parent / "splits_final.json")
     if fold >= len(splits):
-        raise MeddinoError(
-            f"training.fold is {fold}, but the split has folds 0 to {len(splits) - 1}"
-        )
+        raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
     if (method.weights is None) != (weights is None):
         given = "given" if weights else "missing"
         raise MeddinoError(f"weights: the method says {method.weights}, but a file is {given}")
@@ -126,7 +124,7 @@ def _trainer(options: FinetuneOptions, folder: Path, team: "Team") -> Any:
     trainer = StudyTrainer(
         plans,
         options.method.configuration,
-        options.training.fold,
+        options.fold,
         read_json(folder / "dataset.json"),
         team.device,
     )

@@ -20,7 +20,7 @@ from meddino.finetune.networks import build_network
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.finetune.settings import Settings, read_settings, write_settings
 from meddino.finetune.snapshot import restore, seed_everything, snapshot, unwrapped
-from meddino.finetune.vit import read_vit
+from meddino.finetune.vit import read_start, start_of
 from meddino.models import checkpoints
 from meddino.models.distributed import Team
 from meddino.models.weights import load_strictly
@@ -54,18 +54,16 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
         self.enable_deep_supervision = settings.method.deep_supervision
 
     def start(self, weights: Path | None) -> None:
-        """Set up network and optimiser; the ViT starts from `weights`, or at random.
+        """Set up network and optimiser; what starts from `weights` is filled.
 
         Raises:
             MeddinoError: the checkpoint does not fit.
         """
-        if weights is None:
-            self.set_up()
-            return
-        vit, tensors = read_vit(weights, self.settings.method)
+        vit, tensors = read_start(weights, self.settings.method)
         self.adopt(self.settings.model_copy(update={"vit": vit}))
         self.set_up()
-        load_strictly(unwrapped(self.network).get_submodule("backbone"), tensors, str(weights))
+        if weights is not None:
+            load_strictly(start_of(unwrapped(self.network)), tensors, str(weights))
 
     def set_up(self) -> None:
         """Set up network, optimiser and loss as nnU-Net does, in one process or several."""

@@ -1,47 +1,123 @@
-"""The ViT of a method: random, or that of a checkpoint."""
+"""What a method's network starts from: random weights, or those of a checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from meddino.core.errors import MeddinoError
 from meddino.finetune.options import Method
 from meddino.finetune.settings import Settings
 from meddino.models import weights
-from meddino.models.architectures import named
-from meddino.models.vit import VisionTransformer, build
+from meddino.models.architectures import library_of, named
+from meddino.models.vit import build
 
 # What a checkpoint may bring of its own; all else must be that of the backbone that a method names.
 OWN = ("storage_tokens", "qkv_bias", "mask_k_bias", "layerscale", "norm_eps", "untie_cls_norm")
 
 
-def build_vit(settings: Settings) -> VisionTransformer:
-    """Build a method's ViT with random weights, made as its checkpoint is."""
+def build_vit(settings: Settings) -> Any:
+    """Build a method's ViT with random weights, made as its checkpoint is.
+
+    Returns:
+        A module with `get_intermediate_layers`, `embed_dim` and `patch_size`.
+
+    Raises:
+        MeddinoError: its library cannot build it, or it lacks blocks that the method reads.
+    """
     method, changes = settings.method, dict(settings.vit)
     assert method.backbone is not None, "Method demands a backbone for these networks"
+    if library_of(method.backbone) is not None:
+        return _library_vit(method, changes)
     if method.weights is None:
-        changes["layerscale"] = method.layerscale
-        if method.storage_tokens is not None:
-            changes["storage_tokens"] = method.storage_tokens
+        changes |= _asked(method) | {"layerscale": method.layerscale}
     return build(method.backbone, drop_path=method.drop_path, **changes)
 
 
-def read_vit(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint's ViT.
+def _library_vit(method: Method, description: dict[str, Any]) -> nn.Module:
+    from meddino.models import library
+
+    vit = library.build(description, method.drop_path)
+    if max(method.blocks) >= vit.depth:
+        raise MeddinoError(
+            f"blocks: {method.blocks}, but {method.backbone} has blocks 0 to {vit.depth - 1}"
+        )
+    return vit
+
+
+def read_start(path: Path | None, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what a method's network starts from.
+
+    Args:
+        path: the checkpoint, from `weights` or `pretrain`; None for random weights.
+        method: what is trained.
 
     Returns:
-        How it differs from the backbone that the method names (for `Settings.vit`), and its
-        tensors.
+        What rebuilds the ViT without that file (for `Settings.vit`): how it differs from the
+        backbone that the method names, or how its library describes it; and the tensors of
+        `start_of`, none for random weights.
 
     Raises:
-        MeddinoError: it is unreadable, or of another size than that backbone.
+        MeddinoError: it is unreadable, or does not fit the method.
     """
+    if library_of(method.backbone) is not None:
+        return _read_library(path, method)
+    if path is None:
+        return {}, {}
+    if method.network == "segformer":
+        return {}, _of_kind(weights.read(path), "segformer", path)
+    return _read_ours(path, method)
+
+
+def start_of(network: nn.Module) -> nn.Module:
+    """The part of a network that a checkpoint fills: the ViT, or SegFormer's encoder."""
+    return network.get_submodule("backbone" if hasattr(network, "backbone") else "stages")
+
+
+def _read_library(path: Path | None, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from meddino.models import library
+
+    backbone = str(method.backbone)
+    if path is None:
+        return library.describe(backbone), {}
+    content = weights.read(path)
+    tensors = _of_kind(content, backbone, path)
+    description: dict[str, Any] = content["meta"]["description"]
+    return description, {f"model.{key}": value for key, value in tensors.items()}
+
+
+def _of_kind(content: Mapping[str, Any], kind: str, path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint that `weights` stored as that of another network than ours."""
+    found = content.get("meta", {}).get("kind", "dinov3")
+    if found != kind:
+        raise MeddinoError(
+            f"{path} is a checkpoint for {found}, not for {kind}; make it with `meddino weights`"
+        )
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _read_ours(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
     assert method.backbone is not None, "Method demands a backbone for these networks"
     vit = weights.load_backbone(path)
     weights.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
-    found, usual = asdict(vit.architecture), asdict(named(method.backbone))
-    state = vit.state_dict()
+    asked = _asked(method)
+    found, usual = asdict(vit.architecture) | asked, asdict(named(method.backbone))
     # Used for local crops in pretraining only.
-    state = {key: value for key, value in state.items() if not key.startswith("local_cls_norm.")}
+    dropped = ["local_cls_norm."]
+    dropped += ["storage_tokens"] if found["storage_tokens"] == 0 else []
+    state = {
+        key: value
+        for key, value in vit.state_dict().items()
+        if not key.startswith(tuple(dropped))
+        and not (method.train_k_bias and key.endswith("bias_mask"))
+    }
     return {key: found[key] for key in OWN if found[key] != usual[key]}, state
+
+
+def _asked(method: Method) -> dict[str, Any]:
+    """What a method wants of its ViT's architecture, whatever a checkpoint has."""
+    asked: dict[str, Any] = {"storage_tokens": method.storage_tokens, "norm_eps": method.norm_eps}
+    asked |= {"mask_k_bias": False if method.train_k_bias else None}
+    return {key: value for key, value in asked.items() if value is not None}

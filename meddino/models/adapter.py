@@ -15,6 +15,7 @@ from meddino.models.deformable import DeformableAttention, Shape, centres
 
 STRIDES = (4, 8, 16, 32)
 EXTRA_EXTRACTORS = 2  # after the last block, as in DINOv3's adapter
+NORM_EPS = 1e-6
 
 
 class Adapter(nn.Module):
@@ -122,14 +123,17 @@ class Extractor(nn.Module):
         """Build one extractor; the arguments are those of `Adapter`."""
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.query_norm = nn.LayerNorm(dim)
-        self.feature_norm = nn.LayerNorm(dim)
+        self.query_norm = nn.LayerNorm(dim, NORM_EPS)
+        self.feature_norm = nn.LayerNorm(dim, NORM_EPS)
         self.attention = DeformableAttention(dim, heads, 1, points, value_ratio)
-        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_norm = nn.LayerNorm(dim, NORM_EPS)
         self.fc1 = nn.Linear(dim, hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop_path = drop_path
+        for linear in (self.fc1, self.fc2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, shapes: Sequence[Shape], feature: Tensor) -> Tensor:
         """Update `query` (B, Q, dim), the tokens of maps of `shapes`, from one (B, dim, h, w)."""

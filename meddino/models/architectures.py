@@ -58,3 +58,12 @@ def named(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise ValueError(f"backbone {name!r}: not one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
+
+
+LIBRARIES = ("timm", "transformers")
+
+
+def library_of(backbone: str | None) -> tuple[str, str] | None:
+    """Library and name of a backbone such as `timm:vit_base_patch16_224`; None for ours."""
+    library, colon, name = (backbone or "").partition(":")
+    return (library, name) if colon and name and library in LIBRARIES else None

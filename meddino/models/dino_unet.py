@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meddino.models.adapter import STRIDES, Adapter
+from meddino.models.primus import he_init
 from meddino.models.tokens import patch_features
 
 
@@ -26,6 +27,9 @@ class DinoUNet(nn.Module):
     ) -> None:
         """Join the parts; the backbone's parameters stop requiring a gradient.
 
+        Convolutions of all other parts are drawn as nnU-Net draws them. The authors' code does so
+        too, but reaches the frozen ViT's patch embedding as well, whose weights are then lost.
+
         Args:
             backbone: a ViT with `get_intermediate_layers`, of three input channels.
             patch_px: side of its patches (px).
@@ -38,6 +42,8 @@ class DinoUNet(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         self.patch_px, self.blocks = patch_px, tuple(blocks)
         self.adapter, self.projection, self.decoder = adapter, projection, decoder
+        for part in (adapter, projection, decoder):
+            part.apply(he_init)
 
     def train(self, mode: bool = True) -> DinoUNet:
         """Set training mode everywhere but in the frozen backbone, where nothing may be random."""
@@ -60,42 +66,46 @@ class FidelityProjection(nn.Module):
     """DINO U-Net's fidelity-aware projection of the ViT's width to the decoder's.
 
     At each level a context, projected by a basis shared by all levels, scales and shifts what the
-    level's own basis gives (FiLM); a depthwise block with squeeze and excitation refines the sum.
-    The maps are then upsampled four times, so that strides 4 to 32 become 1 to 8.
+    level's own basis gives (FiLM); a refinement is added to its projection. Two transposed
+    convolutions, of the same weights, then double each map, so that strides 4 to 32 become 1 to 8.
     """
 
     def __init__(self, dim: int, rank: int, widths: Sequence[int]) -> None:
         """Build the projection from `dim` over `rank` to `widths`, finest level first."""
         super().__init__()
-        self.shared = nn.Conv2d(dim, rank, 1, bias=False)
-        self.own = nn.ModuleList(nn.Conv2d(dim, rank, 1, bias=False) for _ in widths)
+        self.shared = nn.Conv2d(dim, rank, 1)
+        self.own = nn.ModuleList(nn.Conv2d(dim, rank, 1) for _ in widths)
         self.film = nn.ModuleList(nn.Conv2d(rank, 2 * rank, 1) for _ in widths)
-        self.reduce = nn.ModuleList(nn.Conv2d(rank, width, 1, bias=False) for width in widths)
-        self.refine = nn.ModuleList(Refinement(width) for width in widths)
-        self.smooth = nn.ModuleList(conv_block(width, width) for width in widths)
+        self.refine = nn.ModuleList(Refinement(rank, width) for width in widths)
+        self.reduce = nn.ModuleList(
+            nn.Identity() if width == rank else nn.Conv2d(rank, width, 1) for width in widths
+        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(width, width, 2, 2) for width in widths)
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Map the adapter's four maps to maps of `widths` at four times their resolution."""
         maps = []
         for level, x in enumerate(pyramid):
             scale, shift = self.film[level](self.shared(x)).chunk(2, dim=1)
-            modulated = self.reduce[level](scale * self.own[level](x) + shift)
-            refined = modulated + self.refine[level](modulated)
-            maps.append(self.smooth[level](F.interpolate(refined, scale_factor=4, mode="bilinear")))
+            modulated = scale * self.own[level](x) + shift
+            refined = self.refine[level](modulated) + self.reduce[level](modulated)
+            maps.append(self.up[level](self.up[level](refined)))
         return maps
 
 
 class Refinement(nn.Module):
-    """Depthwise and pointwise convolution, weighted by squeeze and excitation."""
+    """Depthwise and pointwise convolutions, weighted by squeeze and excitation."""
 
-    def __init__(self, width: int, squeeze: int = 16) -> None:
-        """Build a block of `width` channels; the gate is `squeeze` times narrower."""
+    def __init__(self, rank: int, width: int, squeeze: int = 16) -> None:
+        """Build a block from `rank` to `width` channels; its gate is `squeeze` times narrower."""
         super().__init__()
-        hidden = max(4, width // squeeze)  # one alone would often start dead
+        hidden = max(1, width // squeeze)
         self.body = nn.Sequential(
-            nn.InstanceNorm2d(width, affine=True),
-            nn.LeakyReLU(inplace=True),
-            nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
+            nn.Conv2d(rank, width, 1),
+            *_normed(width),
+            nn.Conv2d(width, width, 3, 1, 1, groups=width),
+            nn.Conv2d(width, width, 1),
+            *_normed(width),
             nn.Conv2d(width, width, 1),
         )
         self.gate = nn.Sequential(
@@ -107,7 +117,7 @@ class Refinement(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, width, H, W) to the same shape."""
+        """Map (B, rank, H, W) to (B, width, H, W)."""
         x = self.body(x)
         gated: Tensor = x * self.gate(x)
         return gated
@@ -140,8 +150,8 @@ class UNetDecoder(nn.Module):
 
 def conv_block(channels_in: int, channels_out: int) -> nn.Sequential:
     """nnU-Net's convolution, instance normalisation and leaky ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, 1, 1),
-        nn.InstanceNorm2d(channels_out, affine=True),
-        nn.LeakyReLU(inplace=True),
-    )
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, 1, 1), *_normed(channels_out))
+
+
+def _normed(width: int) -> tuple[nn.Module, nn.Module]:
+    return nn.InstanceNorm2d(width, affine=True), nn.LeakyReLU(inplace=True)

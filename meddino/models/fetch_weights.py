@@ -1,36 +1,58 @@
 """The `weights` verb: put a published checkpoint where the study looks for it, checked."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
+from meddino.datasets import clients
 from meddino.datasets.download import download
 from meddino.datasets.sources import LOCAL, local_path
-from meddino.models import weights
-from meddino.models.options import WeightsOptions
+from meddino.models import layouts, weights
+from meddino.models.options import DINOV3, SEGFORMER, WeightsOptions
 
 
 def run(options: WeightsOptions, *, output: Path) -> None:
-    """Obtain one checkpoint, check it, and store its ViT under the public key names.
+    """Obtain one checkpoint, check it, and store what a network starts from.
 
     Args:
-        options: where it is.
-        output: `<name>.pth`, a state dict with what tensors do not tell under `meta`.
+        options: where it is, and what it must be.
+        output: `<name>.pth`, a state dict with what tensors do not tell under `meta`: a ViT's under
+            the public key names, SegFormer's encoder under ours, a library's under its own.
 
     Raises:
-        MeddinoError: it cannot be had, its checksum is another, or it is no DINOv3 ViT.
+        MeddinoError: it cannot be had, its checksum is another, or it is of another network.
     """
     try:
         source = _obtain(options, output)
         _check(options, output.stem, source)
-        vit = weights.load_backbone(source)
+        content = _content(options.kind, source)
     finally:
         _download_path(options, output).unlink(missing_ok=True)
-    content = {**vit.state_dict(), "meta": {"norm_eps": vit.architecture.norm_eps}}
+        shutil.rmtree(_hub_folder(output), ignore_errors=True)
     with atomic(output) as temporary:
         torch.save(content, temporary)
+
+
+def _content(kind: str, source: Path) -> dict[str, Any]:
+    """What is stored of a checkpoint of a kind."""
+    if kind == DINOV3:
+        vit = weights.load_backbone(source)
+        return {**vit.state_dict(), "meta": {"norm_eps": vit.architecture.norm_eps}}
+    if kind == SEGFORMER:
+        from meddino.models.segformer import encoder_state
+
+        found = {k: v for k, v in weights.read(source).items() if isinstance(v, Tensor)}
+        return {**encoder_state(found, str(source)), "meta": {"kind": kind}}
+    from meddino.models import library
+
+    description, tensors = library.adopt(kind, source)
+    return {**tensors, "meta": {"kind": kind, "description": description}}
 
 
 def _download_path(options: WeightsOptions, output: Path) -> Path:
@@ -39,9 +61,15 @@ def _download_path(options: WeightsOptions, output: Path) -> Path:
     return output.with_name(f".tmp-{output.stem}.original{suffix}")
 
 
+def _hub_folder(output: Path) -> Path:
+    return output.with_name(f".tmp-{output.stem}.hub")
+
+
 def _obtain(options: WeightsOptions, output: Path) -> Path:
     """The published checkpoint: where it lies already, or downloaded beside `output`."""
     name = output.stem
+    if options.hub is not None:
+        return weights.file_of(_from_hub(options.hub, name, _hub_folder(output)))
     if options.url is not None and not options.url.startswith(LOCAL):
         local = _download_path(options, output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +78,8 @@ def _obtain(options: WeightsOptions, output: Path) -> Path:
     if options.url is None and options.file is None:
         raise MeddinoError(
             f"weights.{name}: {options.how or 'no source is known'}; then put the path of the file"
-            f" or folder under weights.{name}.file in the configuration"
+            f" or folder under weights.{name}.file in the configuration (or, for a model on"
+            f" Hugging Face, owner/name under weights.{name}.hub)"
         )
     source = Path(options.file) if options.file else local_path(options.url or "")
     if not source.exists():
@@ -58,6 +87,34 @@ def _obtain(options: WeightsOptions, output: Path) -> Path:
             f"weights.{name}: {options.file or options.url} does not exist; {options.how}"
         )
     return weights.file_of(source)
+
+
+def _from_hub(place: str, name: str, folder: Path) -> Path:
+    """Bring the weights of a model on Hugging Face and their `config.json` to a folder."""
+    from huggingface_hub import HfApi
+
+    repo, _, revision = place.partition("@")
+    # Kept where the client fails, so that it resumes.
+    scratch = folder.with_name(f"{folder.name}.client")
+
+    def bring() -> None:
+        held = HfApi().list_repo_files(repo, revision=revision or None)
+        best = [file for file in layouts.FILES if file in held][:1]
+        if not best or "config.json" not in held:
+            raise MeddinoError(
+                f"weights.{name}: {place} holds no config.json with {' or '.join(layouts.FILES)}"
+            )
+        for file in (*best, "config.json"):
+            HfApi().hf_hub_download(repo, file, revision=revision or None, local_dir=scratch)
+
+    remedy = (
+        f"accept its terms on huggingface.co and log in with `hf auth login`, or give what you"
+        f" have as weights.{name}.file"
+    )
+    clients.patiently(bring, f"weights.{name}: {place} on Hugging Face", remedy)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(scratch, folder)
+    return folder
 
 
 def _check(options: WeightsOptions, name: str, local: Path) -> None:
@@ -72,6 +129,6 @@ def _check(options: WeightsOptions, name: str, local: Path) -> None:
         ) from error
     if found != options.sha256:
         raise MeddinoError(
-            f"weights.{name}: SHA-256 of {options.url or options.file} is {found}, expected "
-            f"{options.sha256}; it is damaged or another version: obtain it again"
+            f"weights.{name}: SHA-256 of {options.url or options.file or options.hub} is {found},"
+            f" expected {options.sha256}; it is damaged or another version: obtain it again"
         )

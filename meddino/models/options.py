@@ -6,14 +6,19 @@ from pydantic import Field, model_validator
 
 from meddino.core.options import Options
 
+DINOV3, SEGFORMER = "dinov3", "segformer"
+"""Kinds of checkpoints, beside those of libraries."""
 
-class WeightsOptions(Options):
-    """A published checkpoint of a ViT."""
+
+class Published(Options):
+    """A published checkpoint: where it is."""
 
     url: str | None = Field(None, pattern=r"^(https?://|file:)")
     """Where it can be downloaded without an account."""
     file: str | None = None
     """Where you have put it, if it cannot: a file, or a folder of transformers or timm."""
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+    """Where it is on Hugging Face: owner/name, or owner/name@revision. Your login is used."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of its file; checked where given."""
     how: str = ""
@@ -21,6 +26,14 @@ class WeightsOptions(Options):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.url is not None and self.file is not None:
-            raise ValueError("give `url` or `file`, not both")
+        if sum(origin is not None for origin in (self.url, self.file, self.hub)) > 1:
+            raise ValueError("give one of `url`, `file` and `hub`")
         return self
+
+
+class WeightsOptions(Published):
+    """What `weights` needs of a study."""
+
+    kind: str = DINOV3
+    """What the checkpoint must be: `dinov3` (a ViT as ours), `segformer` (its encoder), or a ViT
+    of a library, such as `timm:vit_base_patch16_224`."""

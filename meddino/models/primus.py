@@ -29,7 +29,8 @@ class Primus(nn.Module):
         Args:
             backbone: a ViT with `get_intermediate_layers`, of three input channels.
             embed_dim: width C of its tokens.
-            patch_px: side of its patches (px), a power of two.
+            patch_px: side of its patches (px). Where it is no power of two, as in DINOv2, the
+                logits come out finer than the image, and are interpolated to it.
             blocks: blocks whose patch tokens are used, counted from 0; the paper's are 2, 5, 8, 11.
             classes: number of classes, background included.
         """
@@ -43,6 +44,9 @@ class Primus(nn.Module):
         """Map images (B, 1, H, W), z-scored by nnU-Net, to logits (B, classes, H, W)."""
         features = patch_features(self.backbone, image, self.blocks, self.patch_px)
         logits: Tensor = self.decoder(torch.cat(features, dim=1))
+        height, width = (side * self.patch_px for side in features[0].shape[-2:])
+        if logits.shape[-2:] != (height, width):
+            logits = F.interpolate(logits, (height, width), mode="bilinear")
         return logits[:, :, : image.shape[2], : image.shape[3]]
 
 
@@ -50,7 +54,7 @@ class PrimusDecoder(nn.Sequential):
     """Back-to-back (transposed convolution, LayerNorm, GELU), each doubling the resolution.
 
     The channels are halved in every stage, as in the authors' code; a 1x1 convolution gives the
-    logits. A patch of 16 px takes four stages.
+    logits. A patch of 16 px takes four stages, and so does one of 14.
     """
 
     def __init__(self, channels: int, patch_px: int, classes: int) -> None:
@@ -60,7 +64,7 @@ class PrimusDecoder(nn.Sequential):
             stages.append(UpsamplingStage(channels, channels // 2))
             channels //= 2
         super().__init__(*stages, nn.Conv2d(channels, classes, kernel_size=1))
-        self.apply(_he_init)
+        self.apply(he_init)
 
 
 class UpsamplingStage(nn.Module):
@@ -80,20 +84,18 @@ class UpsamplingStage(nn.Module):
 
 
 def num_doublings(patch_px: int) -> int:
-    """How often a patch grid must be doubled to reach pixels.
+    """How often a patch grid must be doubled to be as fine as pixels, or finer.
 
     Raises:
-        ValueError: `patch_px` is not a power of two, so the grid cannot be doubled up to pixels.
+        ValueError: there is nothing to double.
     """
-    if patch_px < 2 or patch_px & (patch_px - 1):
-        raise ValueError(
-            f"a decoder of doublings needs a patch of 2, 4, 8, 16... px, not {patch_px}"
-        )
-    return patch_px.bit_length() - 1
+    if patch_px < 2:
+        raise ValueError(f"a decoder of doublings needs a patch of 2 px or more, not {patch_px}")
+    return (patch_px - 1).bit_length()
 
 
-def _he_init(module: nn.Module) -> None:
-    # nnU-Net's InitWeights_He(1e-2), which the authors use for this decoder.
+def he_init(module: nn.Module) -> None:
+    """Draw a convolution's weights as nnU-Net does (InitWeights_He, slope 1e-2); for `apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, a=1e-2)
         if module.bias is not None:

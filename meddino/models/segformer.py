@@ -4,16 +4,40 @@ Written in plain torch: the class in `transformers` imports torchvision wherever
 A test holds it against that class, weight for weight.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meddino.core.errors import MeddinoError
+
 STRIDES = (4, 2, 2, 2)
 KERNELS = (7, 3, 3, 3)
 REDUCTIONS = (8, 4, 2, 1)  # of keys and values, per side
 MLP_RATIO = 4
+
+# Names of transformers' encoder, of its files and (from release 5 on) in memory, and ours.
+NAMES = {
+    r"^(segformer\.)?(encoder\.)?": "",
+    r"^patch_embeddings\.(\d)\.": r"stages.\1.patch_embeddings.",
+    r"^block\.(\d)\.": r"stages.\1.blocks.",
+    r"^layer_norm\.(\d)\.": r"stages.\1.norm.",
+    r"^(stages\.\d)\.layer_norm\.": r"\1.norm.",
+    r"patch_embeddings\.proj\.": "embed.",
+    r"patch_embeddings\.layer_norm\.": "embed_norm.",
+    r"layer_norm_1\.|layernorm_before\.": "attention_norm.",
+    r"layer_norm_2\.|layernorm_after\.": "mlp_norm.",
+    r"attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.": "reduce.",
+    r"attention\.(self|sequence_reduction)\.layer_norm\.": "reduce_norm.",
+    r"attention\.(self\.query|q_proj)\.": "q.",
+    r"attention\.(self\.key|k_proj)\.": "k.",
+    r"attention\.(self\.value|v_proj)\.": "v.",
+    r"attention\.(output\.dense|o_proj)\.": "out.",
+    r"mlp\.dwconv\.dwconv\.": "depthwise.",
+    r"mlp\.(dense|fc)([12])\.": r"fc\2.",
+}
 
 
 class SegFormer(nn.Module):
@@ -28,6 +52,7 @@ class SegFormer(nn.Module):
         decoder_width: int,
         drop_path: float = 0.0,
         dropout: float = 0.1,
+        authors: bool = False,
     ) -> None:
         """Build the network; B2 is depths 3, 4, 6, 3, widths 64, 128, 320, 512, decoder 768.
 
@@ -39,6 +64,9 @@ class SegFormer(nn.Module):
             decoder_width: channels of the decoder.
             drop_path: rate of the last block; it grows linearly from 0 at the first.
             dropout: of the decoder, before the classifier.
+            authors: build it as MedDINOv3's authors do: a residual and a LayerNorm within the
+                Mix-FFN, whole channels dropped, logits upsampled by a transposed convolution,
+                Xavier's initialisation.
         """
         super().__init__()
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
@@ -46,20 +74,22 @@ class SegFormer(nn.Module):
         channels = 3
         for index, depth in enumerate(depths):
             blocks = [rates.pop(0) for _ in range(depth)]
-            self.stages.append(MixStage(channels, widths[index], heads[index], blocks, index))
+            stage = MixStage(channels, widths[index], heads[index], blocks, index, authors)
+            self.stages.append(stage)
             channels = widths[index]
         self.projections = nn.ModuleList(nn.Conv2d(width, decoder_width, 1) for width in widths)
         self.fuse = nn.Conv2d(decoder_width * len(widths), decoder_width, 1, bias=False)
         self.norm = nn.BatchNorm2d(decoder_width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout) if authors else nn.Dropout(dropout)
         self.classifier = nn.Conv2d(decoder_width, classes, 1)
-        self.apply(_init)
+        self.up = nn.ConvTranspose2d(classes, classes, 4, 4) if authors else nn.Identity()
+        self.apply(_xavier_init if authors else _init)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 1, H, W) to logits (B, classes, H, W).
 
         The decoder works at a quarter of the resolution; its logits are upsampled bilinearly, as
-        in SegFormer's paper.
+        in SegFormer's paper, or by a convolution, as by the authors.
         """
         features = []
         x = image.expand(-1, 3, -1, -1)
@@ -69,7 +99,7 @@ class SegFormer(nn.Module):
         size = features[0].shape[-2:]
         resized = [F.interpolate(f, size, mode="bilinear") for f in reversed(features)]
         fused = F.relu(self.norm(self.fuse(torch.cat(resized, dim=1))))
-        logits = self.classifier(self.dropout(fused))
+        logits = self.up(self.classifier(self.dropout(fused)))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear")
 
 
@@ -77,7 +107,13 @@ class MixStage(nn.Module):
     """Overlapping patch embedding and transformer blocks, from map to map."""
 
     def __init__(
-        self, channels: int, width: int, heads: int, drop_paths: Sequence[float], index: int
+        self,
+        channels: int,
+        width: int,
+        heads: int,
+        drop_paths: Sequence[float],
+        index: int,
+        skip: bool = False,
     ) -> None:
         """Build stage `index` (0 to 3), one block for each entry of `drop_paths`."""
         super().__init__()
@@ -85,7 +121,7 @@ class MixStage(nn.Module):
         self.embed = nn.Conv2d(channels, width, kernel, STRIDES[index], kernel // 2)
         self.embed_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
-            MixBlock(width, heads, REDUCTIONS[index], rate) for rate in drop_paths
+            MixBlock(width, heads, REDUCTIONS[index], rate, skip) for rate in drop_paths
         )
         self.norm = nn.LayerNorm(width)
 
@@ -102,8 +138,18 @@ class MixStage(nn.Module):
 class MixBlock(nn.Module):
     """Attention over spatially reduced keys and values, then the Mix-FFN."""
 
-    def __init__(self, width: int, heads: int, reduction: int, drop_path: float) -> None:
-        """Build a block; `reduction` is the stride of the map of keys and values."""
+    def __init__(
+        self, width: int, heads: int, reduction: int, drop_path: float, skip: bool = False
+    ) -> None:
+        """Build a block.
+
+        Args:
+            width: channels.
+            heads: attention heads.
+            reduction: stride of the map of keys and values.
+            drop_path: share of samples whose branches are dropped in training.
+            skip: whether the Mix-FFN's convolution has a residual and a LayerNorm.
+        """
         super().__init__()
         self.heads, self.drop_path = heads, drop_path
         self.attention_norm = nn.LayerNorm(width)
@@ -120,6 +166,7 @@ class MixBlock(nn.Module):
         self.depthwise = nn.Conv2d(
             MLP_RATIO * width, MLP_RATIO * width, 3, 1, 1, groups=MLP_RATIO * width
         )
+        self.skip_norm = nn.LayerNorm(MLP_RATIO * width) if skip else None
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -139,8 +186,11 @@ class MixBlock(nn.Module):
         return out
 
     def _mix(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        hidden = self.depthwise(_to_map(self.fc1(tokens), size))
-        out: Tensor = self.fc2(F.gelu(hidden.flatten(2).transpose(1, 2)))
+        wide = self.fc1(tokens)
+        hidden = self.depthwise(_to_map(wide, size)).flatten(2).transpose(1, 2)
+        if self.skip_norm is not None:
+            hidden = self.skip_norm(hidden + wide)
+        out: Tensor = self.fc2(F.gelu(hidden))
         return out
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -165,3 +215,41 @@ def _init(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=(2 * module.groups / fan_out) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _xavier_init(module: nn.Module) -> None:
+    # A transposed convolution keeps torch's own.
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def encoder_state(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors of `SegFormer.stages` from those of transformers' encoder (MiT).
+
+    Args:
+        tensors: of `SegformerModel` or of a model around it, whose head is left out.
+        source: what they came from, for messages.
+
+    Raises:
+        MeddinoError: they are not those of this encoder.
+    """
+    named = {}
+    for key, value in tensors.items():
+        for theirs, ours in NAMES.items():
+            key = re.sub(theirs, ours, key)
+        named[key.removeprefix("stages.")] = value
+    # Heads: a classifier of ImageNet's, or SegFormer's decoder.
+    state = {k: v for k, v in named.items() if not k.startswith(("classifier.", "decode_head."))}
+    for key in [key for key in state if ".k." in key]:
+        partner = key.replace(".k.", ".v.")
+        if partner in state:
+            state[key.replace(".k.", ".kv.")] = torch.cat([state.pop(key), state.pop(partner)])
+    if "0.embed.weight" not in state:
+        raise MeddinoError(
+            f"{source} is no encoder of SegFormer in the layout of transformers, such as"
+            f" nvidia/mit-b2 (it has {len(tensors)} tensors, such as"
+            f" {', '.join(sorted(tensors)[:3])})"
+        )
+    return state

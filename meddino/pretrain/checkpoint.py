@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
 from meddino.models import weights
 from meddino.models.architectures import Architecture, named
+from meddino.pretrain.options import PretrainOptions
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -29,10 +31,22 @@ class Source(NamedTuple):
     path: Path
     content: dict[str, Any]
 
+    def without_qkv_bias(self) -> "Source":
+        """The same without a bias of queries and values, in the ViTs of teacher and student."""
+        return self._replace(content=_without_qkv_bias(self.content))
+
     def origin(self) -> dict[str, Any]:
         """Where it comes from, for the record of the one that starts from it."""
         meta = self.content.get("meta", {})
         return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(self.path)}
+
+
+def _without_qkv_bias(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_qkv_bias(value) if key in ("teacher", "student") else value
+        for key, value in content.items()
+        if not key.endswith((".qkv.bias", ".qkv.bias_mask"))
+    }
 
 
 def expected(reference: str | None, path: Path | None, flag: str) -> Source | None:
@@ -64,16 +78,17 @@ def expected(reference: str | None, path: Path | None, flag: str) -> Source | No
     return source
 
 
-def architecture_of(backbone: str, init: Source | None) -> Architecture:
+def architecture_of(options: PretrainOptions, init: Source | None) -> Architecture:
     """That of the backbone's name, or of the checkpoint, which must be of the same size.
 
     Raises:
         MeddinoError: it is of another size.
     """
     if init is None:
-        return named(backbone)
+        usual = named(options.backbone)
+        return usual if options.qkv_bias is None else replace(usual, qkv_bias=options.qkv_bias)
     found = weights.architecture_of(init.content, str(init.path))
-    weights.check_size(found, backbone, str(init.path), "pretrain.backbone")
+    weights.check_size(found, options.backbone, str(init.path), "pretrain.backbone")
     return found
 
 

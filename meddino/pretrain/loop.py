@@ -93,12 +93,15 @@ class Job:
     def sources(self) -> dict[str, Source | None]:
         """The checkpoints that the stage starts from, read and checked."""
         stage = self.options.stage
-        return {
+        sources = {
             "init": checkpoint.expected(stage.init, self.init, "init"),
             "gram_teacher": checkpoint.expected(
                 stage.gram_teacher, self.gram_teacher, "gram_teacher"
             ),
         }
+        if self.options.qkv_bias is None:
+            return sources
+        return {key: source and source.without_qkv_bias() for key, source in sources.items()}
 
     def open(self) -> None:
         """Make `state` a folder of this very stage."""
@@ -157,7 +160,7 @@ class Trainer:
         torch.manual_seed(self.stage.seed)
         self.origin = {key: source and source.origin() for key, source in sources.items()}
         init, gram = sources["init"], sources["gram_teacher"]
-        architecture = checkpoint.architecture_of(options.backbone, init)
+        architecture = checkpoint.architecture_of(options, init)
         self.engine = ssl.Engine(architecture, self.stage).to(team.device)
         if init is not None:
             _load(self.engine, init.content, str(init.path))

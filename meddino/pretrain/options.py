@@ -334,6 +334,9 @@ class PretrainOptions:
     """What runs the stage."""
     backbone: str
     """Architecture of student, teacher and Gram teacher."""
+    qkv_bias: Literal[False] | None = None
+    """Whether queries and values have a bias: null as what the stage starts from; false takes it
+    off."""
     stage: StageOptions
     """The stage."""
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from meddino.core.options import Options
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+Recipe = Literal["controlled", "official"]
 
 
 class Table(Options):
@@ -40,6 +41,10 @@ class TableOptions(Options):
     """Names of its benchmarks, as printed."""
     tolerance_mm: float
     """Tolerance of the NSD, as printed."""
+    recipe: Recipe = "controlled"
+    """Whether rows differ in their weights alone, or as in the authors' code."""
+    recipe_changes: dict[str, list[str]] = {}
+    """Keys in which the recipes differ -> methods of the table that they differ for."""
 
 
 class FigureOptions(Options):

@@ -17,11 +17,14 @@ OPACITY = 0.45
 
 
 def by_benchmark(paths: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """Files of runs, `.../<benchmark>/<method>/fold<k>/<file>`, by benchmark and method."""
+    """Files of runs, `.../<benchmark>/<method>/fold<k>/<file>`, by benchmark and method.
+
+    Of several folds the first is taken.
+    """
     runs: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in paths:
         benchmark, method = path.parts[-4:-2]
-        runs[benchmark][method] = path
+        runs[benchmark].setdefault(method, path)
     return dict(runs)
 
 

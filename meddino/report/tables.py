@@ -93,6 +93,7 @@ def _lines(options: TableOptions, scores: pd.DataFrame) -> Iterator[dict[str, An
                         "row": options.method_labels[method],
                         "method": method,
                         "data": options.method_data[method],
+                        "recipe": options.recipe,
                         "benchmark": benchmark,
                         "metric": metric,
                         "protocol": protocol,
@@ -163,8 +164,22 @@ def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
     return (
         "This run (the paper, the difference), in %. Mean over cases, then over structures; "
         f"{absent}.{nsd if 'NSD' in options.table.metrics else ''}{seen}"
-        f" Cases: {counts}."
+        f" {_recipe(options)} Cases: {counts}."
     )
+
+
+def _recipe(options: TableOptions) -> str:
+    """Which recipe ran, and for which rows the other one has other values."""
+    labels = options.method_labels
+    changes = "; ".join(
+        f"{key} ({', '.join(labels[method] for method in methods)})"
+        for key, methods in options.recipe_changes.items()
+    )
+    here, there = {
+        "controlled": ("rows differ as they say, in nothing else", "the authors' code differs"),
+        "official": ("rows as in the authors' code", "`controlled` differs"),
+    }[options.recipe]
+    return f"Recipe {options.recipe}: {here}{f'; {there} in {changes}' if changes else ''}."
 
 
 def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:

@@ -15,6 +15,8 @@ rule leaves:
 
 
 rule weights:
+    input:
+        lambda wildcards: STUDY.weights_inputs(wildcards.weights),
     output:
         f"{RESOURCES}/weights/{{weights}}.pth",
     log:

@@ -96,7 +96,7 @@ def _prepare(
     stage, init, gram = options.stage, sources["init"], sources["gram_teacher"]
     source = "random weights" if init is None else str(init.path)
     content = None if init is None else init.content
-    architecture = architecture_of(options.backbone, init)
+    architecture = architecture_of(options, init)
     config = trainer_config(
         options,
         architecture,
