@@ -3,7 +3,8 @@
 `python -m benchmarks.prediction --python PATH`, where PATH is the Python of an environment in which
 meddino is installed and torch and torchvision match: nnU-Net's command imports both.
 Both run in it as commands, from starting Python to the last file, with nnU-Net's defaults (mirrored
-images averaged, its three and three processes).
+images averaged, its three and three processes). On shared cores set OMP_NUM_THREADS=1: threads that
+wait for each other made a network 9 times slower.
 """
 
 import argparse
