@@ -1,210 +1,162 @@
-"""Segmenting a volume: `segment` and nnU-Net's predictor with its defaults, same network.
+"""Seconds a volume: `meddino predict` against `nnUNetv2_predict`, with the same weights.
 
-    python benchmarks/prediction.py [--method meddinov3] [--size-px 896] [--slices 120]
-
-The volume is a phantom of 512 x 512 pixels a slice, the network has random weights and 16 classes.
-Each runs in a process of its own, which loads the model, reads the file, segments and writes.
-nnU-Net's starts further processes to read and to write, as `nnUNetv2_predict` does. Seconds are of
-all that but the start of Python; memory is the peak of the largest process. Labels are compared.
-`--network conv` replaces the network by a single convolution: what is left is memory and the time
-of everything else, which a CPU can measure at full size.
+`python benchmarks/prediction.py --python PATH`, where PATH is the Python of an environment in which
+meddino is installed and torch and torchvision match: nnU-Net's command imports both.
+Both run in it as commands, from starting Python to the last file, with nnU-Net's defaults (mirrored
+images averaged, its three and three processes). On shared cores set OMP_NUM_THREADS=1: threads that
+wait for each other made a network 9 times slower.
 """
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
+import safetensors.torch
 import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from phantoms import scanned
 
-from meddino.config import load as load_study
-from meddino.finetune import model
+from meddino.core.files import read_json, write_json
+from meddino.finetune import plan
 from meddino.finetune.networks import build_network
-from meddino.finetune.nnunet import quiet
-from meddino.finetune.options import Prediction
-from meddino.finetune.segmenter import Segmenter
+from meddino.finetune.options import Method, Planning, PlanOptions, Training
 from meddino.finetune.settings import Settings, write_settings
-from meddino.models.architectures import ARCHITECTURES, named
-from meddino.models.device import choose
 
-STUDY = load_study([Path(__file__).parents[1] / "config.yaml"])
-CLASSES, IMAGE_PX = 16, 512
-SIDES = ("segment", "nnU-Net")
-UNET = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": 7,
-        "features_per_stage": [32, 64, 128, 256, 512, 512, 512],
-        "conv_op": "torch.nn.modules.conv.Conv2d",
-        "kernel_sizes": [[3, 3]] * 7,
-        "strides": [[1, 1], *[[2, 2]] * 6],
-        "n_conv_per_stage": [2] * 7,
-        "n_conv_per_stage_decoder": [2] * 6,
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
+ROOT = Path(__file__).parents[1]
+NAME, LABELS = "Dataset990_bench", {"background": 0, "body": 1, "soft": 2, "bone": 3}
+METHODS: dict[str, dict[str, Any]] = {
+    "U-Net": {"network": "unet", "optimizer": "sgd", "lr": 0.01},
+    "ViT": {
+        "network": "primus",
+        "backbone": "vittiny8",
+        "blocks": [0, 1],
+        "optimizer": "adamw",
+        "lr": 0.001,
     },
-    "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
 }
-"""nnU-Net's usual plan of slices of 512 pixels."""
+
+
+def write_raw(folder: Path, volumes: int, size_px: int, slices: int) -> Path:
+    """Phantoms in nnU-Net's layout, labelled by HU; all are validation cases of fold 0."""
+    rng, cases = np.random.default_rng(0), {}
+    for number in range(volumes):
+        scan = scanned(size_px, slices, rng)
+        label = np.digitize(scan.image, (-500, 0, 150)).astype(np.uint8)
+        case = f"{number:02d}"
+        files = {"images": f"imagesTr/{case}_0000.nii.gz", "label": f"labelsTr/{case}.nii.gz"}
+        for path, array in ((files["images"], scan.image), (files["label"], label)):
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(scan.spacing[::-1])
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(folder / path))
+        cases[case] = {"images": [files["images"]], "label": files["label"]}
+    content = {"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    write_json(folder / "dataset.json", {**content, "numTraining": volumes, "dataset": cases})
+    write_json(folder / "splits_final.json", [{"train": [], "val": sorted(cases)}])
+    return folder / "dataset.json"
+
+
+def write_models(plans: Path, dataset: Path, method: Method, folder: Path) -> None:
+    """One random network as our model and as nnU-Net's results."""
+    content = read_json(plans)
+    settings = Settings(method=method, training=Training())
+    write_settings(content, settings)
+    manager = PlansManager(content)
+    torch.manual_seed(0)
+    network = build_network(settings, manager.get_configuration("2d"), len(LABELS), False)
+    facts = {key: read_json(dataset)[key] for key in ("channel_names", "labels", "file_ending")}
+    axes = [0, 1]
+    write_json(
+        folder / "ours/model.json",
+        {
+            "plans": content,
+            "configuration": "2d",
+            "dataset_json": facts,
+            "fold": 0,
+            "mirror_axes": axes,
+        },
+    )
+    safetensors.torch.save_model(network, str(folder / "ours/model.safetensors"))
+    write_json(folder / "theirs/plans.json", content)
+    write_json(folder / "theirs/dataset.json", facts)
+    (folder / "theirs/fold_0").mkdir()
+    named = method.network != "unet"
+    torch.save(
+        {
+            "trainer_name": "RandomViTTrainer" if named else "nnUNetTrainer",
+            "init_args": {"configuration": "2d"},
+            "network_weights": network.state_dict(),
+            "inference_allowed_mirroring_axes": axes,
+        },
+        folder / "theirs/fold_0/checkpoint_final.pth",
+    )
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    trainers = ROOT / "meddino/finetune/trainers"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "nnUNet_extTrainer": str(trainers)}
+    before = time.monotonic()
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
+    return time.monotonic() - before
+
+
+def compare(python: str, dataset: Path, folder: Path, device: str) -> tuple[float, float]:
+    """Seconds of ours and theirs; refuses to say them if a voxel differs."""
+    ours = [python, "-m", "meddino", "predict", "--dataset", str(dataset)]
+    options = {"prediction": {"device": device}, "fold": 0}
+    ours += ["--options", json.dumps(options), "--model", str(folder / "ours/model.safetensors")]
+    ours += ["--output", str(folder / "ours/pred/done.json")]
+    entry = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder"
+    theirs = [python, "-c", f"{entry} as run; run()", "-i", str(dataset.parent / "imagesTr")]
+    theirs += ["-o", str(folder / "theirs/pred"), "-m", str(folder / "theirs"), "-f", "0"]
+    theirs += ["-device", device]
+    both = seconds(ours, folder / "ours"), seconds(theirs, folder / "theirs")
+    for case in read_json(folder / "ours/pred/done.json")["cases"]:
+        found = [
+            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / side / f"pred/{case}.nii.gz")))
+            for side in ("ours", "theirs")
+        ]
+        different = int((found[0] != found[1]).sum())
+        if different:
+            sys.exit(f"{case}: {different} of {found[0].size} voxels differ")
+    return both
 
 
 def main() -> None:
-    """Make a volume and a model, run both sides, compare and print the table."""
-    given = _arguments()
-    if given.side:
-        _measure(given)
-        return
-    with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
-        folder = Path(scratch)
-        _write(folder, given)
-        print(
-            f"{given.network or given.method}, {given.size_px} px, {given.slices} slices of"
-            f" {IMAGE_PX} px, {CLASSES} classes, {choose(given.device)}\n"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default=sys.executable, help="Python that runs both")
+    parser.add_argument("--volumes", type=int, default=4)
+    parser.add_argument("--size-px", type=int, default=128)
+    parser.add_argument("--slices", type=int, default=24)
+    parser.add_argument("--patch-px", type=int, default=128)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        raw = folder / "raw" / NAME
+        dataset = write_raw(raw, given.volumes, given.size_px, given.slices)
+        planning = Planning(
+            patch_px=given.patch_px, batch_size=2, features_per_stage=[8, 16, 32, 32]
         )
-        print("| | seconds | peak memory | peak memory of the GPU |")
-        print("|---|---:|---:|---:|")
-        for side in given.sides:
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", scratch]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
+        plans = folder / "preprocessed" / NAME / "nnUNetPlans.json"
+        plan.run(PlanOptions(planning=planning), dataset=dataset, output=plans)
+        for label, values in METHODS.items():
+            method = Method.model_validate({"label": label, "weight_decay": 0, **values})
+            write_models(plans, dataset, method, folder / label)
+            ours, theirs = compare(given.python, dataset, folder / label, given.device)
             print(
-                f"| {side} | {found['seconds']:.1f} | {found['gib']:.1f} GiB |"
-                f" {found['gpu_gib']:.1f} GiB |",
-                flush=True,
+                f"{label}: ours {ours / given.volumes:.1f} s a volume, nnUNetv2_predict "
+                f"{theirs / given.volumes:.1f} s, ratio {theirs / ours:.2f}; voxels equal"
             )
-        if set(given.sides) == set(SIDES):
-            ours, theirs = (
-                sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{side}.nii.gz")))
-                for side in SIDES
-            )
-            print(f"\nequal labels: {np.array_equal(ours, theirs)}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="meddinov3", choices=list(STUDY.methods))
-    parser.add_argument("--backbone", choices=list(ARCHITECTURES), help="instead of the method's")
-    parser.add_argument("--network", choices=("conv",), help="instead of the method's")
-    parser.add_argument("--size-px", type=int, default=896)
-    parser.add_argument("--slices", type=int, default=120)
-    parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--folder", type=Path, help="where the data go (default: a temporary one)")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def _plans(size_px: int, spacing_mm: float, settings: Settings) -> dict[str, Any]:
-    """nnU-Net's plans for slices of `IMAGE_PX` that fill the network's input."""
-    kind, order = "resample_data_or_seg_to_shape", {"is_seg": False, "order_z": 0}
-    keys = {
-        "data": {"order": 3},
-        "seg": {"order": 1, "is_seg": True},
-        "probabilities": {"order": 1},
-    }
-    configuration: dict[str, Any] = {
-        "patch_size": [size_px] * 2,
-        "spacing": [spacing_mm * IMAGE_PX / size_px] * 2,
-        "batch_size": 2,
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "architecture": UNET,
-        "preprocessor_name": "DefaultPreprocessor",
-    }
-    for key, changes in keys.items():
-        configuration[f"resampling_fn_{key}"] = kind
-        configuration[f"resampling_fn_{key}_kwargs"] = {
-            **order,
-            **changes,
-            "force_separate_z": None,
-        }
-    values = {"mean": 50.0, "std": 100.0, "percentile_00_5": -200.0, "percentile_99_5": 300.0}
-    plans = {
-        "plans_name": "nnUNetPlans",
-        "dataset_name": "Dataset999_bench",
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": values},
-        "configurations": {"2d": configuration},
-    }
-    write_settings(plans, settings)
-    return plans
-
-
-def _network(settings: Settings, configuration: Any, given: argparse.Namespace) -> Any:
-    torch.manual_seed(0)
-    if given.network == "conv":
-        return torch.nn.Conv2d(1, CLASSES, 1)
-    return build_network(settings, configuration, CLASSES, False)
-
-
-def _write(folder: Path, given: argparse.Namespace) -> None:
-    """A phantom as NIfTI, and a model as `finetune` stores it."""
-    scan = scanned(IMAGE_PX, given.slices, np.random.default_rng(0))
-    image = sitk.GetImageFromArray(scan.image)
-    image.SetSpacing(scan.spacing[::-1])
-    sitk.WriteImage(image, str(folder / "case_0000.nii.gz"))
-    method = STUDY.methods[given.method].model_copy(update={"weights": None, "configuration": "2d"})
-    if given.backbone:
-        depth, count = named(given.backbone).depth, len(method.blocks)
-        blocks = [depth * (i + 1) // count - 1 for i in range(count)]
-        method = method.model_copy(update={"backbone": given.backbone, "blocks": blocks})
-    settings = Settings(method=method, training=STUDY.training)
-    manager = PlansManager(_plans(given.size_px, scan.spacing[1], settings))
-    names = {"background": 0, **{f"structure {i}": i for i in range(1, CLASSES)}}
-    trainer = SimpleNamespace(
-        configure_rotation_dummyDA_mirroring_and_inital_patch_size=lambda: None,
-        dataset_json={"channel_names": {"0": "CT"}, "labels": names, "file_ending": ".nii.gz"},
-        plans_manager=manager,
-        configuration_name="2d",
-        fold=0,
-        inference_allowed_mirroring_axes=(0, 1),
-        network=_network(settings, manager.get_configuration("2d"), given),
-    )
-    model.save(trainer, folder / "model.safetensors")
-
-
-def _measure(given: argparse.Namespace) -> None:
-    """One side, in its own process."""
-
-    def build(settings: Settings, configuration: Any, *_: Any) -> Any:
-        return _network(settings, configuration, given)
-
-    start = time.perf_counter()
-    source, target = (given.folder / name for name in ("case_0000.nii.gz", f"{given.side}.nii.gz"))
-    with mock.patch.object(model, "build_network", build):
-        options = Prediction(tta=given.tta, device=given.device)
-        segmenter = Segmenter(given.folder, options)
-    if given.side == "segment":
-        sitk.WriteImage(segmenter(source), str(target), useCompression=True)
-    else:
-        predictor = segmenter._predictor
-        # Its own loading would have put the weights here, to copy into the network for each case.
-        predictor.list_of_parameters = [predictor.network.state_dict()]
-        with quiet():
-            predictor.predict_from_files([[str(source)]], [str(target)[: -len(".nii.gz")]])
-    seconds = time.perf_counter() - start
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20
-    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    print(json.dumps({"seconds": seconds, "gib": peak, "gpu_gib": gpu}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
-import yaml
 from pydantic import (
     Field,
     StringConstraints,
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from meddino.core import layers
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.core.options import Options
@@ -133,7 +133,7 @@ class Row(Method):
         Raises:
             ValueError: they do not fit.
         """
-        changed = merge(self.model_dump(exclude={"official"}), self.official or {})
+        changed = layers.merge(self.model_dump(exclude={"official"}), self.official or {})
         try:
             method = Method.model_validate(changed)
         except ValidationError as error:
@@ -907,29 +907,4 @@ def load(paths: Sequence[str | Path]) -> Study:
     Raises:
         MeddinoError: a file is absent, is not YAML, or holds a key or value that does not fit.
     """
-    merged: dict[str, Any] = {}
-    for path in paths:
-        merged = merge(merged, _read(Path(path)))
-    return Study.parse(merged, " + ".join(map(str, paths)))
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one configuration over another as Snakemake does: sections merge, values are replaced."""
-    result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(below, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MeddinoError(f"{path}: {error.strerror}; name a configuration file") from error
-    except yaml.YAMLError as error:
-        raise MeddinoError(f"{path} is not YAML: {error}") from error
-    if not isinstance(value, dict):
-        raise MeddinoError(f"{path} holds no sections; see config.yaml for the keys")
-    return value
+    return Study.parse(layers.read(paths), " + ".join(map(str, paths)))

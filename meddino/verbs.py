@@ -158,6 +158,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.finetune.segment",
         summary="segment your own volumes with a trained model",
     ),
+    "highres": Verb(
+        module="meddino.finetune.highres",
+        summary="add 896 x 896 px to plans that nnU-Net's own planner wrote",
+    ),
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from meddino.config import Study, load, merge
+from meddino.config import Study, load
 from meddino.core.errors import MeddinoError
+from meddino.core.layers import merge
 from meddino.verbs import VERBS, options_json, run_folder, select, selectors
 
 Config = dict[str, Any]

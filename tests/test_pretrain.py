@@ -22,11 +22,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from meddino.core.errors import MeddinoError
-from meddino.models import weights
+from meddino.models import checkpoints, weights
 from meddino.models.architectures import named
+from meddino.models.distributed import Team
 from meddino.models.vit import build
 from meddino.pretrain import checkpoint, crops, leaves, loop, losses
-from meddino.pretrain.distributed import Team
 from meddino.pretrain.engine import Engine, multipliers, parameter_groups
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
@@ -475,7 +475,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(
             state=tmp_path / "state",
             output=tmp_path / "history.jsonl",
         )
-    kept = checkpoint.newest(tmp_path / "state")
+    kept = checkpoints.newest(tmp_path / "state")
     assert kept is not None and kept["iteration"] == 2
 
 
@@ -572,7 +572,7 @@ def test_a_signal_leaves_a_checkpoint_and_other_numbers_of_processes_go_on(
     )
     arguments = [sys.executable, "-c", code, str(index), str(tmp_path)]
     with subprocess.Popen(arguments, cwd=Path(__file__).parent, stderr=subprocess.PIPE) as child:
-        while not checkpoint.found(tmp_path / "state"):
+        while not checkpoints.found(tmp_path / "state"):
             assert child.poll() is None
             time.sleep(0.02)
         child.send_signal(signal.SIGUSR2)
@@ -586,18 +586,22 @@ def test_a_damaged_checkpoint_and_a_full_disk_cost_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for iteration in (1, 2, 3):
-        checkpoint.save(tmp_path, iteration, {"iteration": iteration})
-    kept = checkpoint.found(tmp_path)
+        checkpoints.save(tmp_path, iteration, {"iteration": iteration})
+    kept = checkpoints.found(tmp_path)
     assert [path.name for path in kept] == ["checkpoint-000000003.pt", "checkpoint-000000002.pt"]
     kept[0].write_bytes(kept[0].read_bytes()[:100])
-    assert checkpoint.newest(tmp_path) == {"iteration": 2}
+    assert checkpoints.newest(tmp_path) == {"iteration": 2}
+    kept[1].rename(tmp_path / "aside")
+    assert checkpoints.newest(tmp_path) is None
+    assert "starting anew" in capsys.readouterr().err
+    (tmp_path / "aside").rename(kept[1])
     if not Path("/dev/full").exists():
         return
     real = torch.save
     monkeypatch.setattr(torch, "save", lambda content, _: real(content, "/dev/full"))
-    checkpoint.save(tmp_path, 4, {"iteration": torch.zeros(100000)})
+    checkpoints.save(tmp_path, 4, {"iteration": torch.zeros(100000)})
     assert "free space" in capsys.readouterr().err
-    assert checkpoint.found(tmp_path) == kept
+    assert checkpoints.found(tmp_path) == kept
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:

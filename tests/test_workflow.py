@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meddino.config import merge
+from meddino.core.layers import merge
 from meddino.status import Plan, read_plan
 
 ROOT = Path(__file__).parent.parent

@@ -289,9 +289,12 @@ class Training(Options):
     """nnU-Net's augmentation of patches (4.1), or none, for trials too short to profit from it."""
     checkpoint_every: Positive = 10
     """Epochs between checkpoints that a killed run resumes from."""
+    processes: Positive = 1
+    """Processes that share each batch (DDP), with a GPU each; nnU-Net's loss sees one batch. Their
+    number changes which slices are drawn."""
     num_processes: int = Field(default=12, ge=0)
-    """Processes that augment (nnU-Net's default: 12); 0 augments in the training process, which
-    makes a run repeatable to the bit on a CPU."""
+    """Processes that augment, in all (nnU-Net's default: 12); 0 augments in the training process,
+    which makes a run repeatable to the bit on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     compile: bool = False

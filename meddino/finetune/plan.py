@@ -8,7 +8,7 @@ from typing import Any
 
 from meddino.core.files import read_json, write_json
 from meddino.finetune.nnunet import folders, pools, quiet
-from meddino.finetune.options import Planning, PlanOptions
+from meddino.finetune.options import Configuration, Planning, PlanOptions
 
 PLANS = "nnUNetPlans"
 
@@ -31,7 +31,7 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
     shutil.copyfile(raw / "splits_final.json", target / "splits_final.json")
     write_json(output, plans)
     for name, configuration in plans["configurations"].items():
-        print(f"{name}: {_summary(configuration)}", file=sys.stderr)
+        print(f"{name}: {summary(configuration)}", file=sys.stderr)
 
 
 def _plan(name: str, planning: Planning) -> dict[str, Any]:
@@ -70,15 +70,20 @@ def configure(plans: dict[str, Any], planning: Planning) -> None:
     if planning.features_per_stage is not None:
         _resize(base["architecture"]["arch_kwargs"], planning.features_per_stage)
     for name, extra in planning.configurations.items():
-        scales = [size / extra.patch_px for size in base["patch_size"]]
-        plans["configurations"][name] = {
-            "inherits_from": "2d",
-            # Its own folder: nnU-Net would silently reuse arrays of another spacing.
-            "data_identifier": f"{PLANS}_{name}",
-            "patch_size": [extra.patch_px] * 2,
-            "spacing": [mm * scale for mm, scale in zip(base["spacing"], scales, strict=True)],
-            "batch_size": extra.batch_size or base["batch_size"],
-        }
+        plans["configurations"][name] = finer(base, name, extra, PLANS)
+
+
+def finer(base: dict[str, Any], name: str, extra: Configuration, plans_name: str) -> dict[str, Any]:
+    """A configuration that shows the field of view of `base`, which is `2d`, in more pixels."""
+    scales = [size / extra.patch_px for size in base["patch_size"]]
+    return {
+        "inherits_from": "2d",
+        # Its own folder: nnU-Net would silently reuse arrays of another spacing.
+        "data_identifier": f"{plans_name}_{name}",
+        "patch_size": [extra.patch_px] * 2,
+        "spacing": [mm * scale for mm, scale in zip(base["spacing"], scales, strict=True)],
+        "batch_size": extra.batch_size or base["batch_size"],
+    }
 
 
 def _respace(base: dict[str, Any], spacing_mm: float) -> None:
@@ -118,7 +123,8 @@ def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]
     return content
 
 
-def _summary(configuration: dict[str, Any]) -> str:
+def summary(configuration: dict[str, Any]) -> str:
+    """A configuration in a few words."""
     spacing = ", ".join(f"{mm:.3g}" for mm in configuration["spacing"])
     height, width = configuration["patch_size"]
     return f"{height} x {width} px at {spacing} mm, batch {configuration['batch_size']}"

@@ -7,10 +7,12 @@ import SimpleITK as sitk
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
+from meddino.finetune.failures import explained
 from meddino.finetune.options import PredictOptions
 from meddino.finetune.segmenter import Segmenter
 
 
+@explained("take a GPU with more memory, prediction.device: cpu, or a job with more memory")
 def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) -> None:
     """Segment the validation cases of one fold.
 
@@ -22,7 +24,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
             `<case>.nii.gz` (uint8) a case, on the grid of its reference label.
 
     Raises:
-        MeddinoError: the split has no such fold.
+        MeddinoError: the split has no such fold, or memory does not suffice.
     """
     splits = read_json(dataset.parent / "splits_final.json")
     if options.fold >= len(splits):

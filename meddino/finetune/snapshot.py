@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 
 def snapshot(trainer: Any) -> dict[str, Any]:
-    """Everything that the next epoch depends on, generators of random numbers included."""
+    """Everything that the next epoch depends on, generators of random numbers included.
+
+    All processes of a team call it.
+    """
     scaler = trainer.grad_scaler
     return {
         "epoch": trainer.current_epoch,
@@ -17,7 +21,7 @@ def snapshot(trainer: Any) -> dict[str, Any]:
         "scaler": None if scaler is None else scaler.state_dict(),
         "log": _plain(trainer.logger.get_checkpoint()),
         "history": trainer.history,
-        "random": random_state(),
+        "random": trainer.team.gather(random_state()),
     }
 
 
@@ -30,24 +34,25 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
         trainer.grad_scaler.load_state_dict(state["scaler"])
     trainer.logger.load_checkpoint(state["log"])
     trainer.history = state["history"]
-    set_random_state(state["random"])
+    set_random_state(state["random"][trainer.team.rank])
 
 
 def unwrapped(network: Any) -> torch.nn.Module:
-    """The network inside `torch.compile`'s wrapper, if it has one."""
+    """The network inside the wrappers of DDP and `torch.compile`, if it has them."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
     inner: torch.nn.Module = getattr(network, "_orig_mod", network)
     return inner
 
 
 def random_state() -> dict[str, Any]:
-    """States of the generators of Python, numpy and torch."""
+    """States of the generators of Python, numpy and torch, on its GPU too."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": cuda,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -57,8 +62,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def seed_everything(seed: int) -> None:

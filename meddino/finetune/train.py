@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_lines
@@ -10,7 +10,9 @@ from meddino.core.state import close_state, open_state
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import FinetuneOptions
 from meddino.finetune.plan import PLANS
-from meddino.models.device import choose
+
+if TYPE_CHECKING:
+    from meddino.models.distributed import Team
 
 HISTORY = "history.jsonl"
 # Options that change how a run is carried out, not what comes out: a run may resume across them.
@@ -25,7 +27,7 @@ def run(
     state: Path,
     output: Path,
 ) -> None:
-    """Train one method on one fold.
+    """Train one method on one fold, in one process or in several that share each batch.
 
     Args:
         options: the method and the length of training.
@@ -36,11 +38,53 @@ def run(
             rebuild the network) and `history.jsonl` (one line an epoch).
 
     Raises:
-        MeddinoError: inputs and options do not belong together, or the checkpoint does not fit.
+        MeddinoError: inputs and options do not belong together, the checkpoint does not fit, memory
+            does not suffice, or a signal asked to stop; what is done by then is kept in `state`.
     """
     _check(options, preprocessed, weights)
-    from meddino.finetune import model
+    from meddino.models.distributed import launch
 
+    training, job = options.training, (options, preprocessed, weights, state, output)
+    launch(_train, training.device, training.processes, *job)
+
+
+def _train(
+    team: "Team",
+    options: FinetuneOptions,
+    preprocessed: Path,
+    weights: Path | None,
+    state: Path,
+    output: Path,
+) -> None:
+    """What each process does; the first one alone writes."""
+    from meddino.finetune import model
+    from meddino.finetune.failures import explained
+    from meddino.models.distributed import on_signals
+
+    if team.leads:
+        _open(options, preprocessed, weights, state)
+    team.wait()
+    workers = -(-options.training.num_processes // team.size)
+    with (
+        quiet(),
+        explained(*_advice(options)),
+        folders(workers, preprocessed=preprocessed.parent.parent, results=state),
+    ):
+        trainer = _trainer(options, preprocessed.parent, team)
+        trainer.state = state
+        trainer.on_epoch = lambda history: _report(history, output)
+        trainer.start(weights)
+        if options.training.epochs > 0:
+            with on_signals(trainer.note):
+                trainer.run_training()
+        if team.leads:
+            write_lines(output.parent / HISTORY, trainer.history)
+            model.save(trainer, output)
+            close_state(state)
+
+
+def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, state: Path) -> None:
+    """Make `state` a folder of this very run."""
     folder = preprocessed.parent
     inputs = {"plans": folder / f"{PLANS}.json", "splits": folder / "splits_final.json"}
     open_state(
@@ -48,18 +92,6 @@ def run(
         {**inputs, "preprocessed": preprocessed, "weights": weights},
         options.model_dump(mode="json", exclude=CONDUCT),
     )
-    with (
-        quiet(),
-        folders(options.training.num_processes, preprocessed=folder.parent, results=state),
-    ):
-        trainer = _trainer(options, folder, weights)
-        trainer.state = state
-        trainer.on_epoch = lambda history: _report(history, output)
-        if options.training.epochs > 0:
-            trainer.run_training()
-        write_lines(output.parent / HISTORY, trainer.history)
-        model.save(trainer, output)
-    close_state(state)
 
 
 def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -> None:
@@ -81,31 +113,45 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
         raise MeddinoError(f"{weights} does not exist; run the stage that makes it")
 
 
-def _trainer(options: FinetuneOptions, folder: Path, weights: Path | None) -> Any:
-    """nnU-Net's trainer with a network that starts from `weights`."""
+def _trainer(options: FinetuneOptions, folder: Path, team: "Team") -> Any:
+    """nnU-Net's trainer of the method, not yet started."""
     from meddino.finetune.settings import Settings, write_settings
-    from meddino.finetune.snapshot import seed_everything, unwrapped
-    from meddino.finetune.trainers.trainer import MeddinoTrainer
-    from meddino.finetune.vit import read_start, start_of
-    from meddino.models.weights import load_strictly
+    from meddino.finetune.trainer import StudyTrainer
 
     plans = read_json(folder / f"{PLANS}.json")
-    vit, tensors = read_start(weights, options.method)
-    settings = Settings(method=options.method, training=options.training, vit=vit)
-    write_settings(plans, settings)
+    write_settings(plans, Settings(method=options.method, training=options.training))
     plans["continue_training"] = False  # nnU-Net insists on the key
-    seed_everything(options.training.seed)
-    trainer = MeddinoTrainer(
+    trainer = StudyTrainer(
         plans,
         options.method.configuration,
         options.fold,
         read_json(folder / "dataset.json"),
-        choose(options.training.device),
+        team.device,
     )
-    trainer.initialize()
-    if weights is not None:
-        load_strictly(start_of(unwrapped(trainer.network)), tensors, str(weights))
+    slices = trainer.configuration_manager.batch_size
+    if slices < team.size:
+        raise MeddinoError(
+            f"training.processes: {team.size} processes cannot share a batch of {slices}; start"
+            f" fewer, or raise {_batch_key(options)}"
+        )
+    trainer.team = team
     return trainer
+
+
+def _batch_key(options: FinetuneOptions) -> str:
+    name = options.method.configuration
+    return f"planning.{'' if name == '2d' else f'configurations.{name}.'}batch_size"
+
+
+def _advice(options: FinetuneOptions) -> tuple[str, str]:
+    """What to do where memory does not suffice, and where a process that augments has died."""
+    shared = "share the batch among more GPUs with training.processes"
+    memory = f"lower {_batch_key(options)}, or {shared}"
+    workers = (
+        f"lower training.num_processes (now {options.training.num_processes}), give the job more"
+        " memory, or its container more shared memory (/dev/shm)"
+    )
+    return memory, workers
 
 
 def _report(history: list[dict[str, Any]], output: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +22,6 @@ from meddino.models import weights
 from meddino.models.architectures import Architecture, named
 from meddino.pretrain.options import PretrainOptions
 
-KEPT = 2
-"""Checkpoints to resume from: the one before the last, in case that the last is damaged."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -118,52 +115,6 @@ def restore(
     for part, module in (("student", student), ("teacher", teacher)):
         set_model_state_dict(module, saved[part], options=WHOLE)
     set_optimizer_state_dict(student, optimizer, saved["optimizer"], options=WHOLE)
-
-
-def save(state: Path, iteration: int, content: dict[str, Any]) -> None:
-    """Write `content` to resume from, and forget all but the last ones before it.
-
-    A full disk is no reason to lose what is in memory: the previous checkpoint stays, and training
-    goes on with a warning.
-    """
-    try:
-        write(state / f"checkpoint-{iteration:09d}.pt", content)
-    except MeddinoError as error:
-        print(f"iteration {iteration}: no checkpoint, {error}", file=sys.stderr, flush=True)
-        return
-    for old in found(state)[KEPT:]:
-        old.unlink()
-
-
-def found(state: Path) -> list[Path]:
-    """Checkpoints to resume from, the newest first."""
-    return sorted(state.glob("checkpoint-*.pt"), reverse=True)
-
-
-def newest(state: Path) -> dict[str, Any] | None:
-    """The last checkpoint that can be read, or None."""
-    for path in found(state):
-        try:
-            return weights.read(path)
-        except MeddinoError as error:
-            print(f"passed over: {error}", file=sys.stderr, flush=True)
-    return None
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint atomically.
-
-    Raises:
-        MeddinoError: it cannot be written; what was at `path` is still there.
-    """
-    with atomic(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:
-            # torch's own writer does not say why; a full disk is what there is to mend.
-            raise MeddinoError(
-                f"cannot write {path} ({str(error).splitlines()[0]}); free space, then rerun"
-            ) from error
 
 
 def publish(path: Path, output: Path) -> None:

@@ -12,9 +12,9 @@ from meddino.models.heads import DINOHead
 from meddino.models.vit import VisionTransformer
 from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops
-from meddino.pretrain.distributed import local
 from meddino.pretrain.options import Optimisation, StageOptions
 from meddino.pretrain.schedules import linear_warmup_cosine
+from meddino.pretrain.sharing import local
 
 GLOBAL_CROPS = 2
 

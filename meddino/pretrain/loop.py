@@ -20,12 +20,12 @@ from meddino.core.files import write_lines
 from meddino.core.progress import track
 from meddino.core.state import close_state, open_state
 from meddino.ct3m.loader import SliceLoader
-from meddino.models import weights
-from meddino.pretrain import checkpoint, distributed, quality
+from meddino.models import checkpoints, distributed, weights
+from meddino.models.distributed import Team
+from meddino.pretrain import checkpoint, quality, sharing
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.crops import Crops, Draws, multi_crop
-from meddino.pretrain.distributed import Team
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution
@@ -173,7 +173,7 @@ class Trainer:
         if self.stage.compile:
             for block in blocks:
                 block.compile()
-        self.model = distributed.share(self.engine, team, self.stage.sharding, blocks)
+        self.model = sharing.share(self.engine, team, self.stage.sharding, blocks)
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # The fused kernel is a third of the step for a small ViT on a CPU otherwise.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.stage.optim.betas, fused=True)
@@ -191,7 +191,7 @@ class Trainer:
 
     def resume(self, state: Path) -> None:
         """Go on from a killed run's last checkpoint, if there is one."""
-        saved = checkpoint.newest(state)
+        saved = checkpoints.newest(state)
         if saved is None:
             return
         checkpoint.restore(saved, self.engine.student, self.engine.teacher, self.optimizer)
@@ -285,7 +285,7 @@ class Trainer:
         total: Tensor | None = None
         for number, part in enumerate(batch):
             crops, masks = self._views(iteration, number, part, resolution)
-            with distributed.apart(self.model, number + 1 < self.parts):
+            with sharing.apart(self.model, number + 1 < self.parts):
                 with self._autocast():
                     losses = self.model(crops, masks, temperature)
                 (losses["loss"] / self.parts).backward()
@@ -366,7 +366,7 @@ class Trainer:
             "origin": self.origin,
         }
         if self.team.leads:
-            checkpoint.write(path, {**content, "meta": meta})
+            checkpoints.write(path, {**content, "meta": meta})
 
     def _checkpoint(self, state: Path) -> None:
         student = self.engine.student
@@ -374,7 +374,7 @@ class Trainer:
         content["optimizer"] = checkpoint.gathered_optimizer(student, self.optimizer)
         content |= {"iteration": self.iteration, "history": self.history}
         if self.team.leads:
-            checkpoint.save(state, self.iteration, content)
+            checkpoints.save(state, self.iteration, content)
 
 
 def _spread(options: PretrainOptions, team: Team) -> tuple[int, int]:

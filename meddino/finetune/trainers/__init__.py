@@ -1,1 +1,1 @@
-"""nnU-Net's view of the study: this folder also serves as its nnUNet_extTrainer."""
+"""The folder that nnU-Net's variable `nnUNet_extTrainer` names: trainers to choose by name."""

@@ -24,8 +24,8 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
 from meddino.models import weights
 from meddino.models.architectures import Architecture
+from meddino.models.checkpoints import write
 from meddino.models.vit import VisionTransformer
-from meddino.pretrain.checkpoint import write
 from meddino.pretrain.engine import Network
 from meddino.pretrain.options import StageOptions
 

@@ -17,11 +17,11 @@ import torch
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
 from meddino.models.architectures import Architecture
+from meddino.models.distributed import on_signals
 from meddino.pretrain.checkpoint import Source, architecture_of
 from meddino.pretrain.dinov3 import convert, launch
 from meddino.pretrain.dinov3.config import refusals, trainer_config
 from meddino.pretrain.dinov3.dataset import describe
-from meddino.pretrain.distributed import on_signals
 from meddino.pretrain.options import PretrainOptions
 
 NAMES = {

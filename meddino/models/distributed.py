@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from meddino.core.errors import MeddinoError
@@ -25,7 +25,6 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask for a checkpoint and an end: SLURM's time limit and preemption."""
 GRACE_SECONDS = 20.0
 """What the other processes get to end by themselves when one has failed."""
-Sharding = Literal["ddp", "fsdp"]
 
 
 class Team(NamedTuple):
@@ -45,6 +44,13 @@ class Team(NamedTuple):
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The `value` of each process, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
@@ -149,45 +155,3 @@ def on_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Module]) -> nn.Module:
-    """Make the gradients of an engine means over the team.
-
-    Args:
-        engine: the same on every process.
-        team: the processes.
-        sharding: whole parameters on each process (DDP), or a share of them (FSDP2).
-        units: modules that FSDP2 gathers one at a time.
-
-    Returns:
-        What to call in place of the engine.
-    """
-    if team.size == 1:
-        return engine
-    if sharding == "fsdp":
-        from torch.distributed.fsdp import fully_shard
-
-        for unit in units:
-            fully_shard(unit)
-        fully_shard(engine)
-        return engine
-    gpu = [team.device] if team.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        engine, device_ids=gpu, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
-
-
-@contextmanager
-def apart(model: nn.Module, while_: bool) -> Iterator[None]:
-    """Leave gradients to add up on each process, without exchange, `while_` that is true."""
-    if while_ and isinstance(model, nn.parallel.DistributedDataParallel):
-        with model.no_sync():
-            yield
-    else:
-        yield
-
-
-def local(parameters: Any) -> list[Tensor]:
-    """The part of each parameter that this process holds."""
-    return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]

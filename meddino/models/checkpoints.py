@@ -1,0 +1,68 @@
+"""Checkpoints that a killed run resumes from: the last ones, whole or passed over."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic
+from meddino.models import weights
+
+KEPT = 2
+"""Checkpoints to resume from: the one before the last, in case that the last is damaged."""
+
+
+def save(state: Path, done: int, content: dict[str, Any]) -> None:
+    """Write `content` to resume from, and forget all but the last ones before it.
+
+    A full disk is no reason to lose what is in memory: the previous checkpoint stays, and training
+    goes on with a warning.
+
+    Args:
+        state: the folder.
+        done: iterations or epochs that are done.
+        content: tensors and plain values.
+    """
+    try:
+        write(state / f"checkpoint-{done:09d}.pt", content)
+    except MeddinoError as error:
+        print(f"no checkpoint: {error}", file=sys.stderr, flush=True)
+        return
+    for old in found(state)[KEPT:]:
+        old.unlink()
+
+
+def found(state: Path) -> list[Path]:
+    """Checkpoints to resume from, the newest first."""
+    return sorted(state.glob("checkpoint-*.pt"), reverse=True)
+
+
+def newest(state: Path) -> dict[str, Any] | None:
+    """The last checkpoint that can be read, or None."""
+    paths = found(state)
+    for path in paths:
+        try:
+            return weights.read(path)
+        except MeddinoError as error:
+            print(f"passed over: {error}", file=sys.stderr, flush=True)
+    if paths:
+        print(f"starting anew: no checkpoint in {state} is whole", file=sys.stderr, flush=True)
+    return None
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        MeddinoError: it cannot be written; what was at `path` is still there.
+    """
+    with atomic(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            # torch's own writer does not say why; a full disk is what there is to mend.
+            raise MeddinoError(
+                f"cannot write {path} ({str(error).splitlines()[0]}); free space, then rerun"
+            ) from error

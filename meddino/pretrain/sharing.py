@@ -1,0 +1,53 @@
+"""How the processes of a team share an engine: whole parameters (DDP), or parts of them (FSDP2)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from meddino.models.distributed import Team
+
+Sharding = Literal["ddp", "fsdp"]
+
+
+def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Module]) -> nn.Module:
+    """Make the gradients of an engine means over the team.
+
+    Args:
+        engine: the same on every process.
+        team: the processes.
+        sharding: whole parameters on each process (DDP), or a share of them (FSDP2).
+        units: modules that FSDP2 gathers one at a time.
+
+    Returns:
+        What to call in place of the engine.
+    """
+    if team.size == 1:
+        return engine
+    if sharding == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for unit in units:
+            fully_shard(unit)
+        fully_shard(engine)
+        return engine
+    gpu = [team.device] if team.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        engine, device_ids=gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+@contextmanager
+def apart(model: nn.Module, while_: bool) -> Iterator[None]:
+    """Leave gradients to add up on each process, without exchange, `while_` that is true."""
+    if while_ and isinstance(model, nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def local(parameters: Any) -> list[Tensor]:
+    """The part of each parameter that this process holds."""
+    return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
