@@ -11,7 +11,6 @@ memory is its own. Prints a Markdown table with the best of several runs.
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 import warnings
@@ -88,7 +87,9 @@ def _measure(side: Callable[..., Scores], files: list[Path], repeats: int) -> Re
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a process inherits from the one that starts it.
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) / 1024
 
 
 def _labels(image: sitk.Image) -> list[int]:
