@@ -48,7 +48,7 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.finetune.settings import Settings, read_settings, write_settings
-from meddino.finetune.trainers.trainer import MeddinoTrainer
+from meddino.finetune.trainer import StudyTrainer
 from meddino.models.architectures import ARCHITECTURES, named
 from meddino.models.device import choose
 
@@ -93,10 +93,10 @@ def main() -> None:
         print("|---|---:|---:|---:|---:|---:|")
         kinds: dict[str, tuple[type, bool]] = {
             "nnU-Net's": (PlainTrainer, False),
-            "meddino": (MeddinoTrainer, False),
+            "meddino": (StudyTrainer, False),
         }
         if device.type == "cuda":
-            kinds["meddino, compiled"] = (MeddinoTrainer, True)
+            kinds["meddino, compiled"] = (StudyTrainer, True)
         steps = [
             _trained(name, kind, method, compiled, folder, given, device)
             for name, (kind, compiled) in kinds.items()
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
 
 def _method(given: argparse.Namespace) -> Method:
     """The study's method from random weights, which take the same time."""
-    method = STUDY.methods[given.method]
+    method = STUDY.methods[given.method].plain()
     changes: dict[str, Any] = {"weights": None, "configuration": CONFIGURATION}
     if given.backbone and method.backbone:
         depth = named(given.backbone).depth
@@ -269,7 +269,7 @@ def _loading(
     print("\n| workers | batches/s | slices/s | share of what the fastest step takes |")
     print("|---:|---:|---:|---:|")
     for workers in (number for number in given.loaders if number <= cores):
-        with _trainer(MeddinoTrainer, method, False, folder, workers, device) as trainer:
+        with _trainer(StudyTrainer, method, False, folder, workers, device) as trainer:
             for _ in range(2 * workers + 8):  # what had been made before, and the start
                 next(trainer.dataloader_train)
             count, start = 0, time.perf_counter()
@@ -277,9 +277,8 @@ def _loading(
                 next(trainer.dataloader_train)
                 count += 1
             rate = count / spent
-        print(
-            f"| {workers} | {rate:.3g} | {rate * given.batch:.3g} | {rate * step:.0%} |", flush=True
-        )
+        share = "-" if math.isnan(step) else f"{rate * step:.0%}"
+        print(f"| {workers} | {rate:.3g} | {rate * given.batch:.3g} | {share} |", flush=True)
 
 
 def _called(device: torch.device) -> str:

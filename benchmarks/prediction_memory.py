@@ -161,7 +161,11 @@ def _write(folder: Path, given: argparse.Namespace) -> None:
     image = sitk.GetImageFromArray(scan.image)
     image.SetSpacing(scan.spacing[::-1])
     sitk.WriteImage(image, str(folder / "case_0000.nii.gz"))
-    method = STUDY.methods[given.method].model_copy(update={"weights": None, "configuration": "2d"})
+    method = (
+        STUDY.methods[given.method]
+        .plain()
+        .model_copy(update={"weights": None, "configuration": "2d"})
+    )
     if given.backbone:
         depth, count = named(given.backbone).depth, len(method.blocks)
         blocks = [depth * (i + 1) // count - 1 for i in range(count)]
