@@ -124,7 +124,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables",
-        revision=4,
+        revision=5,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
     ),

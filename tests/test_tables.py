@@ -135,7 +135,7 @@ def test_tables_say_which_recipe_ran(files: list[Path], tmp_path: Path) -> None:
         tables.run(asked, scores=files, output=tmp_path / "table2.csv")
         markdown = (tmp_path / "table2.md").read_text()
         assert said in markdown
-        assert "backbone_lr (my_method); segformer.variant (nnU-Net, my_method)." in markdown
+        assert "backbone_lr (my_method), segformer.variant (nnU-Net; my_method)." in markdown
         assert f"Recipe {recipe}" in (tmp_path / "table2.tex").read_text()
         assert set(pd.read_csv(tmp_path / "table2.csv")["recipe"]) == {recipe}
 

@@ -292,8 +292,9 @@ def _within(options: TableOptions) -> str:
 def _recipe(options: TableOptions) -> str:
     """Which recipe ran, and for which rows the other one has other values."""
     labels = options.method_labels
-    changes = "; ".join(
-        f"{key} ({', '.join(labels[method] for method in methods)})"
+    # Labels have commas of their own.
+    changes = ", ".join(
+        f"{key} ({'; '.join(labels[method] for method in methods)})"
         for key, methods in options.recipe_changes.items()
     )
     here, there = {
