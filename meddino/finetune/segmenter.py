@@ -15,6 +15,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from meddino.core.errors import MeddinoError
 from meddino.ct3m import volumes
+from meddino.finetune.failures import explained
 from meddino.finetune.model import Model, load
 from meddino.finetune.nnunet import quiet
 from meddino.finetune.options import Prediction
@@ -75,13 +76,10 @@ class Segmenter:
         volume = self._read(Path(path))
         # NIfTI, from which the model learned, stores spacing in single precision.
         spacing = tuple(float(np.float32(mm)) for mm in volume.spacing_mm)
-        try:
+        size = " x ".join(map(str, volume.array.shape))
+        remedy = "free some memory, use --device cpu instead of a GPU, or crop the volume"
+        with explained(f"{path} has {size} voxels: {remedy}"):
             return volume.as_stored(self.segment(volume.array, spacing, progress))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise MeddinoError(
-                f"{path}: not enough memory for {' x '.join(map(str, volume.array.shape))} voxels;"
-                " free some, use --device cpu instead of a GPU, or crop the volume"
-            ) from error
 
     def segment(
         self, voxels: npt.NDArray[Any], spacing_mm: tuple[float, ...], progress: Progress = _silent
