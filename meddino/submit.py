@@ -36,6 +36,8 @@ REQUEUES = 1000
 """How often a job may reach its time limit; each time it has made progress."""
 TOLD = (Stopped.status, -signal.SIGUSR2, -signal.SIGTERM)
 """How a verb ends that was told to stop; killed, if it was told before it could listen."""
+SNAKEMAKES = "meddino_"
+"""How the names of the jobs begin that Snakemake's executor submits: see profiles/slurm."""
 OURS = ("job-name", "output", "error", "open-mode", "requeue", "array", "wrap", "chdir")
 """Flags of sbatch that are not the user's to set."""
 
@@ -213,6 +215,32 @@ def wait(job: Job) -> None:
             f"SLURM job {job.number} ended as {ended}, as its log above or in {job.folder} may"
             f" explain; rerun to go on from what it kept{_last_words(job)}"
         )
+
+
+def cancel_leftovers() -> None:
+    """Cancel what Snakemake's executor has submitted from this folder before it was killed.
+
+    Snakemake does not know these jobs any more, and would run the same beside them. Its lock says
+    that no other Snakemake works here, so that there is nobody whom they belong to. Jobs of this
+    module are left alone: they are found again.
+    """
+    if shutil.which("squeue") is None:
+        return
+    here = str(Path.cwd())
+
+    def left() -> list[str]:
+        answer = _ask("squeue", "--noheader", "--me", "--format=%i %j %Z")
+        fields = [line.split(maxsplit=2) for line in answer.stdout.splitlines()]
+        return [f[0] for f in fields if f[1].startswith(SNAKEMAKES) and f[2:] == [here]]
+
+    if numbers := left():
+        _say(
+            f"cancelling SLURM jobs {', '.join(numbers)}, left behind by a Snakemake that was killed"
+        )
+        _ask("scancel", *numbers)
+        end = time.monotonic() + LEAVE_SECONDS
+        while left() and time.monotonic() < end:
+            time.sleep(1)
 
 
 def _state(job: Job) -> str:

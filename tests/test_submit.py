@@ -219,11 +219,16 @@ def test_two_nodes_give_what_two_processes_give(
 def test_at_the_time_limit_it_keeps_a_checkpoint_and_is_queued_anew(
     stage: list[str], undisturbed: Path, folder: Path
 ) -> None:
-    process = _start(folder, stage, FLAGS.replace("--time=10", "--time=1 --signal=USR2@45"))
+    process = _start(folder, stage, f"{FLAGS} --signal=USR2@45")
+    number = _job(folder)
+    limit = ["scontrol", "update", f"JobId={number}"]
+    minutes = 1 + int(subprocess.check_output(["squeue", "-hj", number, "-o%M"]).split(b":")[-2])
+    subprocess.run([*limit, f"TimeLimit={minutes}"], check=True)
+    _until(lambda: "Requeued job" in _said(folder))
+    subprocess.run([*limit, "TimeLimit=10"], check=True)
     assert process.wait() == 0, _said(folder)
-    said = _said(folder)
-    assert "SIGUSR2: stopping" in said and "resumed at iteration" in said and "Requeued job" in said
-    assert said.count("submitted SLURM job") == 1
+    assert "SIGUSR2: stopping" in _said(folder) and "resumed at iteration" in _said(folder)
+    assert _said(folder).count("submitted SLURM job") == 1
     _equal(folder, undisturbed)
 
 

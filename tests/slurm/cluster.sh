@@ -98,13 +98,12 @@ start() {
 
 stop() {
   for file in "$work"/slurmd.*.pid "$work"/slurmctld.pid; do
-    if [ -s "$file" ]; then
-      kill "$(cat "$file")" 2>/dev/null || true
-      for _ in $(seq 40); do
-        kill -0 "$(cat "$file")" 2>/dev/null || break
-        sleep 0.25
-      done
-    fi
+    pid=$(cat "$file" 2>/dev/null) || continue
+    kill "$pid" 2>/dev/null || true
+    for _ in $(seq 40); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.25
+    done
     rm -f "$file"
   done
 }
