@@ -128,7 +128,7 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(
 # ---- on a real SLURM ---------------------------------------------------------------------------
 
 FLAGS = "--partition=gpu --nodes=2 --gpus-per-node=1 --cpus-per-task=1 --mem=3G --time=10"
-CHECKPOINT_EVERY = 20
+CHECKPOINT_EVERY = 10
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     index = folder / "index.64.parquet"
     leaves.run(select(study, "leaves", size="64"), output=index)
     options = json.loads(options_json(study, "pretrain", stage="natural"))
-    options["stage"] |= {"iterations": 400, "snapshots": [400], "log_every": 10}
+    options["stage"] |= {"iterations": 200, "snapshots": [200], "log_every": 10}
     options["stage"] |= {"checkpoint_every": CHECKPOINT_EVERY}
     return ["pretrain", "--options", json.dumps(options), "--index", str(index)]
 
@@ -178,7 +178,7 @@ def _job(folder: Path) -> str:
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return weights.read(folder / "000400.pth")["student"]
+    return weights.read(folder / "000200.pth")["student"]
 
 
 def _equal(folder: Path, undisturbed: Path) -> None:
@@ -193,7 +193,7 @@ def undisturbed(stage: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("undisturbed")
     process = _start(folder, stage)
     assert process.wait() == 0, _said(folder)
-    assert "iteration 400" in _said(folder)
+    assert "iteration 200" in _said(folder)
     return folder
 
 
@@ -223,6 +223,8 @@ def test_at_the_time_limit_it_keeps_a_checkpoint_and_is_queued_anew(
     number = _job(folder)
     limit = ["scontrol", "update", f"JobId={number}"]
     minutes = 1 + int(subprocess.check_output(["squeue", "-hj", number, "-o%M"]).split(b":")[-2])
+    # SLURM looks at limits twice a minute: no time shall pass for training until then.
+    subprocess.run(["scancel", "--signal=STOP", number], check=True)
     subprocess.run([*limit, f"TimeLimit={minutes}"], check=True)
     _until(lambda: "Requeued job" in _said(folder))
     subprocess.run([*limit, "TimeLimit=10"], check=True)
@@ -289,7 +291,7 @@ def test_a_job_that_ended_while_nobody_waited_is_not_run_again(
         output.unlink()
     (folder / "history.jsonl").unlink()
     assert _start(folder, stage).wait() == 0, _said(folder)
-    assert "resumed at iteration 400" in _said(folder)
+    assert "resumed at iteration 200" in _said(folder)
     _equal(folder, undisturbed)
 
 
