@@ -1,9 +1,23 @@
 # Names that the rules share. All logic is in the package, which is tested without Snakemake.
+import os
+from pathlib import Path
+
 from meddino.config import Study
+from meddino.core.errors import MeddinoError
 from meddino.verbs import VERBS, options_json, run_folder
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 STUDY = Study.parse(config)
 RESULTS, RESOURCES = STUDY.results, STUDY.resources
+
+# With `--sdm apptainer` rules run in this image, with `--sdm conda` in the environment that they name.
+IMAGE = os.environ.get("MEDDINO_IMAGE", "containers/meddino.sif")
+CONTAINED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+if CONTAINED and "://" not in IMAGE and not Path(IMAGE).exists():
+    raise MeddinoError(f"{IMAGE} is not there: `make container`, or say MEDDINO_IMAGE")
+
+
+container: IMAGE
 
 
 def options(verb, *names, **fixed):

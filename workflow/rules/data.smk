@@ -6,6 +6,8 @@ rule phantom:
         "logs/phantom/{dataset}.log",
     benchmark:
         "logs/phantom/{dataset}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("phantom", "dataset"),
         revision=revision("phantom"),
@@ -22,6 +24,8 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     benchmark:
         "logs/fetch/{dataset}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 4
     resources:
         mem_mb=4000,
@@ -46,6 +50,8 @@ rule slices:
         "logs/slices/{dataset}.{chunk}.log",
     benchmark:
         "logs/slices/{dataset}.{chunk}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=8000,
         runtime=240,
@@ -67,6 +73,8 @@ rule duplicates:
         "logs/duplicates.log",
     benchmark:
         "logs/duplicates.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=32000,
         runtime=240,
@@ -88,6 +96,8 @@ rule index:
         "logs/index/{size}.log",
     benchmark:
         "logs/index/{size}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=16000,
         runtime=60,
@@ -130,6 +140,8 @@ rule card:
         figures=f"{RESULTS}/ct3m/card/figures.json",
     log:
         "logs/card.log",
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=16000,
         runtime=60,

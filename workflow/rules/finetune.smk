@@ -10,6 +10,8 @@ rule convert:
         "logs/convert/{benchmark}.{id}.log",
     benchmark:
         "logs/convert/{benchmark}.{id}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=16000,
         runtime=480,
@@ -30,6 +32,8 @@ rule plan:
         "logs/plan/{benchmark}.{id}.log",
     benchmark:
         "logs/plan/{benchmark}.{id}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
         mem_mb=32000,
@@ -51,6 +55,8 @@ rule preprocess:
         "logs/preprocess/{benchmark}.{id}.{configuration}.log",
     benchmark:
         "logs/preprocess/{benchmark}.{id}.{configuration}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
         mem_mb=64000,
@@ -78,6 +84,8 @@ rule finetune:
         "logs/finetune/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/finetune/{benchmark}.{method}.fold{fold}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 12
     resources:
         mem_mb=48000,
@@ -102,6 +110,8 @@ rule predict:
         "logs/predict/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/predict/{benchmark}.{method}.fold{fold}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 4
     resources:
         mem_mb=48000,

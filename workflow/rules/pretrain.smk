@@ -7,6 +7,8 @@ rule leaves:
         "logs/leaves/{size}.log",
     benchmark:
         "logs/leaves/{size}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("leaves", "size"),
         revision=revision("leaves"),
@@ -23,6 +25,8 @@ rule weights:
         "logs/weights/{weights}.log",
     benchmark:
         "logs/weights/{weights}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
         mem_mb=8000,
         runtime=120,
@@ -48,6 +52,10 @@ for STAGE in STUDY.pretrain.stages:
         benchmark:
             f"logs/pretrain/{STAGE}.tsv"
         priority: 1  # the longest chain: what else there is fits in beside it
+        conda:
+            "../../envs/meddino.yaml"
+        container:
+            None
         threads: 16
         resources:
             mem_mb=64000,
@@ -72,6 +80,8 @@ rule probe:
         "logs/probe/{source}.log",
     benchmark:
         "logs/probe/{source}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
         mem_mb=16000,
