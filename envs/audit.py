@@ -1,6 +1,6 @@
 """Look the locked packages up in a database of known vulnerabilities: `make audit`.
 
-pip-audit says "no known vulnerabilities" also where the service knows nothing, as behind a mirror of
+pip-audit finds "no known vulnerabilities" where the service knows nothing, as behind a mirror of
 the package index. So a service is first asked about a release that is known to be vulnerable; where
 none names its flaws, the audit is skipped, and says so. Arguments are pip-audit's, such as
 `--ignore-vuln ID` or `--osv-url URL`.
@@ -37,7 +37,15 @@ def tools() -> Path:
 def audit(service: str, requirements: Sequence[Path], extra: Sequence[str]) -> list[dict[str, Any]]:
     """Return what the service says of each requirement; nothing where it does not answer."""
     command: list[str | Path] = [tools() / "pip-audit", "--vulnerability-service", service]
-    command += ["--disable-pip", "--no-deps", "--format", "json", "--progress-spinner", "off", *extra]
+    command += [
+        "--disable-pip",
+        "--no-deps",
+        "--format",
+        "json",
+        "--progress-spinner",
+        "off",
+        *extra,
+    ]
     for path in requirements:
         command += ["--requirement", path]
     answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -65,7 +73,9 @@ def main(extra: Sequence[str]) -> int:
         mended = ", ".join(flaw["fix_versions"]) or "no release"
         print(f"{part['name']} {part['version']}: {flaw['id']}, mended in {mended}")
     unknown = [part["name"] for part in parts if "skip_reason" in part]
-    print(f"{service}: {len(parts)} packages, {len(flaws)} known flaws, unknown: {unknown or 'none'}")
+    print(
+        f"{service}: {len(parts)} packages, {len(flaws)} known flaws, unknown: {unknown or 'none'}"
+    )
     return 1 if flaws or not parts else 0
 
 

@@ -40,7 +40,9 @@ def conda() -> str:
     """Return meddino.yaml: Python from conda, all else from the locks, torch for CUDA."""
     locked = [f"      - {pin}" for name in ("lock-torch.txt", "lock.txt") for pin in pins(name)]
     head = ["name: meddino", "channels: [conda-forge, nodefaults]", "dependencies:"]
-    return "\n".join([HEAD + head[0], *head[1:], "  - python=3.11", "  - pip", "  - pip:", *locked, ""])
+    return "\n".join(
+        [HEAD + head[0], *head[1:], "  - python=3.11", "  - pip", "  - pip:", *locked, ""]
+    )
 
 
 def main() -> None:
