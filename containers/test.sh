@@ -91,7 +91,7 @@ rm -rf "$work/study"
 mkdir "$work/study"
 cp config.yaml "$work/study"
 export MEDDINO_IMAGE=$image
-step study snakemake --directory "$work/study" --cores 2 --sdm apptainer \
+step study snakemake --profile profiles/demo --directory "$work/study" --sdm apptainer \
   --configfile profiles/demo/study.yaml containers/study.yaml -- all || fail study
 inside=$(grep -c 'Activating .* image' "$work/study.log")
 echo "$(du -h "$image" | cut -f1)B image; a study of $inside jobs inside; tables and report are there"
