@@ -66,13 +66,13 @@ binds=()
 
 if ! command -v apptainer >/dev/null; then
   export PATH=$work/apptainer/usr/bin:$PATH
-  [ -x "$work/apptainer/usr/bin/apptainer" ] \
+  apptainer --version >/dev/null 2>&1 \
     || step install bash containers/install-apptainer.sh "$work/apptainer" \
     || skip "Apptainer could not be installed"
 fi
 command -v mmdebstrap >/dev/null || step mmdebstrap apt-get install -y -qq mmdebstrap || skip "no mmdebstrap"
 step base make_base || skip "no Debian base could be made"
-step index "$python" -m pip download --quiet --no-deps --dest "$work/probe" wheel || skip "no package index can be reached"
+step index "$python" -m pip download -qq --no-deps --dest "$work/probe" wheel || skip "no package index can be reached"
 lend_pip
 
 within=()
