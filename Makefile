@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format status accept schema rulegraph lock clean
+.PHONY: help setup demo demo-short test check format status accept schema rulegraph lock audit container \
+  container-test clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## make the virtual environment from the hash-pinned locks
 
@@ -59,6 +60,16 @@ rulegraph: setup  ## write docs/rulegraph.md from the workflow
 
 lock:  ## resolve envs/requirements.in again (needs uv)
 	@python3 envs/lock.py
+
+audit: setup  ## known vulnerabilities of the locked packages, where a database of them can be reached
+	@python envs/audit.py
+
+# Arguments of the definition, such as CONTAINER="TORCH=cpu FROM=debian:12".
+container:  ## containers/meddino.sif, with its bill of materials (needs Apptainer)
+	@bash containers/build.sh containers/meddino.sif $(CONTAINER)
+
+container-test: setup  ## build the image on a base of its own, and run a short study inside (Debian, root)
+	@bash containers/test.sh
 
 clean:  ## remove results, logs and the demo's data; downloads of real data are kept
 	@rm -rf results logs resources/demo .snakemake

@@ -4,7 +4,11 @@
 * lock-torch.txt: torch as the main index has it, with the CUDA libraries its Linux build needs;
 * lock-torch-cpu.txt: the CPU build of the same version, which its makers publish elsewhere.
   Its local version (`+cpu`) makes pip fail at once, and not after a long download, where no
-  configured index offers it; the Makefile then falls back to lock-torch.txt.
+  configured index offers it; the Makefile then falls back to lock-torch.txt;
+* lock-tools.txt: what audits the locks and describes an image, from requirements-tools.in.
+
+From the first two follows meddino.yaml, the environment for `--sdm conda`. Its pins stand in it,
+since Snakemake copies the file elsewhere, and takes it as changed by its content alone.
 """
 
 import re
@@ -19,16 +23,31 @@ CPU_HASHES = [  # cp311, manylinux_2_28_x86_64
 ]
 
 
-def resolve() -> str:
+def resolve(requirements: str) -> str:
     """Return uv's universal resolution for Python 3.11 and newer, with hashes."""
     command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11"]
-    command += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", "requirements.in"]
+    command += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", requirements]
     return subprocess.run(command, cwd=ENVS, check=True, capture_output=True, text=True).stdout
 
 
+def pins(name: str) -> list[str]:
+    """Return the requirements of a lock without their hashes: `NAME==VERSION[ ; MARKER]`."""
+    lines = (ENVS / name).read_text(encoding="utf-8").splitlines()
+    return [line.removesuffix(" \\") for line in lines if re.match(r"\w", line)]
+
+
+def conda() -> str:
+    """Return meddino.yaml: Python from conda, all else from the locks, torch for CUDA."""
+    locked = [f"      - {pin}" for name in ("lock-torch.txt", "lock.txt") for pin in pins(name)]
+    head = ["name: meddino", "channels: [conda-forge, nodefaults]", "dependencies:"]
+    return "\n".join(
+        [HEAD + head[0], *head[1:], "  - python=3.11", "  - pip", "  - pip:", *locked, ""]
+    )
+
+
 def main() -> None:
-    """Write the three locks beside this file."""
-    blocks = re.split(r"\n(?=\S)", resolve().strip())
+    """Write the locks and the conda environment beside this file."""
+    blocks = re.split(r"\n(?=\S)", resolve("requirements.in").strip())
     torch_version = next(b.split()[0] for b in blocks if b.startswith("torch=="))
     locks = {
         "lock.txt": [b for b in blocks if not TORCH.match(b)],
@@ -36,9 +55,11 @@ def main() -> None:
         "lock-torch-cpu.txt": [
             " \\\n".join([f"{torch_version}+cpu", *(f"    --hash=sha256:{h}" for h in CPU_HASHES)])
         ],
+        "lock-tools.txt": [resolve("requirements-tools.in").strip()],
     }
     for name, chosen in locks.items():
         (ENVS / name).write_text(HEAD + "\n".join(chosen) + "\n", encoding="utf-8")
+    (ENVS / "meddino.yaml").write_text(conda(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,16 +69,27 @@ def main(arguments: Sequence[str]) -> None:
         "--folder", type=Path, required=True, metavar="PATH", help="files of the job"
     )
     parser.add_argument("--sbatch", default="", metavar="FLAGS", help="flags of sbatch, long form")
+    parser.add_argument(
+        "--apptainer", default="", metavar="FLAGS", help="image to run in, after flags of its own"
+    )
     parser.add_argument("verb", nargs="+", help="the verb and its flags")
     given = parser.parse_args(arguments)
-    command = [sys.executable, "-m", "meddino", *given.verb]
+    command = _command(given.verb, given.apptainer)
     if not given.sbatch.strip():
-        os.execv(sys.executable, command)
+        os.execvp(command[0], command)
     folder = given.folder.absolute()
     flags = Flags.parse(given.sbatch)
     job = find(folder) or submit(folder, flags, command)
     wait(job)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(verb: list[str], apptainer: str) -> list[str]:
+    """The verb as a command, in an image as Snakemake runs its own jobs in one."""
+    if not apptainer.strip():
+        return [sys.executable, "-m", "meddino", *verb]
+    inside = ["apptainer", "exec", "--home", str(Path.cwd()), *shlex.split(apptainer)]
+    return [*inside, "python", "-m", "meddino", *verb]
 
 
 class Flags(NamedTuple):

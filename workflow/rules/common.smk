@@ -1,9 +1,32 @@
 # Names that the rules share. All logic is in the package, which is tested without Snakemake.
+import os
+from pathlib import Path
+
 from meddino.config import Study
+from meddino.core.errors import MeddinoError
 from meddino.verbs import VERBS, options_json, run_folder
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 STUDY = Study.parse(config)
 RESULTS, RESOURCES = STUDY.results, STUDY.resources
+
+# With `--sdm apptainer` rules run in this image, with `--sdm conda` in the environment that they name.
+IMAGE = os.environ.get("MEDDINO_IMAGE", "containers/meddino.sif")
+CONTAINED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+if CONTAINED and "://" not in IMAGE and not Path(IMAGE).exists():
+    raise MeddinoError(f"{IMAGE} is not there: `make container`, or say MEDDINO_IMAGE")
+
+# On a cluster, rules that train stay outside, as SLURM is not in the image, and put their jobs into it.
+SUBMITS = workflow.non_local_exec
+TRAINING_IMAGE = False if SUBMITS else IMAGE
+APPTAINER = (
+    f"{workflow.deployment_settings.apptainer_args} {IMAGE}"
+    if CONTAINED and SUBMITS
+    else ""
+)
+
+
+container: IMAGE
 
 
 def options(verb, *names, **fixed):
@@ -22,6 +45,11 @@ def state(verb, *names, **fixed):
     return lambda wildcards: run_folder(
         STUDY, verb, **fixed, **{name: wildcards[name] for name in names}
     )
+
+
+def grows(amount):
+    """Memory or time: as much again with each attempt (`retries` in a profile)."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def flags(wildcards, input, without=()):

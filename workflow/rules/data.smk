@@ -6,6 +6,8 @@ rule phantom:
         "logs/phantom/{dataset}.log",
     benchmark:
         "logs/phantom/{dataset}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("phantom", "dataset"),
         revision=revision("phantom"),
@@ -22,10 +24,12 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     benchmark:
         "logs/fetch/{dataset}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
-        runtime=2880,
+        mem_mb=grows(4000),
+        runtime=grows(2880),
     params:
         options=options("fetch", "dataset"),
         revision=revision("fetch"),
@@ -46,9 +50,11 @@ rule slices:
         "logs/slices/{dataset}.{chunk}.log",
     benchmark:
         "logs/slices/{dataset}.{chunk}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=grows(8000),
+        runtime=grows(240),
     params:
         options=options("slices", "dataset", "chunk"),
         revision=revision("slices"),
@@ -67,9 +73,11 @@ rule duplicates:
         "logs/duplicates.log",
     benchmark:
         "logs/duplicates.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=grows(32000),
+        runtime=grows(240),
     params:
         options=options("duplicates"),
         revision=revision("duplicates"),
@@ -88,9 +96,11 @@ rule index:
         "logs/index/{size}.log",
     benchmark:
         "logs/index/{size}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=grows(16000),
+        runtime=grows(60),
     params:
         options=options("index", "size", variant="paper"),
         revision=revision("index"),
@@ -130,9 +140,11 @@ rule card:
         figures=f"{RESULTS}/ct3m/card/figures.json",
     log:
         "logs/card.log",
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=grows(16000),
+        runtime=grows(60),
     params:
         options=options("card"),
         revision=revision("card"),

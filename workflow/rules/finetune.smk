@@ -10,9 +10,11 @@ rule convert:
         "logs/convert/{benchmark}.{id}.log",
     benchmark:
         "logs/convert/{benchmark}.{id}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=16000,
-        runtime=480,
+        mem_mb=grows(16000),
+        runtime=grows(480),
     params:
         options=options("convert", "benchmark"),
         revision=revision("convert"),
@@ -30,10 +32,12 @@ rule plan:
         "logs/plan/{benchmark}.{id}.log",
     benchmark:
         "logs/plan/{benchmark}.{id}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=grows(32000),
+        runtime=grows(240),
     params:
         options=options("plan"),
         revision=revision("plan"),
@@ -51,10 +55,12 @@ rule preprocess:
         "logs/preprocess/{benchmark}.{id}.{configuration}.log",
     benchmark:
         "logs/preprocess/{benchmark}.{id}.{configuration}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
-        mem_mb=64000,
-        runtime=960,
+        mem_mb=grows(64000),
+        runtime=grows(960),
     params:
         options=options("preprocess", "configuration"),
         revision=revision("preprocess"),
@@ -79,18 +85,23 @@ rule finetune:
     benchmark:
         "logs/finetune/{benchmark}.{method}.fold{fold}.tsv"
     localrule: True  # as pretrain_*: see there
+    conda:
+        "../../envs/meddino.yaml"
+    container:
+        TRAINING_IMAGE
     threads: 12
     resources:
-        mem_mb=48000,
+        mem_mb=grows(48000),
         sbatch="",
+        apptainer=APPTAINER,
     params:
         options=options("finetune", "method", "fold"),
         revision=revision("finetune"),
         state=state("finetune", "benchmark", "method", "fold"),
         files=flags,
     shell:
-        "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q} --"
-        " finetune --options {params.options:q} {params.files} --state {params.state:q}"
+        "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q}"
+        " --apptainer={resources.apptainer:q} -- finetune --options {params.options:q} {params.files} --state {params.state:q}"
         " --output {output.model:q} > {log:q} 2>&1 && rm -rf {params.state:q}"
 
 
@@ -104,10 +115,12 @@ rule predict:
         "logs/predict/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/predict/{benchmark}.{method}.fold{fold}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 4
     resources:
-        mem_mb=48000,
-        runtime=480,
+        mem_mb=grows(48000),
+        runtime=grows(480),
     params:
         options=options("predict", "fold"),
         revision=revision("predict"),

@@ -5,6 +5,8 @@ rule leaves:
         "logs/leaves/{size}.log",
     benchmark:
         "logs/leaves/{size}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("leaves", "size"),
         revision=revision("leaves"),
@@ -21,9 +23,11 @@ rule weights:
         "logs/weights/{weights}.log",
     benchmark:
         "logs/weights/{weights}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=grows(8000),
+        runtime=grows(120),
     params:
         options=options("weights", "weights"),
         revision=revision("weights"),
@@ -50,18 +54,23 @@ for STAGE in STUDY.pretrain.stages:
             f"logs/pretrain/{STAGE}.tsv"
         priority: 1  # the longest chain: what else there is fits in beside it
         localrule: True
+        conda:
+            "../../envs/meddino.yaml"
+        container:
+            TRAINING_IMAGE
         threads: 16
         resources:
-            mem_mb=64000,
+            mem_mb=grows(64000),
             sbatch="",
+            apptainer=APPTAINER,
         params:
             options=options("pretrain", stage=STAGE),
             revision=revision("pretrain"),
             state=state("pretrain", stage=STAGE),
             files=flags,
         shell:
-            "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q} --"
-            " pretrain --options {params.options:q} {params.files} --state {params.state:q}"
+            "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q}"
+            " --apptainer={resources.apptainer:q} -- pretrain --options {params.options:q} {params.files} --state {params.state:q}"
             " --output {output.history:q} > {log:q} 2>&1 && rm -rf {params.state:q}"
 
 
@@ -75,10 +84,12 @@ rule probe:
         "logs/probe/{source}.log",
     benchmark:
         "logs/probe/{source}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     threads: 8
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=grows(16000),
+        runtime=grows(120),
     params:
         options=options("probe", "source"),
         revision=revision("probe"),

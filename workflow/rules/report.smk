@@ -9,9 +9,11 @@ rule evaluate:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=grows(16000),
+        runtime=grows(120),
     params:
         options=options("evaluate", "benchmark", "method", "fold"),
         revision=revision("evaluate"),
@@ -28,6 +30,8 @@ rule model_card:
         f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md",
     log:
         "logs/model_card/{benchmark}.{method}.fold{fold}.log",
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("model_card", "benchmark", "method"),
         revision=revision("model_card"),
@@ -43,6 +47,8 @@ rule scores:
         f"{RESULTS}/scores.parquet",
     log:
         "logs/scores.log",
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("scores"),
         revision=revision("scores"),
@@ -60,6 +66,8 @@ rule table:
         tex=f"{RESULTS}/tables/{{table}}.tex",
     log:
         "logs/tables/{table}.log",
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("tables", "table"),
         revision=revision("tables"),
@@ -88,9 +96,11 @@ rule figures:
         "logs/figures.log",
     benchmark:
         "logs/figures.tsv"
+    conda:
+        "../../envs/meddino.yaml"
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=grows(16000),
+        runtime=grows(60),
     params:
         options=options("figures"),
         revision=revision("figures"),
@@ -114,6 +124,8 @@ rule report:
         f"{RESULTS}/report.html",
     log:
         "logs/report.log",
+    conda:
+        "../../envs/meddino.yaml"
     params:
         options=options("report"),
         revision=revision("report"),
