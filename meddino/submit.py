@@ -245,9 +245,7 @@ def cancel_leftovers() -> None:
         return [f[0] for f in fields if f[1].startswith(SNAKEMAKES) and f[2:] == [here]]
 
     if numbers := left():
-        _say(
-            f"cancelling SLURM jobs {', '.join(numbers)}, left behind by a Snakemake that was killed"
-        )
+        _say(f"cancelling SLURM jobs {', '.join(numbers)}: a Snakemake that was killed left them")
         _ask("scancel", *numbers)
         end = time.monotonic() + LEAVE_SECONDS
         while left() and time.monotonic() < end:
