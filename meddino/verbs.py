@@ -193,6 +193,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.status",
         summary="say what would rerun, and why, before anything runs",
     ),
+    "cost": Verb(
+        module="meddino.cost",
+        summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
+    ),
     "verify": Verb(
         module="meddino.verify",
         summary="read all results again and compare them with their records",
