@@ -14,7 +14,7 @@ from meddino import fingerprint
 from meddino.core.errors import MeddinoError
 
 # Jobs of a group are indented below a line that names it.
-_RULE = re.compile(r"^(?P<grouped> *)(?:local)?rule (?P<rule>\w+):")
+_RULE = re.compile(r"^(?P<grouped> *)(?P<local>(?:local)?)rule (?P<rule>\w+):")
 _DETAIL = re.compile(r"^ {4,}(output|reason|threads|resources|wildcards): (.*)$")
 _COMMAND = re.compile(r"^Shell command: (?!None)")
 _GROUP = re.compile(r"^\[.*\] Group job ")
@@ -27,12 +27,18 @@ class Job:
 
     rule: str
     grouped: bool = False
+    local: bool = False
     runs: bool = False
     """Whether it has a command; a rule such as `all` has none."""
     output: tuple[str, ...] = ()
     threads: int = 1
     wildcards: dict[str, str] = field(default_factory=dict)
     resources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def submitted(self) -> bool:
+        """Whether it goes to a scheduler by itself; one with `sbatch` is waited for here."""
+        return self.runs and not self.grouped and (not self.local or "sbatch" in self.resources)
 
 
 @dataclass
@@ -46,8 +52,8 @@ class Plan:
 
     @property
     def submissions(self) -> int:
-        """What a scheduler gets to see: groups, and jobs that are in none."""
-        return self.groups + sum(job.runs and not job.grouped for job in self.listed)
+        """What a scheduler gets to see: groups, and jobs that are in none or submit themselves."""
+        return self.groups + sum(job.submitted for job in self.listed)
 
 
 def plan(arguments: Sequence[str]) -> Plan:
@@ -68,7 +74,7 @@ def read_plan(lines: Iterable[str]) -> Plan:
     found, job = Plan(), Job("")
     for line in lines:
         if match := _RULE.match(line):
-            job = Job(match["rule"], grouped=bool(match["grouped"]))
+            job = Job(match["rule"], bool(match["grouped"]), bool(match["local"]))
             found.jobs[job.rule] += 1
             found.listed.append(job)
         elif job.rule and (match := _DETAIL.match(line)):
