@@ -1,6 +1,6 @@
 """What each job of a study takes, by the figures of `cost.yaml` and the study's own records."""
 
-import shlex
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -319,8 +319,7 @@ def _head_parameters(head: Head, width: int) -> float:
 
 def _sbatch(job: Job) -> dict[str, str]:
     """Flags that a job hands to sbatch by itself."""
-    given = shlex.split(job.resources.get("sbatch", ""))
-    return {key.lstrip("-"): value for key, _, value in (flag.partition("=") for flag in given)}
+    return dict(re.findall(r"--([a-z-]+)[= ]([^\s-]\S*)", job.resources.get("sbatch", "")))
 
 
 def devices(job: Job, key: str) -> int:

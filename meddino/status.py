@@ -38,7 +38,11 @@ class Job:
     @property
     def submitted(self) -> bool:
         """Whether it goes to a scheduler by itself; one with `sbatch` is waited for here."""
-        return self.runs and not self.grouped and (not self.local or "sbatch" in self.resources)
+        return (
+            self.runs
+            and not self.grouped
+            and (not self.local or bool(self.resources.get("sbatch")))
+        )
 
 
 @dataclass
