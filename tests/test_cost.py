@@ -43,7 +43,7 @@ Shell command: python -m meddino finetune
 [Wed Nov 25 00:17:00 2026]
 localrule pretrain_stage1:
     output: results/pretrain/stage1/history.jsonl
-    resources: sbatch=--nodes 2 --gpus-per-node=h100:4 --cpus-per-task=12 --time=1-00:00:00, runtime=5
+    resources: sbatch=--nodes 2 --gpus-per-node=h100:4 --cpus-per-task=12 --time=9, runtime=5
 Shell command: python -m meddino pretrain
 
 [Wed Nov 25 00:17:00 2026]
