@@ -25,8 +25,8 @@ BACKWARD = 3
 """Operations of a training step over those of a forward pass."""
 Basis = Literal["measured", "derived", "assumed"]
 Unit = Literal[
-    "job", "GB", "volume", "slice", "case slice", "validation slice", "validation case",
-    "probed slice", "GPU second",
+    "job", "GB", "volume", "slice", "case slice", "megapixel", "validation slice",
+    "validation case", "probed slice", "GPU second",
 ]  # fmt: skip
 
 
@@ -52,8 +52,8 @@ class Rate(Options):
     """How it is known."""
     source: str
     """Who says so."""
-    parallel: bool = False
-    """Whether all cores of the job share it."""
+    workers: Literal["one", "planning", "cores"] = "one"
+    """What shares it: one core, `planning.num_processes`, or all cores of the job."""
 
 
 class Assumptions(Options):
@@ -140,8 +140,12 @@ class Estimator:
             return Effort()
         rate = self.figures.rules[key]
         gpus, cores = devices(job, key), cores_of(job)
-        shared = gpus if rate.per == "GPU second" else cores if rate.parallel else 1
-        wall = self._units(job, rate.per) * rate.seconds / shared * self.corrections.get(key, 1.0)
+        workers = {
+            "one": gpus if rate.per == "GPU second" else 1,
+            "planning": min(cores, self.study.planning.num_processes),
+            "cores": cores,
+        }[rate.workers]
+        wall = self._units(job, rate.per) * rate.seconds / workers * self.corrections.get(key, 1.0)
         return Effort(wall, wall * cores, wall * gpus, self._disk_gb(job, key))
 
     def correct(self, done: Iterable[Job]) -> Counter[str]:
@@ -175,6 +179,9 @@ class Estimator:
                 return self._slices(chosen.get("dataset"))
             case "case slice":
                 return self._case_slices(chosen["benchmark"])
+            case "megapixel":
+                px, _ = self._input(chosen["configuration"])
+                return self._case_slices(chosen["benchmark"]) * px**2 / 1e6
             case "validation slice":
                 return self._case_slices(chosen["benchmark"]) / self._folds(chosen["benchmark"])
             case "validation case":
@@ -282,9 +289,8 @@ class Estimator:
             case "convert":
                 return self._cases(chosen["benchmark"]) * assumed.gb_per_volume.value
             case "preprocess":
-                px, _ = self._input(chosen["configuration"])
-                each = px**2 * assumed.bytes_per_pixel_preprocessed.value / 1e9
-                return self._case_slices(chosen["benchmark"]) * each
+                each = assumed.bytes_per_pixel_preprocessed.value / 1e3
+                return self._units(job, "megapixel") * each
             case "pretrain":
                 stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
                 return len(stage.snapshots) * self._snapshot_gb(stage)
