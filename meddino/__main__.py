@@ -19,7 +19,7 @@ from meddino.verbs import VERBS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 after printing a mendable error."""
+    """Run one verb; return 0, or another status after printing a mendable error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     overview = _overview()
     if not arguments or arguments[0] in ("-h", "--help", "--version"):
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(name, arguments[1:])
     except MeddinoError as error:
         print(f"meddino {arguments[0]}: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:
         return 1
     return 0

@@ -185,6 +185,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.finetune.highres",
         summary="add 896 x 896 px to plans that nnU-Net's own planner wrote",
     ),
+    "submit": Verb(
+        module="meddino.submit",
+        summary="run a verb that trains as a SLURM job, and wait for it",
+    ),
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",

@@ -374,9 +374,17 @@ def stage1(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_stage_leaves_history_and_snapshots_and_no_state(stage1: Path) -> None:
+def test_a_stage_leaves_history_and_snapshots_and_is_not_done_twice(
+    index: Path, stage1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = sorted(path.name for path in stage1.iterdir())
-    assert names == ["000003.pth", "000006.pth", "history.jsonl"]
+    assert names == ["000003.pth", "000006.pth", "history.jsonl", "state"]
+    whole = [(stage1 / name).read_bytes() for name in names[:3]]
+    for name in names[:3]:  # as Snakemake does when it was killed before it heard of the end
+        (stage1 / name).unlink()
+    monkeypatch.setattr(loop.Trainer, "_step", None)
+    loop.run(options(), index=index, state=stage1 / "state", output=stage1 / "history.jsonl")
+    assert [(stage1 / name).read_bytes() for name in names[:3]] == whole
     lines = [json.loads(line) for line in (stage1 / "history.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(math.isfinite(line[key]) for line in lines for key in ("loss", "ibot", "koleo"))

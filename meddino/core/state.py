@@ -25,8 +25,3 @@ def open_state(state: Path, inputs: dict[str, Path | None], options: Any) -> Non
         shutil.rmtree(state)
     state.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
-
-
-def close_state(state: Path) -> None:
-    """Remove the folder once the job's outputs are in place."""
-    shutil.rmtree(state, ignore_errors=True)

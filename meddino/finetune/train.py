@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_lines
-from meddino.core.state import close_state, open_state
+from meddino.core.state import open_state
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import FinetuneOptions
 from meddino.finetune.plan import PLANS
@@ -33,7 +33,8 @@ def run(
         options: the method and the length of training.
         preprocessed: `DatasetNNN_x/<configuration>.json`, from `preprocess`.
         weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
-        state: folder of checkpoints; a killed run resumes there, and it is removed at the end.
+        state: folder of checkpoints, from which a killed run resumes, and one whose output was lost
+            is soon done again. Whoever has the output can remove it.
         output: `model.safetensors`, written last; beside it appear `model.json` (what it takes to
             rebuild the network) and `history.jsonl` (one line an epoch).
 
@@ -80,7 +81,6 @@ def _train(
         if team.leads:
             write_lines(output.parent / HISTORY, trainer.history)
             model.save(trainer, output)
-            close_state(state)
 
 
 def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, state: Path) -> None:

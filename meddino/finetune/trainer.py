@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Stopped
 from meddino.finetune.networks import build_network
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.finetune.settings import Settings, read_settings, write_settings
@@ -218,7 +218,7 @@ class StudyTrainer(MethodTrainer):
         """Record the epoch; keep a checkpoint now and then. nnU-Net's plot is left to the report.
 
         Raises:
-            MeddinoError: a signal asked to stop; a checkpoint is kept.
+            Stopped: a signal asked to stop; a checkpoint is kept.
         """
         self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
         self.history.append(self._record())
@@ -234,7 +234,7 @@ class StudyTrainer(MethodTrainer):
             if self.team.leads:
                 checkpoints.save(self.state, self.current_epoch, content)
         if stopping:
-            raise MeddinoError(
+            raise Stopped(
                 f"stopped by a signal after epoch {self.current_epoch - 1}; a checkpoint is kept,"
                 " rerun to go on"
             )

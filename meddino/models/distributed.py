@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Stopped
 from meddino.models.device import choose
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
@@ -65,14 +65,15 @@ def launch(work: Callable[..., None], device: str, processes: int | None, *given
     Args:
         work: importable by name, as it is sent to new processes.
         device: `auto`, `cpu` or `cuda`.
-        processes: how many to start; None is one a GPU. Without effect under torchrun.
+        processes: how many to start; None is one a GPU. Without effect where several were started.
         given: further arguments.
 
     Raises:
         MeddinoError: raised by one of the processes, or one died; the others are stopped.
+        Stopped: raised by one of the processes.
     """
     kind = choose(device)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         with _joined(kind, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as t:
             work(t, *given)
         return
@@ -108,7 +109,9 @@ def _start(
         except Exception as error:
             told = sorted(meeting.glob("error.*"))
             if told:
-                raise MeddinoError(told[0].read_text(encoding="utf-8")) from error
+                stopped = told[0].match(f"error.{Stopped.status}.*")
+                kind_of = Stopped if stopped else MeddinoError
+                raise kind_of(told[0].read_text(encoding="utf-8")) from error
             raise MeddinoError(f"a training process died: {error}") from error
 
 
@@ -127,8 +130,8 @@ def _enter(
         with _joined(kind, f"file://{meeting}/rendezvous", rank, size) as team:
             work(team, *given)
     except MeddinoError as error:
-        (meeting / f"error.{rank}").write_text(str(error), encoding="utf-8")
-        sys.exit(2)
+        (meeting / f"error.{error.status}.{rank}").write_text(str(error), encoding="utf-8")
+        sys.exit(error.status)
 
 
 @contextmanager

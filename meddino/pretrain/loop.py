@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.files import write_lines
 from meddino.core.progress import track
-from meddino.core.state import close_state, open_state
+from meddino.core.state import open_state
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import checkpoints, distributed, weights
 from meddino.models.distributed import Team
@@ -63,8 +63,8 @@ def run(
         init: checkpoint that student and teacher start from. One of an earlier stage brings heads
             and student; published weights bring the backbone alone.
         gram_teacher: checkpoint whose teacher is the Gram teacher.
-        state: folder of checkpoints; a killed run resumes there, in any number of processes, and it
-            is removed at the end.
+        state: folder of checkpoints, from which a killed run resumes, in any number of processes,
+            and one whose output was lost is soon done again. Whoever has the output can remove it.
         output: `history.jsonl`, written last (one line every `log_every` iterations); beside it
             appears `NNNNNN.pth` (teacher, student, meta) for each of the stage's snapshots.
 
@@ -111,11 +111,6 @@ class Job:
         files = {"index": self.index, "init": self.init, "gram_teacher": self.gram_teacher}
         open_state(self.state, files, json.loads(json.dumps(identity)))
 
-    def close(self, history: list[dict[str, Any]]) -> None:
-        """Write the history, which says that all is there."""
-        write_lines(self.output, history)
-        close_state(self.state)
-
 
 def _train(team: Team, job: Job) -> None:
     """What each process does."""
@@ -131,7 +126,7 @@ def _train(team: Team, job: Job) -> None:
         # Not before the end: Snakemake deletes the outputs of a job that fails.
         for name in (f"{iteration:06d}.pth" for iteration in job.options.stage.snapshots):
             checkpoint.publish(job.state / name, job.output.with_name(name))
-        job.close(trainer.history)
+        write_lines(job.output, trainer.history)
 
 
 def _train_publicly(job: Job) -> None:
@@ -141,7 +136,8 @@ def _train_publicly(job: Job) -> None:
 
     sources = job.sources()
     job.open()
-    job.close(public.train(job.options, job.index, sources, job.state, job.output))
+    history = public.train(job.options, job.index, sources, job.state, job.output)
+    write_lines(job.output, history)
 
 
 class Trainer:
@@ -225,11 +221,11 @@ class Trainer:
                     self._snapshot(state / f"{self.iteration:06d}.pth")
                 if values["stop"] > 0:
                     self._checkpoint(state)
-                    raise MeddinoError(
+                    raise Stopped(
                         f"{self.options.name}: stopped by a signal after iteration"
                         f" {self.iteration}; a checkpoint is kept, rerun to go on"
                     )
-                if self.iteration % stage.checkpoint_every == 0:
+                if self._due(stage.checkpoint_every):
                     self._checkpoint(state)
 
     def _due(self, every: int) -> bool:

@@ -78,18 +78,20 @@ rule finetune:
         "logs/finetune/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/finetune/{benchmark}.{method}.fold{fold}.tsv"
+    localrule: True  # as pretrain_*: see there
     threads: 12
     resources:
         mem_mb=48000,
-        runtime=2880,
+        sbatch="",
     params:
         options=options("finetune", "method", "fold"),
         revision=revision("finetune"),
         state=state("finetune", "benchmark", "method", "fold"),
         files=flags,
     shell:
-        "python -m meddino finetune --options {params.options:q} {params.files}"
-        " --state {params.state:q} --output {output.model:q} > {log:q} 2>&1"
+        "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q} --"
+        " finetune --options {params.options:q} {params.files} --state {params.state:q}"
+        " --output {output.model:q} > {log:q} 2>&1 && rm -rf {params.state:q}"
 
 
 rule predict:

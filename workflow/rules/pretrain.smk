@@ -1,5 +1,3 @@
-# Stages that start one from another. A rule each, not a wildcard: their outputs differ, and the
-# names then read well in a queue and in a profile (`set-resources: pretrain_stage1:`).
 rule leaves:
     output:
         f"{RESULTS}/leaves/index.{{size}}.parquet",
@@ -33,6 +31,9 @@ rule weights:
         "python -m meddino weights --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
 
+# Stages that start one from another. A rule each, not a wildcard: their outputs differ, and the
+# names then read well in a profile (`set-resources: pretrain_stage1:`). They run, or wait for the
+# job that they have submitted (`sbatch` holds its flags), where Snakemake runs.
 for STAGE in STUDY.pretrain.stages:
 
     rule:
@@ -48,18 +49,20 @@ for STAGE in STUDY.pretrain.stages:
         benchmark:
             f"logs/pretrain/{STAGE}.tsv"
         priority: 1  # the longest chain: what else there is fits in beside it
+        localrule: True
         threads: 16
         resources:
             mem_mb=64000,
-            runtime=2880,
+            sbatch="",
         params:
             options=options("pretrain", stage=STAGE),
             revision=revision("pretrain"),
             state=state("pretrain", stage=STAGE),
             files=flags,
         shell:
-            "python -m meddino pretrain --options {params.options:q} {params.files}"
-            " --state {params.state:q} --output {output.history:q} > {log:q} 2>&1"
+            "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q} --"
+            " pretrain --options {params.options:q} {params.files} --state {params.state:q}"
+            " --output {output.history:q} > {log:q} 2>&1 && rm -rf {params.state:q}"
 
 
 # How well frozen backbones tell organs apart; a job for all checkpoints of a stage.
