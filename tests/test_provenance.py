@@ -138,6 +138,15 @@ def test_hashes_of_inputs_come_from_their_makers_records_unless_they_were_touche
     assert found["b"][0]["sha256"] == sha256(shard)
 
 
+def test_a_damaged_record_beside_an_input_costs_another_reading(study: Path) -> None:
+    report = Path("results/ct3m/shards/lits/0.json")
+    records.record_path(report).write_text('{"verb": "sli')
+    found = recorder._inputs({"reports": [report]})
+    assert found["reports"][0]["sha256"] == sha256(report)
+    _, whole = collect([INDEX])
+    assert whole["without"] == [str(report)]
+
+
 def test_a_failed_run_leaves_no_record_and_not_that_of_an_earlier_result(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ the result goes and needs no database. Files of one folder may have records of s
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,16 @@ def entry(path: Path) -> Entry:
 
 
 def listed(folders: Iterable[Path]) -> dict[str, Entry]:
-    """Outputs that the records in some folders list, by path; each names its `record`."""
+    """Outputs that the records in some folders list, by path; each names its `record`.
+
+    One that is damaged, or that a job beside this one has just removed, is as none.
+    """
     found = {}
     for folder in folders:
         for path in sorted(folder.glob(f".*{SUFFIX}")):
-            for said in read(path)["outputs"]:
-                found[said["path"]] = {**said, "record": str(path)}
+            with suppress(MeddinoError):
+                for said in read(path)["outputs"]:
+                    found[said["path"]] = {**said, "record": str(path)}
     return found
 
 
