@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,23 +28,24 @@ def configuration(arguments: Sequence[str]) -> Study:
         MeddinoError: values are given on the command line, or a file does not fit.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--profile")
-    parser.add_argument("--configfile", "--configfiles", nargs="+", default=None)
+    parser.add_argument("--configfile", "--configfiles", nargs="+")
     parser.add_argument("--config", "-C", nargs="+")
     given, _ = parser.parse_known_args(arguments)
     if given.config:
         raise MeddinoError("--config: put these values into a file, and name it by --configfile")
-    return load(["config.yaml", *(given.configfile or _of_profile(given.profile))])
+    folder, profile = _profile(arguments)
+    beside = profile.get("configfile", [])
+    files = [folder / file for file in ([beside] if isinstance(beside, str) else beside)]
+    return load(["config.yaml", *(given.configfile or files)])
 
 
-def _of_profile(profile: str | None) -> list[Path]:
-    """Configuration files that a profile names, beside it."""
-    path = Path(profile or "") / "profile.yaml"
-    if profile is None or not path.exists():
-        return []
-    named_files = layers.read([path]).get("configfile", [])
-    files = named_files if isinstance(named_files, list) else [named_files]
-    return [path.parent / file for file in files]
+def _profile(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of the profile that arguments name, and what stands in it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--profile", default="", type=Path)
+    folder: Path = parser.parse_known_args(arguments)[0].profile
+    path = folder / "profile.yaml"
+    return folder, layers.read([path]) if path.exists() else {}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str]) -> None:
         whole, todo = pool.map(status.plan, (["--forceall", *many, *rest], [*many, *rest]))
     left = {job.output for job in todo.listed}
     seen = estimator.correct(job for job in whole.listed if job.output not in left)
-    report(Console(), estimator, whole, todo, seen, gpu)
+    queued = "--executor" in rest or "executor" in _profile(rest)[1]
+    report(Console(), estimator, whole, todo, seen, gpu, queued)
 
 
 def report(
@@ -78,8 +81,9 @@ def report(
     todo: status.Plan,
     seen: Counter[str],
     gpu: str,
+    queued: bool,
 ) -> None:
-    """Print the estimate, and what it rests on."""
+    """Print the estimate, and what it rests on; submissions where a scheduler takes them."""
     efforts: dict[str, list[Effort]] = defaultdict(list)
     for job in todo.listed:
         efforts[job.rule].append(estimator.effort(job))
@@ -92,9 +96,9 @@ def report(
         )  # fmt: skip
     if todo.listed:
         console.print(table)
-    _summary(console, estimator, "to run", todo)
+    _summary(console, estimator, "to run", todo, queued)
     if len(whole.listed) != len(todo.listed):
-        _summary(console, estimator, "the whole study", whole)
+        _summary(console, estimator, "the whole study", whole, queued)
     if todo.listed:
         _foundations(console, estimator, efforts, gpu)
 
@@ -119,12 +123,14 @@ def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
     return rate.basis if rate else "nothing to do"
 
 
-def _summary(console: Console, estimator: Estimator, what: str, plan: status.Plan) -> None:
+def _summary(
+    console: Console, estimator: Estimator, what: str, plan: status.Plan, queued: bool
+) -> None:
     total = _sum(map(estimator.effort, plan.listed))
+    submissions = f" in {plan.submissions} submissions" if queued else ""
     console.print(
-        f"{what}: {len(plan.listed)} jobs in {plan.submissions} submissions, "
-        f"{_hours(total.gpu_s)} GPU-hours, {_hours(total.core_s)} core-hours held, "
-        f"{total.disk_gb:,.0f} GB of disk",
+        f"{what}: {len(plan.listed)} jobs{submissions}, {_hours(total.gpu_s)} GPU-hours, "
+        f"{_hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
         highlight=False,
     )
 

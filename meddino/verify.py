@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -146,9 +147,10 @@ def _print(found: Findings, console: Console) -> None:
 def _remedy(found: Findings, wrong: list[str]) -> str:
     named = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if wrong[SHOWN:] else "")
     mains = sorted({*found.changed.values(), *found.missing.values()})
+    anew = " ".join(map(shlex.quote, mains[:SHOWN])) + (" ..." if mains[SHOWN:] else "")
     remedy = (
-        f"restore them, or delete {', '.join(mains[:SHOWN])}{' ...' if mains[SHOWN:] else ''}"
-        " and rerun: Snakemake then makes anew what they belong to"
+        "restore them, or make anew what they belong to and all that follows:"
+        f" snakemake --profile PROFILE --forcerun {anew} -- all"
         if mains
         else "delete them and rerun, or leave `--strict` out if they are yours"
     )

@@ -163,6 +163,8 @@ def test_the_estimate_is_printed_with_its_foundations(
     shutil.copy(root / "config.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/profile.yaml").write_text("executor: slurm\n")
     asked: list[list[str]] = []
 
     def plan(arguments: list[str]) -> object:

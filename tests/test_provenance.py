@@ -341,7 +341,7 @@ def test_changed_missing_and_unrecorded_files_are_named_with_a_remedy(
     assert "1 changed, 1 missing, 2 without a record" in said.out
     assert said.err.count("\n") == 1
     assert "0.64.parquet" in said.err and "0.128.parquet" in said.err
-    assert "delete results/ct3m/shards/lits/0.json and rerun" in said.err
+    assert "--forcerun results/ct3m/shards/lits/0.json -- all" in said.err
 
 
 def test_files_without_a_record_are_told_and_refused_when_asked(study: Path) -> None:
