@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format status accept schema rulegraph lock audit container \
-  container-test clean
+.PHONY: help setup demo demo-short test check format status cost verify accept schema rulegraph lock audit \
+  container container-test slurm-test clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ format: setup  ## format Python and Snakemake files
 
 status: setup  ## what would rerun, and why (PROFILE=local)
 	@python -m meddino status --profile $(or $(PROFILE),local)
+
+cost: setup  ## what the study would take: jobs, GPU-hours, core-hours, disk (PROFILE=slurm)
+	@python -m meddino cost --profile $(or $(PROFILE),slurm)
+
+verify: setup  ## read all results again and compare them with their records
+	@python -m meddino verify
 
 accept: setup  ## take edited code as giving the same results
 	@python -m meddino.fingerprint --accept

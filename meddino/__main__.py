@@ -14,6 +14,7 @@ from typing import Any
 
 from meddino import __version__, verbs
 from meddino.core.errors import MeddinoError
+from meddino.recorder import recorded
 from meddino.verbs import VERBS
 
 
@@ -67,7 +68,8 @@ def _run(name: str, arguments: list[str]) -> None:
             flags = ", ".join(f"--{key}" for key in missing)
             raise MeddinoError(f"say {flags}: which part of {' + '.join(config)} this run is for")
         options = verbs.select(load(config), name, **selectors)
-    run(options, **given)
+    with recorded(name, options, given):
+        run(options, **given)
 
 
 def _stage_parser(name: str, run: Callable[..., Any]) -> argparse.ArgumentParser:

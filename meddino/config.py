@@ -55,6 +55,7 @@ from meddino.report.options import (
     CardOptions,
     FigureOptions,
     ModelCardOptions,
+    ProvenanceOptions,
     Recipe,
     ReportOptions,
     Source,
@@ -890,6 +891,10 @@ class Study(Options):
     def figure_options(self) -> FigureOptions:
         """Options of `figures`."""
         return self.figures
+
+    def provenance_options(self) -> ProvenanceOptions:
+        """Options of `provenance`."""
+        return ProvenanceOptions(title=self.title)
 
     def report_options(self) -> ReportOptions:
         """Options of `report`."""

@@ -23,7 +23,7 @@ RECORD = PACKAGE.parent / "workflow" / "revisions.json"
 def digest(module: str, package: Path = PACKAGE) -> str:
     """Digest of a module and of every `meddino` module that it imports, however indirectly."""
     sources = _closure(module, package)
-    text = "\n".join(f"{name}:{_meaning(path)}" for name, path in sorted(sources.items()))
+    text = "\n".join(f"{name}:{_meaning(tree)}" for name, tree in sorted(sources.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -42,17 +42,17 @@ def drift() -> list[str]:
     return [name for name, now in current().items() if recorded.get(name) != now]
 
 
-def _closure(module: str, package: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _closure(module: str, package: Path) -> dict[str, ast.Module]:
+    found: dict[str, ast.Module] = {}
     queue = [module]
     while queue:
         name = queue.pop()
         path = _source(name, package)
         if path is None or name in found:
             continue
-        found[name] = path
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
         queue.append(name.rpartition(".")[0])  # importing a module runs its package first
-        queue.extend(_imports(path))
+        queue.extend(_imports(found[name]))
     return found
 
 
@@ -68,8 +68,8 @@ def _source(name: str, package: Path) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -77,9 +77,8 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _meaning(path: Path) -> str:
+def _meaning(tree: ast.Module) -> str:
     """The syntax tree as text, without docstrings: blind to comments and layout already."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

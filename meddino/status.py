@@ -13,17 +13,51 @@ from rich.table import Table
 from meddino import fingerprint
 from meddino.core.errors import MeddinoError
 
-_RULE = re.compile(r"^(?:local)?rule (\w+):")
-_REASON = re.compile(r"^    reason: (.*)$")
+# Jobs of a group are indented below a line that names it.
+_RULE = re.compile(r"^(?P<grouped> *)(?P<local>(?:local)?)rule (?P<rule>\w+):")
+_DETAIL = re.compile(r"^ {4,}(output|reason|threads|resources|wildcards): (.*)$")
+_COMMAND = re.compile(r"^Shell command: (?!None)")
+_GROUP = re.compile(r"^\[.*\] Group job ")
 _FILES = re.compile(r"(?::| )\s*[^\s:]*/.*$")
 
 
 @dataclass
+class Job:
+    """One job of a dry run, as Snakemake describes it."""
+
+    rule: str
+    grouped: bool = False
+    local: bool = False
+    runs: bool = False
+    """Whether it has a command; a rule such as `all` has none."""
+    output: tuple[str, ...] = ()
+    threads: int = 1
+    wildcards: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def submitted(self) -> bool:
+        """Whether it goes to a scheduler by itself; one with `sbatch` is waited for here."""
+        return (
+            self.runs
+            and not self.grouped
+            and (not self.local or bool(self.resources.get("sbatch")))
+        )
+
+
+@dataclass
 class Plan:
-    """Jobs that a dry run lists: how many of each rule, and for which reasons."""
+    """Jobs that a dry run lists: how many of each rule, for which reasons, in how many groups."""
 
     jobs: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    listed: list[Job] = field(default_factory=list)
+    groups: int = 0
+
+    @property
+    def submissions(self) -> int:
+        """What a scheduler gets to see: groups, and jobs that are in none or submit themselves."""
+        return self.groups + sum(job.submitted for job in self.listed)
 
 
 def plan(arguments: Sequence[str]) -> Plan:
@@ -41,14 +75,32 @@ def plan(arguments: Sequence[str]) -> Plan:
 
 def read_plan(lines: Iterable[str]) -> Plan:
     """Read a dry run's log."""
-    found, rule = Plan(), ""
+    found, job = Plan(), Job("")
     for line in lines:
         if match := _RULE.match(line):
-            rule = match[1]
-            found.jobs[rule] += 1
-        elif rule and (match := _REASON.match(line)):
-            found.reasons[rule][_FILES.sub("", match[1])] += 1
+            job = Job(match["rule"], bool(match["grouped"]), bool(match["local"]))
+            found.jobs[job.rule] += 1
+            found.listed.append(job)
+        elif job.rule and (match := _DETAIL.match(line)):
+            if match[1] == "reason":
+                found.reasons[job.rule][_FILES.sub("", match[2])] += 1
+            else:
+                _describe(job, match[1], match[2])
+        elif _COMMAND.match(line):
+            job.runs = True
+        elif _GROUP.match(line):
+            found.groups += 1
     return found
+
+
+def _describe(job: Job, key: str, value: str) -> None:
+    if key == "threads":
+        job.threads = int(value)
+    elif key == "output":
+        job.output = tuple(value.split(", "))
+    else:
+        pairs = (pair.partition("=") for pair in value.split(", "))
+        setattr(job, key, {name: content for name, _, content in pairs})
 
 
 def main(arguments: Sequence[str]) -> None:

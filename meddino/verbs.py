@@ -25,13 +25,16 @@ class Verb:
 
     `revision` rises whenever the verb's results change for the same options and inputs: it is a
     parameter of the rule, so that old results rerun. `options` cuts the verb's slice out of a study
-    and is None for tools that make no result of the study.
+    and is None for tools that make no result of the study. `beside` are the files that belong to
+    its result, as patterns below the folder of its main output, whose name without suffix they may
+    hold as `{stem}`, and its options as `{options}`.
     """
 
     module: str
     summary: str
     revision: int = 1
     options: Callable[..., Any] | None = None
+    beside: tuple[str, ...] = ()
 
 
 VERBS: dict[str, Verb] = {
@@ -39,6 +42,7 @@ VERBS: dict[str, Verb] = {
         module="meddino.datasets.phantom.verb",
         summary="make the procedural CT phantom of one dataset",
         options=Study.phantom_options,
+        beside=("*",),
     ),
     "fetch": Verb(
         module="meddino.datasets.fetch",
@@ -50,23 +54,27 @@ VERBS: dict[str, Verb] = {
         revision=3,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=Study.slice_options,
+        beside=("{stem}.*.parquet",),
     ),
     "duplicates": Verb(
         module="meddino.ct3m.duplicates",
         summary="find volumes that are copies of others, by content",
         options=Study.duplicates_options,
+        beside=("overlap.csv",),
     ),
     "index": Verb(
         module="meddino.ct3m.index",
         revision=3,
         summary="index the slices of all datasets at one size",
         options=Study.index_options,
+        beside=("{stem}.card.json",),
     ),
     "leaves": Verb(
         module="meddino.pretrain.leaves",
         revision=3,
         summary="make dead-leaves pictures, the demo's stand-in for natural images",
         options=Study.leaves_options,
+        beside=("leaves.{options.size_px}.parquet",),
     ),
     "weights": Verb(
         module="meddino.models.fetch_weights",
@@ -79,32 +87,38 @@ VERBS: dict[str, Verb] = {
         revision=2,
         summary="run one stage of self-supervised pretraining",
         options=Study.pretrain_options,
+        beside=("[0-9]*.pth",),
     ),
     "convert": Verb(
         module="meddino.finetune.convert",
         summary="convert a benchmark to nnU-Net's raw layout, with its split",
         options=Study.convert_options,
+        beside=("imagesTr/*", "labelsTr/*", "splits_final.json", "quarantine.json"),
     ),
     "plan": Verb(
         module="meddino.finetune.plan",
         summary="let nnU-Net plan a benchmark, and add the high-resolution configuration",
         options=Study.plan_options,
+        beside=("dataset_fingerprint.json", "dataset.json", "splits_final.json"),
     ),
     "preprocess": Verb(
         module="meddino.finetune.preprocess",
         summary="let nnU-Net preprocess a benchmark in one configuration",
         options=Study.preprocess_options,
+        beside=("*_{stem}/*",),
     ),
     "finetune": Verb(
         module="meddino.finetune.train",
         revision=2,
         summary="train one method on one benchmark",
         options=Study.finetune_options,
+        beside=("model.json", "history.jsonl"),
     ),
     "predict": Verb(
         module="meddino.finetune.predict",
         summary="segment the validation cases of a fold",
         options=Study.predict_options,
+        beside=("*.nii.gz",),
     ),
     "evaluate": Verb(
         module="meddino.evaluate.score",
@@ -127,6 +141,7 @@ VERBS: dict[str, Verb] = {
         revision=5,
         summary="write one of the paper's tables beside the paper's values",
         options=Study.table_options,
+        beside=("{stem}.md", "{stem}.tex"),
     ),
     "model_card": Verb(
         module="meddino.report.modelcard",
@@ -137,16 +152,24 @@ VERBS: dict[str, Verb] = {
         module="meddino.report.card",
         summary="write the data card of CT-3M",
         options=Study.card_options,
+        beside=("card.md", "figures.json", "*.png"),
     ),
     "figures": Verb(
         module="meddino.report.figures",
         revision=3,
         summary="draw the figures",
         options=Study.figure_options,
+        beside=("*.png",),
+    ),
+    "provenance": Verb(
+        module="meddino.report.provenance",
+        summary="collect the records of all that the results were made from (RO-Crate)",
+        options=Study.provenance_options,
+        beside=("provenance.json",),
     ),
     "report": Verb(
         module="meddino.report.html",
-        revision=4,
+        revision=5,
         summary="write the HTML report",
         options=Study.report_options,
     ),
@@ -173,6 +196,14 @@ VERBS: dict[str, Verb] = {
     "status": Verb(
         module="meddino.status",
         summary="say what would rerun, and why, before anything runs",
+    ),
+    "cost": Verb(
+        module="meddino.cost",
+        summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
+    ),
+    "verify": Verb(
+        module="meddino.verify",
+        summary="read all results again and compare them with their records",
     ),
 }
 

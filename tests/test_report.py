@@ -15,8 +15,8 @@ import torch
 from meddino.core.files import read_json, write_json
 from meddino.ct3m import duplicates, index
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions
-from meddino.report import card, figures, html
-from meddino.report.options import CardOptions, FigureOptions, ReportOptions
+from meddino.report import card, figures, html, provenance
+from meddino.report.options import CardOptions, FigureOptions, ProvenanceOptions, ReportOptions
 
 METHODS = ("nnunet", "meddinov3")
 SCRIPT = "<script>alert(1)</script>"
@@ -118,6 +118,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_json(root / "0.json", chunk)
     entry = {"case": "c9", "path": "/l.nii.gz", "reason": "on another grid; mend it"}
     write_json(root / "quarantine.json", {"benchmark": "LiTS", "quarantined": [entry]})
+    provenance.run(
+        ProvenanceOptions(title="Study"),
+        results=[root / "table2.csv"],
+        output=root / "ro-crate-metadata.json",
+    )
     return {
         "root": root,
         "card": {
@@ -141,6 +146,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "scores": root / "scores.parquet",
             "quarantine": [root / "0.json", root / "quarantine.json"],
             "checkpoints": pretraining,
+            "provenance": root / "provenance.json",
         },
     }
 
@@ -242,7 +248,7 @@ def test_missing_runs_intervals_and_tests_are_in_the_report(
     lines.assign(metric="HD95", unit="mm").to_csv(study["root"] / "missing.csv", index=False)
     changed = study | {"report": study["report"] | {"tables": [study["root"] / "missing.csv"]}}
     text = report(changed, drawn, "missing.html")
-    assert "<td>not run" in text and "lits HD95 (mm)" in text and "nan" not in text
+    assert "<td>not run" in text and "lits HD95 (mm)" in text and ">nan" not in text
     assert "paper 75.00" in text, "the paper's value stays"
 
 

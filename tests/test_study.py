@@ -78,6 +78,16 @@ def test_tables_and_report_are_there(folder: Path) -> None:
     assert not list((results / "runs").rglob("*.pt")), "no state of finished runs is left"
 
 
+def test_every_result_has_a_record_that_is_true_of_it(folder: Path) -> None:
+    whole = read_json(folder / "results/short/provenance.json")
+    assert whole["without"] == []
+    verbs = {entry["verb"] for entry in whole["summary"]["verbs"]}
+    assert {"fetch", "slices", "pretrain", "preprocess", "finetune", "predict", "tables"} <= verbs
+    verify = [sys.executable, "-m", "meddino", "verify", "--strict"]
+    done = subprocess.run(verify, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_second_run_does_nothing(folder: Path) -> None:
     assert "Nothing to be done" in snakemake(folder, "all")
 

@@ -21,7 +21,8 @@ from meddino.core.layers import merge
 from meddino.status import Plan, read_plan
 
 ROOT = Path(__file__).parent.parent
-SCORING = {"evaluate", "model_card", "scores", "table", "figures", "report", "all"}
+REPORTING = {"figures", "provenance", "report", "all"}
+SCORING = {"evaluate", "model_card", "scores", "table"} | REPORTING
 FINETUNING = {"finetune", "predict"} | SCORING
 Study = dict[str, Any]
 
@@ -152,17 +153,12 @@ def test_metric_tolerance_reruns_scoring(study: Any) -> None:
 
 
 def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
-    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {
-        "card",
-        "figures",
-        "report",
-        "all",
-    }
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {"card"} | REPORTING
 
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "methods.nnunet.label", "nnU-Net (2d)"))
-    assert rules(plan) <= {"table", "model_card", "figures", "report", "all"}
+    assert rules(plan) <= {"table", "model_card"} | REPORTING
 
 
 def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:

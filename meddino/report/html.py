@@ -2,20 +2,15 @@
 
 import base64
 import math
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from meddino import __version__
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, sha256
 from meddino.report.options import ReportOptions
-
-PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "pyarrow", "snakemake")
 
 
 def run(
@@ -27,9 +22,10 @@ def run(
     scores: Path,
     quarantine: list[Path],
     checkpoints: list[Path],
+    provenance: Path,
     output: Path,
 ) -> None:
-    """Write the report. It has no date, so that equal studies give equal files.
+    """Write the report; equal results and equal records give equal files.
 
     Args:
         options: title and notes.
@@ -39,6 +35,7 @@ def run(
         scores: scores of all runs.
         quarantine: reports of curation and of conversion: what was left out, and why.
         checkpoints: `history.jsonl` of the stages, beside their snapshots.
+        provenance: `provenance.json`, the records of all jobs before this one.
         output: `report.html`.
     """
     environment = jinja2.Environment(
@@ -64,7 +61,7 @@ def run(
         quarantined=_quarantined(reports),
         remarks=_remarks(chunks),
         snapshots=[entry for path in checkpoints for entry in _snapshots(path)],
-        versions=_versions(),
+        provenance=read_json(provenance),
     )
     with atomic(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -178,13 +175,3 @@ def _origin(entry: dict[str, Any] | None) -> str:
         return "none"
     where = f"{entry['stage']}@{entry['iteration']}" if entry["stage"] else "published weights"
     return f"{where} ({entry['sha256'][:8]})"
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = [("meddino", __version__), ("Python", platform.python_version())]
-    for name in PACKAGES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "not installed"))
-    return found

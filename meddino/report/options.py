@@ -123,3 +123,10 @@ class ReportOptions(Options):
     """Heading."""
     notes: tuple[str, ...] = ()
     """What a reader must know first."""
+
+
+class ProvenanceOptions(Options):
+    """What `provenance` needs of a study."""
+
+    title: str
+    """Its title."""

@@ -110,6 +110,29 @@ rule figures:
         " --datasets {input.datasets:q} --probes {input.probes:q} --output {output:q} > {log:q} 2>&1"
 
 
+# Where everything came from, back to the raw data: after all that the report shows, and before it.
+rule provenance:
+    input:
+        tables(["csv"]),
+        f"{RESULTS}/figures/figures.json",
+        f"{RESULTS}/ct3m/card/card.json",
+        over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md"),
+        STUDY.convert_quarantines(),
+    output:
+        crate=f"{RESULTS}/ro-crate-metadata.json",
+        records=f"{RESULTS}/provenance.json",
+    log:
+        "logs/provenance.log",
+    conda:
+        "../../envs/meddino.yaml"
+    params:
+        options=options("provenance"),
+        revision=revision("provenance"),
+    shell:
+        "python -m meddino provenance --options {params.options:q} --results {input:q}"
+        " --output {output.crate:q} > {log:q} 2>&1"
+
+
 rule report:
     input:
         tables=tables(["csv"]),
@@ -120,6 +143,7 @@ rule report:
         checkpoints=[
             f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
         ],
+        provenance=f"{RESULTS}/provenance.json",
     output:
         f"{RESULTS}/report.html",
     log:
@@ -132,4 +156,5 @@ rule report:
     shell:
         "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
         " --figures {input.figures:q} --card {input.card:q} --scores {input.scores:q}"
-        " --quarantine {input.quarantine:q} --checkpoints {input.checkpoints:q} --output {output:q} > {log:q} 2>&1"
+        " --quarantine {input.quarantine:q} --checkpoints {input.checkpoints:q}"
+        " --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"
