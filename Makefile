@@ -77,5 +77,9 @@ container:  ## containers/meddino.sif, with its bill of materials (needs Apptain
 container-test: setup  ## build the image on a base of its own, and run a short study inside (Debian, root)
 	@bash containers/test.sh
 
+SLURM ?= all
+slurm-test: setup  ## a real SLURM here: the shortened demo on two nodes, and faults (Debian, root; SLURM=faults)
+	@bash tests/slurm/run.sh $(SLURM)
+
 clean:  ## remove results, logs and the demo's data; downloads of real data are kept
 	@rm -rf results logs resources/demo .snakemake

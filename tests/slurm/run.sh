@@ -1,21 +1,31 @@
 #!/usr/bin/env bash
-# `make slurm-test`: the shortened demo through profiles/slurm on a real SLURM, and faults of its own.
+# `make slurm-test`: a real SLURM on this machine; the shortened demo through profiles/slurm, with
+# pretraining on two nodes; then what may befall jobs (tests/test_submit.py). `make slurm-test
+# SLURM=faults` leaves the study out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cluster=tests/slurm/cluster.sh
-$cluster start
-trap '$cluster stop' EXIT
+what=${1:-all}
+export OMP_NUM_THREADS=1 # two nodes on one machine
+tests/slurm/cluster.sh start
+trap 'tests/slurm/cluster.sh stop' EXIT
 
-# The profile as it is, but for sizes, and for times that a cluster would not like to be asked in.
+# The profile as it is, but for sizes, and for times in which a real cluster would not like to be asked.
 task="--partition=gpu --nodes=1 --gpus-per-node=1 --cpus-per-task=1 --mem=4G --time=30"
 team="--partition=gpu --nodes=2 --gpus-per-node=1 --cpus-per-task=1 --mem=4G --time=30"
 study() {
-  OMP_NUM_THREADS=1 python -m meddino study --profile slurm "$@" \
+  python -m meddino study --profile slurm \
     --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 --latency-wait 10 \
-    --local-cores 2 --resources mem_mb=16000 --default-resources slurm_partition=cpu mem_mb=1000 runtime=10 \
+    --local-cores 2 --resources mem_mb=16000 \
+    --default-resources slurm_partition=cpu mem_mb=1000 runtime=10 \
     --set-threads pretrain_{natural,stage1,stage2,stage3}=1 finetune=1 \
     --set-resources {pretrain_{natural,stage1,stage2,stage3},finetune}:mem_mb=200 \
     pretrain_{natural,stage1}:sbatch="'$team'" {pretrain_{stage2,stage3},finetune}:sbatch="'$task'" \
     --configfile profiles/demo/study.yaml profiles/demo/short.yaml tests/slurm/study.yaml -- all
 }
-study
+
+if [ "$what" = all ]; then
+  rm -rf results/slurm
+  study
+  cat results/slurm/tables/table2.md
+fi
+MEDDINO_TEST_SLURM=1 python -m pytest -q tests/test_submit.py --durations=5
