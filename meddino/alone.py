@@ -1,0 +1,142 @@
+"""One run of the workflow at a time in a folder, and what a killed one left is put away.
+
+Snakemake's own lock says only that it is there. After `kill -9` or a power loss a person would have
+to find out whether it still means something, and jobs of a Snakemake that is dead may still write.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from meddino.core.errors import MeddinoError
+
+RECORD = Path(".snakemake/meddino.lock")
+LOCKS = Path(".snakemake/locks")
+PATIENCE_S = 10.0
+"""How long jobs may take to end after SIGTERM."""
+
+
+class Alone:
+    """What the only run of a folder writes down of itself, for the run after it."""
+
+    def __init__(self, file: TextIO) -> None:
+        """Keep the open, locked record."""
+        self._file = file
+        self.record: dict[str, Any] = {}
+
+    def note(self, group: int) -> None:
+        """Write down Snakemake's process group, and its lock if it has it by now.
+
+        No other lock is ever removed: it may be that of somebody who runs Snakemake by hand.
+        """
+        self.record = {"host": socket.gethostname(), "group": group, "locks": _locks()}
+        with _writing():
+            self._file.seek(0)
+            self._file.truncate()
+            json.dump(self.record, self._file)
+            self._file.flush()
+
+
+@contextmanager
+def alone() -> Iterator[Alone]:
+    """Hold this folder for one run; put away what one that was killed, or this one, has left.
+
+    Raises:
+        MeddinoError: another run is under way in this folder, or nothing can be written to it.
+    """
+    with _writing():
+        RECORD.parent.mkdir(exist_ok=True)
+        file = RECORD.open("a+", encoding="utf-8")
+    with file:
+        last = _read(file)
+        # Where a file system knows no such locks, Snakemake's own has to do.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _running(last) from error
+        except OSError:
+            pass
+        _put_away(last)
+        this = Alone(file)
+        try:
+            yield this
+        finally:
+            _put_away(this.record)
+            file.truncate(0)
+
+
+def _put_away(run: dict[str, Any]) -> None:
+    """End jobs and remove the lock of a killed run on this host; of others nothing is known."""
+    if not run or run["host"] != socket.gethostname():
+        return
+    if _alive(run["group"]):
+        raise _running(run)
+    if _end(run["group"]):
+        print("ended jobs that Snakemake, which was killed, had left", file=sys.stderr)
+    if run["locks"] and run["locks"] == _locks():
+        for name in run["locks"]:
+            (LOCKS / name).unlink()
+        print("removed the lock of Snakemake, which was killed", file=sys.stderr)
+
+
+def _end(group: int) -> bool:
+    """End what is left of a process group; whether there was anything."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _alive(-group):
+            return number == signal.SIGKILL
+        os.killpg(group, number)
+        deadline = time.monotonic() + PATIENCE_S
+        while _alive(-group) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return True
+
+
+def _alive(process: int) -> bool:
+    """Whether a process is alive, or with a negative number any of its group."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _running(run: dict[str, Any]) -> MeddinoError:
+    who = f"process {run['group']} on {run['host']}" if run else "it has just begun"
+    return MeddinoError(
+        f"another run is under way in {Path.cwd()} ({who}); wait until it is done, or stop it with"
+        " Ctrl-C or `kill`, then rerun"
+    )
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MeddinoError(
+            f"cannot write {Path.cwd() / RECORD}: {error.strerror}; free space or permit writing"
+            " there, then rerun"
+        ) from error
+
+
+def _read(file: TextIO) -> dict[str, Any]:
+    """The record of the last run; empty if it was not killed."""
+    file.seek(0)
+    with suppress(ValueError):
+        return dict(json.load(file))
+    return {}
+
+
+def _locks() -> dict[str, int]:
+    """Snakemake's lock files, and when each was made (ns)."""
+    return {path.name: path.stat().st_mtime_ns for path in sorted(LOCKS.glob("*.lock"))}
