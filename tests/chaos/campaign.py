@@ -1,4 +1,5 @@
-"""Faults at random moments of a small study: `make chaos`. What came of them is in docs/faults.md.
+"""Faults at random moments of a small study (`make chaos`); what came of them: docs/faults.md.
+
 
 A finished study is the reference. For every fault it is copied, put back to the moment before one of
 its jobs, drawn at random, and gone on with; the fault comes at a random moment of that job. Then the
@@ -215,12 +216,14 @@ class Trial:
     reran: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     clear: bool = False
+    unseen: bool = False
     skipped: str = ""
     seconds: float = 0.0
 
     @property
     def survived(self) -> bool:
-        return self.again == 0 and self.same_tables and not self.reran and not self.strays
+        whole = self.again == 0 and self.same_tables and not self.unseen
+        return whole and not self.reran and not self.strays
 
 
 class Scene:
@@ -232,6 +235,7 @@ class Scene:
         self.trial, self.rng, self.jobs = trial, rng, jobs
         self.kept: list[str] = []
         self.undo: list[Callable[[], Any]] = []
+        self.at_end: list[Callable[[], Any]] = []
         self.said = work / "said.txt"
         self.tmp = work / "tmp"
 
@@ -244,9 +248,12 @@ class Scene:
 
     def __exit__(self, *_: object) -> None:
         self.mend()
+        while self.at_end:
+            self.at_end.pop()()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def mend(self) -> None:
+        """Take the cause of a fault away, as a person would before the rerun."""
         while self.undo:
             self.undo.pop()()
 
@@ -302,8 +309,7 @@ def at_a_moment(strike: Callable[[Scene, subprocess.Popen[bytes]], None]) -> Fau
     """A fault that strikes the running study, which then is run once more."""
 
     def fault(scene: Scene, job: Job, reference: dict[str, bytes]) -> None:
-        if not list(scene.folder.iterdir()):
-            scene.copy(job)
+        scene.copy(job)
         process = scene.start()
         scene.until(process, job)
         strike(scene, process)
@@ -359,36 +365,27 @@ def mount(*arguments: str) -> None:
 
 def small_disk(scene: Scene, place: Path, size: str) -> None:
     mount("-t", "tmpfs", "-o", f"size={size}", "none", str(place))
-    scene.undo.append(lambda: subprocess.run(["umount", "-l", str(place)], check=True))
+    scene.at_end.append(lambda: subprocess.run(["umount", "-l", str(place)], check=True))
 
 
-def fill(place: Path) -> Path:
+def fill(scene: Scene, place: Path) -> None:
     """Take all that is left of a disk."""
     path = place / "filler"
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(bytes(1 << 16)):
-            pass
-    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
-        while file.write(bytes(64)):
-            pass
-    return path
+    scene.undo.append(lambda: path.unlink(missing_ok=True))
+    for piece in (1 << 16, 64):
+        with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+            while file.write(bytes(piece)) == piece:
+                pass
 
 
 def disk_full(scene: Scene, job: Job, reference: dict[str, bytes]) -> None:
     small_disk(scene, scene.folder, f"{DISK_MB}m")
-
-    def strike(scene: Scene, process: subprocess.Popen[bytes]) -> None:
-        scene.filler = fill(scene.folder)  # type: ignore[attr-defined]
-
-    process_undo, scene.undo = scene.undo, []
-    scene.undo = [lambda: scene.filler.unlink()]  # type: ignore[attr-defined]
-    at_a_moment(strike)(scene, job, reference)
-    scene.undo = process_undo
+    at_a_moment(lambda scene, _: fill(scene, scene.folder))(scene, job, reference)
 
 
 def tmpdir_full(scene: Scene, job: Job, reference: dict[str, bytes]) -> None:
     small_disk(scene, scene.tmp, "1m")
-    at_a_moment(lambda scene, _: None if fill(scene.tmp) else None)(scene, job, reference)
+    at_a_moment(lambda scene, _: fill(scene, scene.tmp))(scene, job, reference)
 
 
 def read_only(scene: Scene, process: subprocess.Popen[bytes]) -> None:
@@ -425,9 +422,7 @@ def clock(days: int) -> Fault:
             raise Skip("libfaketime is not installed (Debian: faketime)")
         scene.copy(job)
         begun = time.time()
-        process = scene.start(
-            LD_PRELOAD=str(FAKETIME[0]), FAKETIME=f"{days:+d}d", NO_FAKE_STAT="1"
-        )
+        process = scene.start(LD_PRELOAD=str(FAKETIME[0]), FAKETIME=f"{days:+d}d", NO_FAKE_STAT="1")
         scene.until(process, job)
         process.terminate()
         finished = scene.ended(process)
@@ -445,62 +440,68 @@ def needed_later(scene: Scene, finished: list[str]) -> list[str]:
     """Files of finished jobs that jobs to come read: inputs, and what lies beside them."""
     later = {file for job in scene.jobs if job.name not in finished for file in job.inputs}
     beside = [
-        p.relative_to(scene.folder).as_posix()
+        path.relative_to(scene.folder).as_posix()
         for job in scene.jobs
-        if job.name in finished and job.rule in ("convert", "preprocess", "predict")
-        and any(later & set(job.outputs))
-        for p in Path(os.path.normpath(scene.folder / job.name / BESIDE[job.rule])).rglob("*")
-        if p.is_file()
+        if job.name in finished and job.rule in BESIDE and later & set(job.outputs)
+        for path in Path(os.path.normpath(scene.folder / job.name / BESIDE[job.rule])).rglob("*")
+        if path.is_file() and not path.is_symlink()
     ]
     done = {o for job in scene.jobs if job.name in finished for o in job.outputs}
     return sorted((later & done) | set(beside))
 
 
 def damaged(truncate: bool) -> Fault:
-    """A file that is cut off, or one byte of which is another, with its date as before."""
+    """A file that is cut off, or one bit of which is another, with its date as before."""
 
     def fault(scene: Scene, job: Job, reference: dict[str, bytes]) -> None:
         scene.copy(job)
-        victim = scene.folder / scene.rng.choice(needed_later(scene, scene.kept))
-        scene.trial.detail = victim.relative_to(scene.folder).as_posix()
-        data, status = bytearray(victim.read_bytes()), victim.stat()
-        place = scene.rng.randrange(len(data))
-        if truncate:
-            del data[place:]
-        else:
-            data[place] ^= 1 << scene.rng.randrange(8)
-        victim.write_bytes(data)
-        os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+        name = scene.rng.choice(needed_later(scene, scene.kept))
+        damage(scene, scene.folder / name, truncate)
         finished = scene.ended(scene.start())
-        failed = scene.trial.code != 0
-        text = scene.said.read_text(errors="replace")
-        scene.trial.clear = failed and victim.name in text
-        scene.trial.detail += f", byte {place} of {len(data) if truncate else status.st_size}"
-        if not failed:
-            same = tables(scene.folder) == reference
-            scene.trial.detail += "; harmless" if same else "; WRONG TABLES, silently"
-        verify(scene)
-        if failed or not same:
-            victim.unlink()
-        owner = {o for j in scene.jobs if str(victim.relative_to(scene.folder)) in j.outputs
-                 for o in [j.name]}
-        scene.rerun([name for name in finished if name not in owner], reference)
-        scene.trial.reran = [] if not failed or owner else scene.trial.reran
+        scene.trial.clear = name in scene.said.read_text(errors="replace")
+        wrong = scene.trial.code == 0 and tables(scene.folder) != reference
+        if wrong or not scene.trial.code:
+            found = verify(scene, name)
+            scene.trial.detail += f"; {'WRONG TABLES' if wrong else 'tables right'}; {found}"
+            scene.trial.unseen = wrong and found != "verify finds it"
+        owner = maker(scene, name)
+        for output in owner.outputs if wrong or scene.trial.code else []:
+            (scene.folder / output).unlink(missing_ok=True)
+        due = {owner.name} | downstream(scene.jobs, *owner.outputs)
+        scene.rerun([done for done in finished if done not in due], reference)
 
     return fault
 
 
-def verify(scene: Scene) -> None:
-    """What `python -m meddino verify` finds, where there is such a verb."""
-    command = [sys.executable, "-m", "meddino", "verify", "--help"]
-    if subprocess.run(command, cwd=scene.folder, env=environment(), capture_output=True).returncode:
-        return
-    command = [*command[:-1], str(RESULTS)]
-    done = subprocess.run(
-        command, cwd=scene.folder, env=environment(), capture_output=True, text=True
-    )
-    found = "finds it" if done.returncode else "does not see it"
-    scene.trial.detail += f"; verify {found}"
+def damage(scene: Scene, victim: Path, truncate: bool) -> None:
+    data, status = bytearray(victim.read_bytes()), victim.stat()
+    place = scene.rng.randrange(len(data))
+    scene.trial.detail = f"{victim.relative_to(scene.folder)}, byte {place} of {len(data)}"
+    if truncate:
+        del data[place:]
+    else:
+        data[place] ^= 1 << scene.rng.randrange(8)
+    victim.write_bytes(data)
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def maker(scene: Scene, name: str) -> Job:
+    """The job that made a file."""
+    for job in scene.jobs:
+        beside = os.path.normpath(f"{job.name}/{BESIDE.get(job.rule, '.')}")
+        if name in job.outputs or name.startswith(f"{beside}/"):
+            return job
+    raise AssertionError(f"no job makes {name}")
+
+
+def verify(scene: Scene, name: str) -> str:
+    """Whether `python -m meddino verify`, where there is such a verb, tells of a file."""
+    command = [sys.executable, "-m", "meddino", "verify"]
+    options: dict[str, Any] = {"cwd": scene.folder, "env": environment(), "capture_output": True}
+    if subprocess.run([*command, "--help"], **options).returncode:
+        return "there is no verify"
+    done = subprocess.run([*command, str(RESULTS)], **options, text=True)
+    return "verify finds it" if name in done.stdout + done.stderr else "verify does not see it"
 
 
 def dataset_changes(scene: Scene, _: Job, reference: dict[str, bytes]) -> None:
@@ -528,9 +529,9 @@ def dataset_changes(scene: Scene, _: Job, reference: dict[str, bytes]) -> None:
     scene.trial.reran = sorted((ran | ran_back) - expected)
 
 
-def downstream(jobs: list[Job], file: str) -> set[str]:
-    """Names of all jobs that follow from a file."""
-    files, found = {file}, set()
+def downstream(jobs: list[Job], *made: str) -> set[str]:
+    """Names of all jobs that follow from files."""
+    files, found = set(made), set()
     for job in jobs:  # in an order that respects what they need
         if files & set(job.inputs):
             found.add(job.name)
@@ -550,9 +551,7 @@ class Kind:
 
 KINDS = {
     "kill-all": Kind("`kill -9` of everything", 8, at_a_moment(kill_everything)),
-    "kill-snakemake": Kind(
-        "`kill -9` of Snakemake alone", 3, at_a_moment(kill_snakemake), "rerun"
-    ),
+    "kill-snakemake": Kind("`kill -9` of Snakemake alone", 3, at_a_moment(kill_snakemake), "rerun"),
     "kill-parents": Kind("`kill -9` of all but the jobs", 4, at_a_moment(kill_both)),
     "kill-worker": Kind("`kill -9` of a job", 7, at_a_moment(kill_worker), "rerun"),
     "sigterm": Kind("SIGTERM", 4, at_a_moment(tell(signal.SIGTERM)), "rerun to go on"),
@@ -606,8 +605,11 @@ def attempt(work: Path, number: int, kind: str, seed: int) -> Trial:
     begun = time.monotonic()
     with Scene(work, jobs, trial, rng) as scene:
         try:
-            candidates = [j for j in jobs if j.rule not in ("phantom", "leaves", "weights")] if (
-                kind in ("truncated", "flipped")) else jobs
+            candidates = (
+                [j for j in jobs if j.rule not in ("phantom", "leaves", "weights")]
+                if (kind in ("truncated", "flipped"))
+                else jobs
+            )
             KINDS[kind].fault(scene, rng.choice(candidates), wanted)
         except Skip as reason:
             trial.skipped = str(reason)
@@ -633,7 +635,7 @@ def lost(trials: list[Trial]) -> str:
             found["finished jobs ran again"] += 1
         if trial.strays:
             found["files left over"] += 1
-        if "silently" in trial.detail:
+        if trial.unseen:
             found["wrong tables without a word"] += 1
     return ", ".join(f"{what} ({n})" for what, n in found.items()) or "nothing"
 
@@ -683,7 +685,35 @@ def main() -> int:
 
 
 def write(trials: list[Trial], seed: int) -> None:
-    raise NotImplementedError
+    """Write docs/faults.md and docs/faults.json."""
+    tried = [trial for trial in trials if not trial.skipped]
+    text = [
+        "# Faults",
+        "",
+        "Written by `make chaos`. A small study is disturbed at a random moment and then run once",
+        "more. A fault counts as survived if that rerun succeeds, its tables are those of an",
+        "undisturbed study to the byte, no job that was finished ran again, and no temporary file is",
+        "left. A message counts as clear if it names the cause and what to do.",
+        "",
+        f"{len(tried)} faults, {sum(t.survived for t in tried)} survived; seed {seed};"
+        f" {datetime.now(UTC):%Y-%m-%d}; {platform.platform()}, {os.cpu_count()} cores.",
+        "",
+        *table(trials),
+        "",
+        *details(tried),
+    ]
+    (ROOT / "docs/faults.md").write_text("\n".join(text) + "\n")
+
+
+def details(tried: list[Trial]) -> Iterator[str]:
+    if not any(not t.survived for t in tried):
+        return
+    yield "What was lost:"
+    yield ""
+    for trial in tried:
+        if not trial.survived:
+            what = f" ({trial.detail})" if trial.detail else ""
+            yield f"- {KINDS[trial.fault].title}, in `{trial.moment}`{what}: {lost([trial])}"
 
 
 if __name__ == "__main__":
