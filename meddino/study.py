@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from meddino.alone import Alone, alone
+from meddino.core import layers
 from meddino.core.errors import MeddinoError
 
 LOG = Path("logs/snakemake.log")
@@ -29,9 +30,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run `snakemake ARGUMENTS` and show its progress; its whole log goes to logs/snakemake.log.
 
     Raises:
-        MeddinoError: another run is under way here, Snakemake failed (the end of its log is shown
-            first), or it was told to stop.
+        MeddinoError: another run is under way here, a configuration is refused, Snakemake failed
+            (the end of its log is shown first), or it was told to stop.
     """
+    # Snakemake would run what some of them hold.
+    layers.read([path for path in arguments if path.endswith((".yaml", ".yml"))])
     with alone() as run:
         _run(arguments, run)
 

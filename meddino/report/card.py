@@ -1,5 +1,6 @@
 """The `card` verb: what CT-3M is made of, in figures and numbers."""
 
+import html
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,15 @@ def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
     for entry in figures:
         lines += ["", f"## {entry.title}", "", f"![{entry.title}]({entry.file})", "", entry.caption]
     lines += ["", f"## Left out ({len(card['quarantined'])})", ""]
-    lines += [f"- {e['dataset']}/{e['case']}: {e['reason']}" for e in card["quarantined"]]
+    lines += [
+        f"- {e['dataset']}/{_inert(e['case'])}: {_inert(e['reason'])}" for e in card["quarantined"]
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Names and reasons come from strangers' files: no markup, no lines of their own."""
+    return html.escape(" ".join(text.split()), quote=False)
 
 
 def _counts(variant: dict[str, Any]) -> str:

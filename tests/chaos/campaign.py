@@ -1,9 +1,10 @@
 """Faults at random moments of a small study (`make chaos`); what came of them: docs/faults.md.
 
 
-A finished study is the reference. For every fault it is copied, put back to the moment before one of
-its jobs, drawn at random, and gone on with; the fault comes at a random moment of that job. Then the
-study is run once more. Results are added to a file line by line, so that a campaign can be cut off.
+A finished study is the reference. For every fault it is copied, put back to the moment before one
+of its jobs, drawn at random, and gone on with; the fault comes at a random moment of that job. Then
+the study is run once more. Results are added to a file line by line, so that a campaign can be cut
+off and gone on with.
 """
 
 import argparse
@@ -49,7 +50,7 @@ BESIDE = {
 """What a rule makes beside its outputs, from its first output on."""
 
 
-# ---- the study --------------------------------------------------------------------------------------
+# ---- the study ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -192,7 +193,7 @@ def last_words(text: str, lines: int = 12) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
-# ---- one trial ---------------------------------------------------------------------------------------
+# ---- one trial ---------------------------------------------------------------------------------
 
 
 class Skip(Exception):
@@ -569,7 +570,7 @@ KINDS = {
 SHORT = ("kill-all", "kill-worker", "sigterm", "two-starts", "disk-full")
 
 
-# ---- the campaign ---------------------------------------------------------------------------------------
+# ---- the campaign ------------------------------------------------------------------------------
 
 
 def reference(work: Path) -> tuple[list[Job], dict[str, bytes]]:
@@ -692,8 +693,8 @@ def write(trials: list[Trial], seed: int) -> None:
         "",
         "Written by `make chaos`. A small study is disturbed at a random moment and then run once",
         "more. A fault counts as survived if that rerun succeeds, its tables are those of an",
-        "undisturbed study to the byte, no job that was finished ran again, and no temporary file is",
-        "left. A message counts as clear if it names the cause and what to do.",
+        "undisturbed study to the byte, no job that was finished ran again, and no temporary file",
+        "is left. A message counts as clear if it names the cause and what to do.",
         "",
         f"{len(tried)} faults, {sum(t.survived for t in tried)} survived; seed {seed};"
         f" {datetime.now(UTC):%Y-%m-%d}; {platform.platform()}, {os.cpu_count()} cores.",

@@ -1,7 +1,11 @@
 # Names that the rules share. All logic is in the package, which is tested without Snakemake.
+import shlex
+
+from meddino.core import layers
 from meddino.config import Study
 from meddino.verbs import VERBS, options_json, run_folder
 
+layers.read(workflow.configfiles)  # refuses what Snakemake takes in silence: a key given twice
 STUDY = Study.parse(config)
 RESULTS, RESOURCES = STUDY.results, STUDY.resources
 
@@ -24,10 +28,14 @@ def state(verb, *names, **fixed):
     )
 
 
+def quoted(paths):
+    return shlex.join([paths] if isinstance(paths, str) else paths)
+
+
 def flags(wildcards, input, without=()):
     """Inputs that differ from job to job, as flags."""
     return " ".join(
-        f"--{key.replace('_', '-')} {paths}"
+        f"--{key.replace('_', '-')} {quoted(paths)}"
         for key, paths in input.items()
         if key not in without
     )
