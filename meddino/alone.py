@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from meddino.core.errors import MeddinoError
 
@@ -27,7 +28,7 @@ PATIENCE_S = 10.0
 class Alone:
     """What the only run of a folder writes down of itself, for the run after it."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: FileIO) -> None:
         """Keep the open, locked record."""
         self._file = file
         self.record: dict[str, Any] = {}
@@ -38,11 +39,10 @@ class Alone:
         No other lock is ever removed: it may be that of somebody who runs Snakemake by hand.
         """
         self.record = {"host": socket.gethostname(), "group": group, "locks": _locks()}
-        with _writing():
-            self._file.seek(0)
-            self._file.truncate()
-            json.dump(self.record, self._file)
-            self._file.flush()
+        # A full disk ends the jobs that it concerns; this record is of use only after a kill.
+        with suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(json.dumps(self.record).encode())
 
 
 @contextmanager
@@ -52,9 +52,14 @@ def alone() -> Iterator[Alone]:
     Raises:
         MeddinoError: another run is under way in this folder, or nothing can be written to it.
     """
-    with _writing():
+    try:
         RECORD.parent.mkdir(exist_ok=True)
-        file = RECORD.open("a+", encoding="utf-8")
+        file = RECORD.open("ab+", buffering=0)
+    except OSError as error:
+        raise MeddinoError(
+            f"cannot write {Path.cwd() / RECORD}: {error.strerror}; free space or permit writing"
+            " there, then rerun"
+        ) from error
     with file:
         last = _read(file)
         # Where a file system knows no such locks, Snakemake's own has to do.
@@ -118,22 +123,11 @@ def _running(run: dict[str, Any]) -> MeddinoError:
     )
 
 
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MeddinoError(
-            f"cannot write {Path.cwd() / RECORD}: {error.strerror}; free space or permit writing"
-            " there, then rerun"
-        ) from error
-
-
-def _read(file: TextIO) -> dict[str, Any]:
+def _read(file: FileIO) -> dict[str, Any]:
     """The record of the last run; empty if it was not killed."""
     file.seek(0)
     with suppress(ValueError):
-        return dict(json.load(file))
+        return dict(json.loads(file.readall()))
     return {}
 
 

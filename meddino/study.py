@@ -22,6 +22,8 @@ LOG = Path("logs/snakemake.log")
 _RULE = re.compile(r"^(?:local)?rule (\w+):")
 _DONE = re.compile(r"^(\d+) of (\d+) steps")
 _TOTAL = re.compile(r"^total\s+(\d+)$")
+_ERROR = re.compile(r"^Error in rule (\w+):")
+_LOGFILE = re.compile(r"^    log: (.+?)(?: \(check log file|$)")
 TAIL_LINES = 60
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -30,8 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run `snakemake ARGUMENTS` and show its progress; its whole log goes to logs/snakemake.log.
 
     Raises:
-        MeddinoError: another run is under way here, a configuration is refused, Snakemake failed
-            (the end of its log is shown first), or it was told to stop.
+        MeddinoError: another run is under way here, a configuration is refused, a job failed (its
+            last words are shown first), or it was told to stop.
     """
     # Snakemake would run what some of them hold.
     layers.read([path for path in arguments if path.endswith((".yaml", ".yml"))])
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
 def _run(arguments: Sequence[str], run: Alone) -> None:
     console = Console(stderr=True)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
+    failed: dict[Path, str] = {}
     command = [sys.executable, "-m", "snakemake", *arguments]
     environment = {**os.environ, "PATH": _path()}
     with (
@@ -60,13 +63,39 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     ):
         assert process.stdout is not None
         run.note(process.pid)
-        lines = _teed(process.stdout, log, tail)
+        lines = _failing(_teed(process.stdout, log, tail), failed)
         _show(lines, console, planned=lambda: run.note(process.pid))
     if stopped:
         raise MeddinoError("the study was told to stop; rerun to go on")
     if process.returncode:
-        console.print("\n".join(tail), markup=False, highlight=False)
+        said = [_last_words(rule, path) for path, rule in failed.items()] or tail
+        console.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")
+
+
+def _failing(lines: Iterator[str], failed: dict[Path, str]) -> Iterator[str]:
+    """Note logs and rules of jobs that fail."""
+    rule = None
+    for line in lines:
+        if match := _ERROR.match(line):
+            rule = match[1]
+        elif rule and (match := _LOGFILE.match(line)):
+            failed[Path(match[1])], rule = rule, None
+        yield line
+
+
+def _last_words(rule: str, log: Path) -> str:
+    """Why a job failed, in its own words, or that it had none."""
+    lines = [x for x in log.read_text(errors="replace").splitlines() if x] if log.exists() else []
+    last = lines[-1] if lines else "none"
+    if last.startswith("meddino "):
+        return last
+    if any(line.startswith("Traceback") for line in lines):
+        return f"{rule} failed: {last} (see {log})"
+    return (
+        f"{rule} was killed, as by the kernel where memory is short, or by a limit of time; its"
+        f" last words: {last} (see {log})"
+    )
 
 
 @contextmanager
@@ -92,14 +121,20 @@ def _watched(process: subprocess.Popen[str]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _log() -> TextIO:
+@contextmanager
+def _log() -> Iterator[TextIO]:
     try:
         LOG.parent.mkdir(exist_ok=True)
-        return LOG.open("w", encoding="utf-8")
+        log = LOG.open("w", encoding="utf-8")
     except OSError as error:
         raise MeddinoError(
             f"cannot write {LOG}: {error.strerror}; free space or permit writing there, then rerun"
         ) from error
+    try:
+        yield log
+    finally:
+        with suppress(OSError):  # what is left in its buffer may not fit the disk
+            log.close()
 
 
 def _path() -> str:

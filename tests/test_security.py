@@ -275,7 +275,7 @@ TRICKS = {
     "a billion laughs": (LAUGHS, "once its aliases"),
     "a billion sections": (SECTIONS, "once its aliases"),
     "a loop": ("a: &a [*a]", "once its aliases"),
-    "depth": (f"title: {'XX", "nested too deeply|deep"),
+    "depth": (f"title: {'[' * 1200}{']' * 1200}", "nested too deeply|deep"),
     "a key twice": ("folds: [0]\nfolds: [1]", "'folds' stands twice.*"),
     "a key twice, deeper": ("training:\n  epochs: 1\n  epochs: 2", "'epochs' stands twice"),
     "bytes": ("\udcff\udcfe", "not YAML"),
@@ -314,7 +314,7 @@ def planned(folder: Path, overlay: str, verb: str = "") -> subprocess.CompletedP
     (folder / "config.yaml").write_bytes((ROOT / "config.yaml").read_bytes())
     (folder / "mine.yaml").write_text(overlay)
     command = [sys.executable, "-m", *(["meddino", verb] if verb else ["snakemake"])]
-    command += ["--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "1", "--dry-run"]
+    command += ["--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "1", "--dry-run", "-p"]
     return subprocess.run(
         [*command, "--configfile", "mine.yaml", "--", "all"],
         cwd=folder,

@@ -76,12 +76,14 @@ def read_log(text: str) -> tuple[dict[str, Job], list[str]]:
     for line in text.splitlines():
         if match := re.match(r"\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]", line):
             now = datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y").timestamp()
-        elif match := re.match(r"(?:local)?rule (\w+):", line):
+        elif match := re.match(r"(?:(?:local)?rule|Error in rule) (\w+):", line):
             job = Job(match[1])
         elif match := re.match(r"    (output|input): (.*)", line):
             setattr(job, f"{match[1]}s", match[2].split(", "))
         elif match := re.match(r"    jobid: (\d+)", line):
-            started[job.name], numbers[match[1]], begun[match[1]] = job, job, now
+            started.setdefault(job.name, job)
+            numbers.setdefault(match[1], job)
+            begun.setdefault(match[1], now)
         elif match := re.match(r"Finished jobid: (\d+)", line):
             numbers[match[1]].seconds = now - begun[match[1]]
             finished.append(numbers[match[1]].name)
@@ -169,7 +171,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 def strays(folder: Path) -> list[str]:
     """What no finished study should hold."""
-    patterns = (".tmp-*", ".old-*", "*.part", ".fetch/*")
+    patterns = (".tmp-*", ".old-*", "*.part", "downloads", "unpacked")
     found = [p for area in (RESULTS, RESOURCES) for n in patterns for p in (folder / area).rglob(n)]
     found += [p for p in (folder / RESULTS / "runs").rglob("*") if p.is_file()]
     for name in ("locks", "incomplete"):
@@ -590,13 +592,10 @@ def reference(work: Path) -> tuple[list[Job], dict[str, bytes]]:
 
 
 def plan(count: int, kinds: list[str]) -> list[str]:
-    """Which fault comes when: shares of 50, spread evenly, so that a part is a fair sample."""
-    total = sum(KINDS[kind].share for kind in kinds)
-    due = [
-        ((i + 0.5) / KINDS[kind].share, kind) for kind in kinds for i in range(KINDS[kind].share)
-    ]
-    order = [kind for _, kind in sorted(due)]
-    return [order[i % total] for i in range(count)]
+    """Which fault comes when: each kind once, then by their shares, so that a part is a sample."""
+    due = [(i / KINDS[kind].share, kind) for kind in kinds for i in range(KINDS[kind].share)]
+    order = [kind for _, kind in sorted(due, key=lambda entry: entry[0])]
+    return [order[i % len(order)] for i in range(count)]
 
 
 def attempt(work: Path, number: int, kind: str, seed: int) -> Trial:
