@@ -10,12 +10,13 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from meddino.core.errors import MeddinoError
 
@@ -82,7 +83,7 @@ def _put_away(run: dict[str, Any]) -> None:
     """End jobs and remove the lock of a killed run on this host; of others nothing is known."""
     if not run or run["host"] != socket.gethostname():
         return
-    if _alive(run["group"]):
+    if run["group"] in (process.pid for process in _members(run["group"])):
         raise _running(run)
     if _end(run["group"]):
         print("ended jobs that Snakemake, which was killed, had left", file=sys.stderr)
@@ -94,25 +95,23 @@ def _put_away(run: dict[str, Any]) -> None:
 
 def _end(group: int) -> bool:
     """End what is left of a process group; whether there was anything."""
+    left = there = _members(group)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if not _alive(-group):
-            return number == signal.SIGKILL
-        os.killpg(group, number)
-        deadline = time.monotonic() + PATIENCE_S
-        while _alive(-group) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return True
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, left = psutil.wait_procs(left, timeout=PATIENCE_S)
+    return bool(there)
 
 
-def _alive(process: int) -> bool:
-    """Whether a process is alive, or with a negative number any of its group."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _members(group: int) -> list[psutil.Process]:
+    """Processes of a group, without those that are dead and not yet taken note of."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _running(run: dict[str, Any]) -> MeddinoError:
