@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meddino.core.options import Options
 from meddino.core.secrets import public
@@ -10,11 +10,13 @@ from meddino.core.secrets import public
 DINOV3, SEGFORMER = "dinov3", "segformer"
 """Kinds of checkpoints, beside those of libraries."""
 
+Url = Annotated[str, StringConstraints(pattern=r"^(https?://|file:)"), AfterValidator(public)]
+
 
 class Published(Options):
     """A published checkpoint: where it is."""
 
-    url: Annotated[str, AfterValidator(public)] | None = Field(None, pattern=r"^(https?://|file:)")
+    url: Url | None = None
     """Where it can be downloaded without an account."""
     file: str | None = None
     """Where you have put it, if it cannot: a file, or a folder of transformers or timm."""

@@ -3,8 +3,8 @@
 
 A finished study is the reference. For every fault it is copied, put back to the moment before one
 of its jobs, drawn at random, and gone on with; the fault comes at a random moment of that job. Then
-the study is run once more. Results are added to a file line by line, so that a campaign can be cut
-off and gone on with.
+the study is run once more. Results are added to a file line by line, so that a campaign that was
+cut off can be gone on with (`--resume`).
 """
 
 import argparse
@@ -500,7 +500,8 @@ def maker(scene: Scene, name: str) -> Job:
 def verify(scene: Scene, name: str) -> str:
     """Whether `python -m meddino verify`, where there is such a verb, tells of a file."""
     command = [sys.executable, "-m", "meddino", "verify"]
-    options: dict[str, Any] = {"cwd": scene.folder, "env": environment(), "capture_output": True}
+    environ = environment(COLUMNS="500")
+    options: dict[str, Any] = {"cwd": scene.folder, "env": environ, "capture_output": True}
     if subprocess.run([*command, "--help"], **options).returncode:
         return "there is no verify"
     done = subprocess.run([*command, str(RESULTS)], **options, text=True)
@@ -662,9 +663,12 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="one fault of a few kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("/tmp/meddino-chaos"))
+    parser.add_argument("--resume", action="store_true", help="go on where a campaign was cut off")
     parser.add_argument("--write", action="store_true", help="write docs/faults.md")
     given = parser.parse_args()
     given.work = given.work.resolve()
+    if not given.resume:
+        shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True, exist_ok=True)
     path = given.work / "results.jsonl"
     kinds, count = (list(SHORT), len(SHORT)) if given.short else (given.kinds, given.count)
