@@ -5,9 +5,8 @@ from meddino.core import layers
 from meddino.config import Study
 from meddino.verbs import VERBS, options_json, run_folder
 
-layers.read(
-    workflow.configfiles
-)  # refuses what Snakemake takes in silence: a key given twice
+# Refuses what Snakemake takes in silence, such as a key that is given twice.
+layers.read(workflow.configfiles)
 STUDY = Study.parse(config)
 RESULTS, RESOURCES = STUDY.results, STUDY.resources
 
