@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.ct3m import shards
 from meddino.ct3m.index import COUNTED, quarantined
+from meddino.ct3m.parquet import read_frame
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
 from meddino.report.options import CardOptions, FigureOptions
 from meddino.report.style import MUTED, Figure, bare, figure, grey
@@ -50,12 +51,12 @@ def run(
     """
     folder = output.parent
     chunks = [(read_json(path), path) for path in reports]
-    matrix = pd.read_csv(overlap, index_col="dataset")
+    matrix = _matrix(overlap)
     card = {
         "datasets": _datasets(chunks, options.sizes_px),
         "paper_slices": PAPER_SLICES,
         "variants": [_variant(read_json(path)) for path in cards],
-        "pairs": Counter(pd.read_parquet(duplicates, columns=["kind"])["kind"].tolist()),
+        "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
         "quarantined": quarantined([report for report, _ in chunks]),
     }
@@ -69,6 +70,17 @@ def run(
     with atomic(folder / "card.md") as temporary:
         temporary.write_text(_markdown(card, made), encoding="utf-8")
     write_json(output, card)
+
+
+def _matrix(overlap: Path) -> pd.DataFrame:
+    """Volumes of data sets, and copies between them: a row and a column for each."""
+    try:
+        matrix = pd.read_csv(overlap, index_col="dataset").astype(int)
+    except ValueError as error:
+        raise MeddinoError(f"{overlap} is damaged ({error}); delete it and rerun") from error
+    if ["volumes", *matrix.index] != matrix.columns.tolist():
+        raise MeddinoError(f"{overlap} is cut off; delete it and rerun")
+    return matrix
 
 
 def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -104,7 +116,7 @@ def _variant(card: dict[str, Any]) -> dict[str, Any]:
 def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
     """Slices drawn at random from each dataset, a row for each, from the feet up."""
     columns = ["dataset", "case", "slice", "shard", "group", "row"]
-    table = pq.read_table(index, columns=columns).to_pandas().astype({"dataset": str})
+    table = read_frame(index, columns).astype({"dataset": str})
     shuffled = table.sample(frac=1, random_state=0).groupby("dataset", sort=True).head(COLUMNS)
     names = sorted(table["dataset"].unique())
     with figure(look, path, len(names), COLUMNS, (1.15, 1.2)) as axes:
@@ -127,7 +139,7 @@ def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
 def histograms(look: FigureOptions, index: Path, chunks: list[Any], path: Path) -> Figure:
     """Spacings of the volumes, and HU of the stored pixels."""
     columns = ["dataset", "case", "spacing_mm_x", "spacing_mm_z"]
-    volumes = pq.read_table(index, columns=columns).to_pandas().drop_duplicates(columns[:2])
+    volumes = read_frame(index, columns).drop_duplicates(columns[:2])
     with figure(look, path, 1, 3, (3.3, 2.6)) as axes:
         for axis, column, title in (
             (axes[0, 0], "spacing_mm_x", "spacing in plane (mm)"),

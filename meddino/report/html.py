@@ -13,6 +13,7 @@ import pandas as pd
 from meddino import __version__
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, sha256
+from meddino.evaluate import merge
 from meddino.report.options import ReportOptions
 
 PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "pyarrow", "snakemake")
@@ -51,7 +52,7 @@ def run(
     reports = [read_json(path) for path in quarantine]
     chunks = [report for report in reports if "dataset" in report]
     data = read_json(card)
-    scored = pd.read_parquet(scores)
+    scored = merge.read([scores])
     text = environment.get_template("report.html.j2").render(
         style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
         title=options.title,
