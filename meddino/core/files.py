@@ -108,8 +108,17 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Read what `write_lines` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """Read what `write_lines` wrote.
+
+    Raises:
+        MeddinoError: the file is absent, or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+    except ValueError as error:
+        raise MeddinoError(f"{path} is damaged ({error}); delete it and rerun") from error
 
 
 def sha256(path: Path) -> str:
