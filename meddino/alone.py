@@ -86,7 +86,7 @@ def _put_away(run: dict[str, Any]) -> None:
     if run["group"] in (process.pid for process in _members(run["group"])):
         raise _running(run)
     if _end(run["group"]):
-        print("ended jobs that Snakemake, which was killed, had left", file=sys.stderr)
+        print("ended jobs that Snakemake had left", file=sys.stderr)
     if run["locks"] and run["locks"] == _locks():
         for name in run["locks"]:
             (LOCKS / name).unlink()

@@ -67,6 +67,8 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
         _show(lines, console, planned=lambda: run.note(process.pid))
     if stopped:
         raise MeddinoError("the study was told to stop; rerun to go on")
+    if process.returncode < 0:
+        raise MeddinoError(f"Snakemake was killed (signal {-process.returncode}); rerun to go on")
     if process.returncode:
         said = [_last_words(rule, path) for path, rule in failed.items()] or tail
         console.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
