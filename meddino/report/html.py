@@ -41,6 +41,9 @@ def run(
         quarantine: reports of curation and of conversion: what was left out, and why.
         checkpoints: `history.jsonl` of the stages, beside their snapshots.
         output: `report.html`.
+
+    Raises:
+        MeddinoError: a file is missing or damaged.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -58,7 +61,7 @@ def run(
         title=options.title,
         notes=options.notes,
         headline=_headline(data, scored),
-        tables=[_table(pd.read_csv(path)) for path in tables],
+        tables=[_table(_rows(path)) for path in tables],
         figures=_figures([card.with_name("figures.json"), figures]),
         structures=_structures(scored),
         card=data,
@@ -79,6 +82,13 @@ def _headline(card: dict[str, Any], scores: pd.DataFrame) -> list[tuple[str, str
         ("models finetuned", str(len(runs))),
         ("cases scored", f"{len(scores.drop_duplicates(['benchmark', 'case'])):,}"),
     ]
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    """The rows of a table's CSV file."""
+    if not path.is_file() or not path.read_bytes().endswith(b"\n"):
+        raise MeddinoError(f"{path} is missing or cut off; delete it and rerun")
+    return pd.read_csv(path)
 
 
 def _table(rows: pd.DataFrame) -> dict[str, Any]:
