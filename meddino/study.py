@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     if process.returncode < 0:
         raise MeddinoError(f"Snakemake was killed (signal {-process.returncode}); rerun to go on")
     if process.returncode:
-        said = [_last_words(rule, path) for path, rule in failed.items()] or tail
+        said = {_last_words(rule, path): None for path, rule in failed.items()} or tail
         console.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")
 

@@ -62,9 +62,10 @@ def check_raw(dataset: Path, num_processes: int) -> None:
         for files in read_json(dataset)["dataset"].values()
         for name in (*files["images"], files["label"])
     ]
-    read_json(paths[0].parent.parent / "splits_final.json")
+    raw = paths[0].parent.parent / "dataset.json"
+    read_json(raw.with_name("splits_final.json"), raw)
     with ThreadPool(num_processes) as pool:
-        pool.map(lambda path: check_made(path, path.parent.parent / "dataset.json"), paths)
+        pool.map(lambda path: check_made(path, raw), paths)
 
 
 @contextmanager

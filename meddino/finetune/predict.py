@@ -27,7 +27,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
     Raises:
         MeddinoError: the split has no such fold, or memory does not suffice.
     """
-    splits = read_json(dataset.parent / "splits_final.json")
+    splits = read_json(dataset.parent / "splits_final.json", dataset)
     if options.fold >= len(splits):
         raise MeddinoError(
             f"fold is {options.fold}, but the split has folds 0 to {len(splits) - 1}"

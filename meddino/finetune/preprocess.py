@@ -20,6 +20,7 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
     Raises:
         MeddinoError: the plans lack the configuration, or a raw volume is not whole.
     """
+    read_json(plans.parent / "dataset.json", plans)
     configurations = read_json(plans)["configurations"]
     if options.configuration not in configurations:
         raise MeddinoError(

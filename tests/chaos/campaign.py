@@ -490,11 +490,14 @@ def damage(scene: Scene, victim: Path, truncate: bool) -> None:
 
 def maker(scene: Scene, name: str) -> Job:
     """The job that made a file."""
+    folders = {}
     for job in scene.jobs:
-        beside = os.path.normpath(f"{job.name}/{BESIDE.get(job.rule, '.')}")
-        if name in job.outputs or name.startswith(f"{beside}/"):
+        if name in job.outputs:
             return job
-    raise AssertionError(f"no job makes {name}")
+        folder = os.path.normpath(f"{job.name}/{BESIDE.get(job.rule, '.')}")
+        if name.startswith(f"{folder}/"):
+            folders[folder] = job
+    return folders[max(folders, key=len)]
 
 
 def verify(scene: Scene, name: str) -> str:
