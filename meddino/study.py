@@ -90,8 +90,9 @@ def _last_words(rule: str, log: Path) -> str:
     """Why a job failed, in its own words, or that it had none."""
     lines = [x for x in log.read_text(errors="replace").splitlines() if x] if log.exists() else []
     last = lines[-1] if lines else "none"
-    if last.startswith("meddino "):
-        return last
+    begins = [number for number, line in enumerate(lines) if line.startswith("meddino ")]
+    if begins:
+        return " ".join(lines[begins[-1] :])
     if any(line.startswith("Traceback") for line in lines):
         return f"{rule} failed: {last} (see {log})"
     return (
