@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-short test check format status cost verify accept schema rulegraph lock audit \
-  container container-test slurm-test clean
+  container container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ demo-short: setup  ## every stage and every method on one phantom benchmark
 
 test: setup  ## all tests
 	@python -m pytest -q
+
+chaos: setup  ## 50 faults at random moments of a small study (hours); writes docs/faults.md
+	@python tests/chaos/campaign.py --write
+
+chaos-short: setup  ## one fault of each of a few kinds (minutes)
+	@python tests/chaos/campaign.py --short --work /tmp/meddino-chaos-short
 
 check: setup  ## formatting, types, import layers, schema and revisions
 	@ruff format --check . && ruff check .

@@ -250,6 +250,7 @@ class Study(Options):
         Raises:
             MeddinoError: one line for every key or value that does not fit, with what is allowed.
         """
+        layers.check(config, source)
         try:
             return cls.model_validate(config)
         except ValidationError as error:

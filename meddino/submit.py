@@ -296,13 +296,14 @@ class _Interrupted(Exception):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise signals that would end us as `_Interrupted` in the block."""
+    """Raise signals that would end us as `_Interrupted` in the block; `nohup` ignores one."""
 
     def interrupt(number: int, _: Any) -> NoReturn:
         raise _Interrupted(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

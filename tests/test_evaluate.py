@@ -331,7 +331,7 @@ def test_predictions_elsewhere_or_missing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MeddinoError, match=r"pred/c1\.nii\.gz lies on another grid"):
         score.run(OPTIONS, **where, output=tmp_path / "a.parquet")
     (tmp_path / "pred/c1.nii.gz").write_bytes(b"\x1f\x8b broken")
-    with pytest.raises(MeddinoError, match=r"pred/c1\.nii\.gz is missing or damaged"):
+    with pytest.raises(MeddinoError, match=r"pred/c1\.nii\.gz is missing, cut off or damaged"):
         score.run(OPTIONS, **where, output=tmp_path / "a.parquet")
     write_json(where["predictions"], {"cases": [], "fold": 0})
     with pytest.raises(MeddinoError, match=r"done\.json names no cases, so fold 0 of lits"):

@@ -87,8 +87,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, vouched_by: Path | str = "") -> Any:
     """Read JSON.
+
+    Args:
+        path: the file.
+        vouched_by: the output of the job that made it, if it is none itself: the job runs again
+            only where that is missing.
 
     Raises:
         MeddinoError: the file is absent or is not JSON.
@@ -96,9 +101,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+        remedy = f"delete {vouched_by} and rerun" if vouched_by else "run the stage that makes it"
+        raise MeddinoError(f"{path} does not exist; {remedy}") from error
     except ValueError as error:
-        raise MeddinoError(f"{path} is not valid JSON ({error}); delete it and rerun") from error
+        raise MeddinoError(
+            f"{path} is not valid JSON ({error}); delete {vouched_by or 'it'} and rerun"
+        ) from error
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
@@ -108,8 +116,17 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Read what `write_lines` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """Read what `write_lines` wrote.
+
+    Raises:
+        MeddinoError: the file is absent, or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+    except ValueError as error:
+        raise MeddinoError(f"{path} is damaged ({error}); delete it and rerun") from error
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.ct3m import copies, shards
 from meddino.ct3m.options import IndexOptions
+from meddino.ct3m.parquet import read_frame
 
 COUNTED = ("volumes", "slices", "air_slices", "other_modality")
 """Counts of the chunks' reports that are summed up."""
@@ -76,7 +77,7 @@ def _pairs(
     options: IndexOptions, duplicates: Path | None, splits: Sequence[Path]
 ) -> pd.DataFrame | None:
     if duplicates is not None:
-        return pd.read_parquet(duplicates)
+        return read_frame(duplicates)
     if options.dedupe != "off" or splits:
         raise MeddinoError(
             "index: to leave copies out it must know them; run the stage `duplicates` and give its"

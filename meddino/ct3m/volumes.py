@@ -7,16 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from isal import igzip, isal_zlib
 
+from meddino.core.errors import MeddinoError
 from meddino.ct3m import dicom, geometry, nifti
 from meddino.ct3m.badvolume import BadVolume
 from meddino.ct3m.hounsfield import check_hu, check_values, to_int16
 from meddino.ct3m.raw import AGAIN, Raw, from_image, reason
 
-__all__ = ["BadVolume", "Volume", "read", "read_label"]
+__all__ = ["BadVolume", "Volume", "check_made", "read", "read_label", "read_made"]
 
 GRID_TOLERANCE = 0.1
 """How far the voxels of a label may lie from its image's, in voxels."""
+
+# tuple[Any] since isal's stubs call its error an instance.
+DAMAGES: tuple[Any, ...] = (OSError, EOFError, isal_zlib.IsalError)
+PIECE_BYTES = 1 << 24
+"""How much of a volume is unpacked at a time where only its checksum matters."""
 
 Vector = tuple[float, float, float]
 
@@ -124,6 +131,39 @@ def read_label(path: Path, like: Volume) -> Volume:
         )
     kind = np.uint8 if high <= 255 else np.uint16
     return replace(volume, array=np.ascontiguousarray(array.astype(kind)))
+
+
+def check_made(path: Path, marker: Path) -> None:
+    """Refuse a volume (`.nii.gz`) that an earlier stage made and that is not whole any more.
+
+    ITK, and so nnU-Net, reads what is cut off or damaged as far as it goes, and the rest as zeros,
+    without a word. gzip's checksum tells.
+
+    Args:
+        path: the volume.
+        marker: the file that vouches for it; a rerun without that makes both anew.
+
+    Raises:
+        MeddinoError: it is missing, cut off or damaged.
+    """
+    try:
+        with igzip.open(path) as file:
+            while file.read(PIECE_BYTES):
+                pass
+    except DAMAGES as error:
+        raise MeddinoError(
+            f"{path} is missing, cut off or damaged ({error}); delete {marker} and rerun"
+        ) from error
+
+
+def read_made(path: Path, marker: Path) -> sitk.Image:
+    """Read a volume that an earlier stage made.
+
+    Raises:
+        MeddinoError: it is missing or not whole (see `check_made`).
+    """
+    check_made(path, marker)
+    return sitk.ReadImage(str(path))
 
 
 def _load(path: Path, modality: str | None) -> Raw:

@@ -23,6 +23,10 @@ ENTRY_BYTES = 4096
 """What each entry counts beside its bytes: an empty file takes a block of the disk as well."""
 
 
+OURS = (".fetch", ".fetched.json")
+"""What `fetch` keeps in a dataset's folder."""
+
+
 class DamagedArchive(MeddinoError):
     """An archive that is not what it should be: to be fetched again, not looked at again."""
 
@@ -145,11 +149,19 @@ def _unpack_7z(archive: Path, folder: Path, allowance: Allowance) -> None:
         raise _damaged(archive, error) from error
 
 
+def strays(name: str) -> bool:
+    """Whether a name leads out of a dataset's folder, here or on Windows, or to `fetch`'s records.
+
+    Records name files that a rerun removes: a forged one could name any.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    outside = path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name)
+    return bool(outside) or any(part.lower() in OURS for part in path.parts[:1])
+
+
 def _check_name(archive: Path, member: str) -> None:
-    """Refuse names that lead out of the folder, here or on Windows."""
-    name = PurePosixPath(member.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or re.match("[A-Za-z]:", member):
-        raise _unsafe(archive, f"{member!r} would be outside the folder")
+    if strays(member):
+        raise _unsafe(archive, f"{member!r} would be outside the folder, or among its records")
 
 
 def _damaged(archive: Path, error: Exception) -> DamagedArchive:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE
+from meddino.core.secrets import hidden, warn_if_shared
 from meddino.datasets.download import PIECE_BYTES
 from meddino.datasets.extras import client
 from meddino.datasets.meter import Meter, Stopped
@@ -63,19 +64,20 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 raise
             if attempt == ATTEMPTS - 1:
-                raise MeddinoError(
-                    f"cannot get {what}: {type(error).__name__}: {error}; {remedy}"
-                ) from error
-            print(f"{what}: {error}; trying again", file=sys.stderr, flush=True)
+                said = hidden(f"{type(error).__name__}: {error}")
+                # Without its cause: a traceback would show what was hidden.
+                raise MeddinoError(f"cannot get {what}: {said}; {remedy}") from None
+            print(hidden(f"{what}: {error}; trying again"), file=sys.stderr, flush=True)
             time.sleep(FIRST_PAUSE_S * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
 def hub_files(repo: str, revision: str, pattern: str) -> list[HubFile]:
     """The files of a dataset on Hugging Face that match a pattern, sorted by name."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile
 
+    warn_if_shared([Path(constants.HF_TOKEN_PATH)])
     tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
     return sorted(
         HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
@@ -118,6 +120,7 @@ def from_synapse(entity: str, target: Path, meter: Meter) -> None:
     purpose = f"{target.name} ({entity} on Synapse)"
     synapse = client("synapseclient", "synapse", purpose)
     operations = client("synapseclient.operations", "synapse", purpose)
+    warn_if_shared([Path.home() / ".synapseConfig"])
     scratch = _scratch(target)
     login = synapse.Synapse(silent=True)
     login.login(silent=True)

@@ -14,6 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from meddino.core.errors import MeddinoError
+from meddino.core.secrets import hidden
 from meddino.datasets.meter import Meter
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ def _persist(action: Callable[[], T], url: str, reached: Callable[[], int] = lam
             lasting = isinstance(error, HTTPError) and error.code not in PASSING
             if lasting or failures == ATTEMPTS or pause > LONGEST_PAUSE_S:
                 raise _unreachable(url, error) from error
-            print(f"{url}: {error}; again in {pause:.0f} s", file=sys.stderr, flush=True)
+            print(hidden(f"{url}: {error}; again in {pause:.0f} s"), file=sys.stderr, flush=True)
             time.sleep(pause)
 
 
@@ -144,7 +145,8 @@ def _unreachable(url: str, error: Exception) -> MeddinoError:
     asked = _asked_pause_s(error)
     wait = f" (it asks to wait {asked:.0f} s)" if asked else ""
     return MeddinoError(
-        f"cannot download {url}: {error}{wait}; rerun to go on where it stopped, or get the file"
-        " yourself and put it into the folder `<dataset>.incoming` beside the dataset's, or give"
-        " `folder` or `mirror` of this dataset, or `file` of these weights, in the configuration"
+        f"cannot download {hidden(f'{url}: {error}')}{wait}; rerun to go on where it stopped, or"
+        " get the file yourself and put it into the folder `<dataset>.incoming` beside the"
+        " dataset's, or give `folder` or `mirror` of this dataset, or `file` of these weights, in"
+        " the configuration"
     )

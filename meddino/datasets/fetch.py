@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
-from meddino.datasets.archives import DamagedArchive, is_archive, merge, unpack
+from meddino.datasets.archives import DamagedArchive, is_archive, merge, strays, unpack
 from meddino.datasets.cases import matches
 from meddino.datasets.meter import Meter
 from meddino.datasets.options import FetchOptions
@@ -91,6 +91,7 @@ def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
     remedy = by_hand(name, origin, incoming)
     try:
         wanted = list(remotes(name, origin, remedy))
+        _refuse_strays(name, wanted)
         _forget_others(wanted, root)
         in_place = {remote.file: _in_place(remote, root) for remote in wanted}
         lacking = [remote for remote in wanted if in_place[remote.file] is None]
@@ -107,6 +108,17 @@ def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
             " needed for a while) or permit writing there, then rerun to go on where it stopped"
         ) from error
     return [in_place[remote.file] or placed[remote.file] for remote in wanted]
+
+
+def _refuse_strays(name: str, wanted: list[Remote]) -> None:
+    """Servers and mirrors name files, too."""
+    for remote in wanted:
+        if strays(remote.file) or strays(remote.into):
+            raise MeddinoError(
+                f"datasets.{name}: {remote.url} is named {remote.file!r}, which would be outside"
+                " the dataset's folder, or among its records; get the files by hand, and give"
+                f" their folder as datasets.{name}.folder"
+            )
 
 
 def incoming_folder(root: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from meddino.core.options import Options
+from meddino.core.secrets import public
 from meddino.datasets.cases import Case, find_cases
 
 SCHEMES = ("file:", "http://", "https://")
@@ -57,13 +58,13 @@ def _names_case(pattern: str) -> str:
 
 
 def _url_or_bucket(address: str) -> str:
-    return address if address.startswith(BUCKET) else _url(address)
+    return public(address) if address.startswith(BUCKET) else _url(address)
 
 
 def _url(address: str) -> str:
     if not address.startswith(SCHEMES):
         raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
-    return address
+    return public(address)
 
 
 Glob = Annotated[str, AfterValidator(_relative)]

@@ -6,6 +6,7 @@ import pandas as pd
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
+from meddino.ct3m.parquet import read_frame
 from meddino.evaluate.options import ScoresOptions
 
 KEYS = ["benchmark", "method", "fold", "case", "label"]
@@ -24,7 +25,7 @@ def run(options: ScoresOptions, *, scores: list[Path], output: Path) -> None:
     """
     table = read(scores)
     with atomic(output) as temporary:
-        table.to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def read(scores: list[Path]) -> pd.DataFrame:
@@ -38,10 +39,7 @@ def read(scores: list[Path]) -> pd.DataFrame:
         raise MeddinoError("there are no scores; give files that `evaluate` wrote with --scores")
     parts = []
     for path in scores:
-        try:
-            parts.append(pd.read_parquet(path))
-        except (OSError, ValueError) as error:
-            raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
+        parts.append(read_frame(path))
         if not set(KEYS) <= set(parts[-1].columns):
             raise MeddinoError(f"{path} holds no scores; give files that `evaluate` wrote")
     table = pd.concat(parts).sort_values(KEYS).reset_index(drop=True)

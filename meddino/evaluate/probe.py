@@ -133,7 +133,8 @@ def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slice
         path = dataset.parent / files[case]["images"][0]
         try:
             volume = volumes.read(path)
-            label = volumes.read_label(dataset.parent / files[case]["label"], volume).array
+            path = dataset.parent / files[case]["label"]
+            label = volumes.read_label(path, volume).array
         except volumes.BadVolume as error:
             raise MeddinoError(f"{path}: {error}") from error
         resizer = Resizer.of(

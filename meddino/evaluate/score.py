@@ -12,6 +12,7 @@ from scipy import ndimage
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json
 from meddino.core.progress import track
+from meddino.ct3m import volumes
 from meddino.evaluate import surface
 from meddino.evaluate.options import EvaluateOptions
 from meddino.evaluate.surface import Floats, Mask
@@ -50,7 +51,7 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
     rows: list[dict[str, Any]] = []
     for case in track(cases, f"{options.benchmark}: scoring {options.method}", len(cases)):
         predicted, reference = (
-            _read(path.parent / name)
+            volumes.read_made(path.parent / name, path)
             for path, name in (
                 (predictions, f"{case}.nii.gz"),
                 (dataset, f"labelsTr/{case}.nii.gz"),
@@ -62,16 +63,7 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
             where = {"fold": options.fold, "case": case, "label": labels[structure]}
             rows.append({**names, **where, "structure": structure, **values})
     with atomic(output) as temporary:
-        pd.DataFrame(rows).to_parquet(temporary, index=False)
-
-
-def _read(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise MeddinoError(
-            f"{path} is missing or damaged; delete the folder that holds it and rerun"
-        ) from error
+        pd.DataFrame(rows).to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def _check_grid(predicted: sitk.Image, reference: sitk.Image, path: Path) -> None:

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from meddino.core.files import read_json
+from meddino.ct3m.volumes import check_made
+
 
 @contextmanager
 def folders(num_processes: int = 1, **paths: Path) -> Iterator[None]:
@@ -42,6 +45,27 @@ def pools(num_processes: int) -> Iterator[None]:
 
     with mock.patch.object(multiprocessing, "get_context", context):
         yield
+
+
+def check_raw(dataset: Path, num_processes: int) -> None:
+    """Refuse a benchmark with a volume that is not whole: nnU-Net would read it, in part as zeros.
+
+    Args:
+        dataset: `dataset.json`, raw or with paths to the raw volumes.
+        num_processes: files that are read at a time.
+
+    Raises:
+        MeddinoError: names the file, and what makes it anew.
+    """
+    paths = [
+        Path(os.path.normpath(dataset.parent / name))
+        for files in read_json(dataset)["dataset"].values()
+        for name in (*files["images"], files["label"])
+    ]
+    raw = paths[0].parent.parent / "dataset.json"
+    read_json(raw.with_name("splits_final.json"), raw)
+    with ThreadPool(num_processes) as pool:
+        pool.map(lambda path: check_made(path, raw), paths)
 
 
 @contextmanager

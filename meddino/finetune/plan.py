@@ -1,13 +1,12 @@
 """The `plan` verb: nnU-Net's fingerprint and plans of a benchmark, for slices only."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from meddino.core.files import read_json, write_json
-from meddino.finetune.nnunet import folders, pools, quiet
+from meddino.finetune.nnunet import check_raw, folders, pools, quiet
 from meddino.finetune.options import Configuration, Planning, PlanOptions
 
 PLANS = "nnUNetPlans"
@@ -21,14 +20,18 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
         dataset: nnU-Net's raw `DatasetNNN_x/dataset.json`, from `convert`.
         output: `DatasetNNN_x/nnUNetPlans.json`; beside it appear the fingerprint, `dataset.json`
             (with paths to the raw volumes) and `splits_final.json`.
+
+    Raises:
+        MeddinoError: a file of `convert` is missing or not whole.
     """
+    check_raw(dataset, options.planning.num_processes)
     raw, target = dataset.parent, output.parent
     target.mkdir(parents=True, exist_ok=True)
     with quiet(), folders(raw=raw.parent, preprocessed=target.parent):
         plans = _plan(raw.name, options.planning)
     configure(plans, options.planning)
     write_json(target / "dataset.json", _located(read_json(dataset), raw, target))
-    shutil.copyfile(raw / "splits_final.json", target / "splits_final.json")
+    write_json(target / "splits_final.json", read_json(raw / "splits_final.json"))
     write_json(output, plans)
     for name, configuration in plans["configurations"].items():
         print(f"{name}: {summary(configuration)}", file=sys.stderr)

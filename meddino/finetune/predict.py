@@ -7,6 +7,7 @@ import SimpleITK as sitk
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
+from meddino.ct3m.volumes import read_made
 from meddino.finetune.failures import explained
 from meddino.finetune.options import PredictOptions
 from meddino.finetune.segmenter import Segmenter
@@ -26,7 +27,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
     Raises:
         MeddinoError: the split has no such fold, or memory does not suffice.
     """
-    splits = read_json(dataset.parent / "splits_final.json")
+    splits = read_json(dataset.parent / "splits_final.json", dataset)
     if options.fold >= len(splits):
         raise MeddinoError(
             f"fold is {options.fold}, but the split has folds 0 to {len(splits) - 1}"
@@ -36,7 +37,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
     segmenter = Segmenter(model, options.prediction)
     for case in track(cases, f"{output.parent.name}: segmenting", len(cases)):
         # `convert` has oriented and checked it, and put its label on the same grid.
-        image = sitk.ReadImage(str(dataset.parent / files[case]["images"][0]))
+        image = read_made(dataset.parent / files[case]["images"][0], dataset)
         voxels = sitk.GetArrayViewFromImage(image)
         segmentation = sitk.GetImageFromArray(segmenter.segment(voxels, image.GetSpacing()[::-1]))
         segmentation.CopyInformation(image)

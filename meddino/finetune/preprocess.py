@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
-from meddino.finetune.nnunet import folders, pools, quiet
+from meddino.finetune.nnunet import check_raw, folders, pools, quiet
 from meddino.finetune.options import PreprocessOptions
 
 
@@ -18,14 +18,16 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
         output: a marker beside `plans`, written last: configuration, its folder and its cases.
 
     Raises:
-        MeddinoError: the plans lack the configuration.
+        MeddinoError: the plans lack the configuration, or a raw volume is not whole.
     """
+    read_json(plans.parent / "dataset.json", plans)
     configurations = read_json(plans)["configurations"]
     if options.configuration not in configurations:
         raise MeddinoError(
             f"{plans} has no configuration {options.configuration!r} (it has "
             f"{', '.join(configurations)}); add it to planning.configurations"
         )
+    check_raw(plans.parent / "dataset.json", options.num_processes)
     root = plans.parent.parent
     # nnU-Net needs a raw folder; the paths of the raw volumes are in dataset.json.
     with quiet(), folders(raw=root, preprocessed=root):

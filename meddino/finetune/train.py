@@ -103,7 +103,9 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
             f"{preprocessed} is configuration {marker['configuration']!r}, but the method trains "
             f"on {method.configuration!r}; preprocess that one"
         )
-    splits = read_json(preprocessed.parent / "splits_final.json")
+    plans = preprocessed.parent / f"{PLANS}.json"
+    for name in (plans.name, "dataset.json", "splits_final.json"):
+        splits = read_json(plans.with_name(name), f"{plans} and {preprocessed}")
     if fold >= len(splits):
         raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
     if (method.weights is None) != (weights is None):

@@ -11,12 +11,14 @@ from unittest import mock
 
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.finetune.networks import build_network
+from meddino.finetune.properties import load_pickle
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.finetune.settings import Settings, read_settings, write_settings
 from meddino.finetune.snapshot import restore, seed_everything, snapshot, unwrapped
@@ -24,6 +26,8 @@ from meddino.finetune.vit import read_start, start_of
 from meddino.models import checkpoints
 from meddino.models.distributed import Team
 from meddino.models.weights import load_strictly
+
+nnunet_dataset.load_pickle = load_pickle  # its own would run whatever a file of a case holds
 
 
 class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]

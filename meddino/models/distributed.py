@@ -21,8 +21,8 @@ from torch.multiprocessing.spawn import spawn
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.models.device import choose
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR2)
-"""Signals that ask for a checkpoint and an end: SLURM's time limit and preemption."""
+STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that ask for a checkpoint and an end: time limit, preemption, a terminal that closed."""
 GRACE_SECONDS = 20.0
 """What the other processes get to end by themselves when one has failed."""
 
@@ -151,8 +151,9 @@ def _joined(kind: torch.device, where: str, rank: int, size: int) -> Iterator[Te
 
 @contextmanager
 def on_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `handle` on each signal of STOPPING instead of dying of it."""
-    before = {number: signal.signal(number, handle) for number in STOPPING}
+    """Call `handle` on each signal of STOPPING instead of dying of it; `nohup` ignores one."""
+    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield
     finally:

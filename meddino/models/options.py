@@ -1,19 +1,22 @@
 """Options of published weights (the workflow loads this module: nothing heavy here)."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meddino.core.options import Options
+from meddino.core.secrets import public
 
 DINOV3, SEGFORMER = "dinov3", "segformer"
 """Kinds of checkpoints, beside those of libraries."""
+
+Url = Annotated[str, StringConstraints(pattern=r"^(https?://|file:)"), AfterValidator(public)]
 
 
 class Published(Options):
     """A published checkpoint: where it is."""
 
-    url: str | None = Field(None, pattern=r"^(https?://|file:)")
+    url: Url | None = None
     """Where it can be downloaded without an account."""
     file: str | None = None
     """Where you have put it, if it cannot: a file, or a folder of transformers or timm."""

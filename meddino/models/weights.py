@@ -1,5 +1,6 @@
 """Checkpoints of ViTs: reading every layout that is about, and refusing what does not fit."""
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
+        _check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
@@ -68,6 +70,14 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MeddinoError(f"{path} holds {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of a file of `torch.save`, which `torch.load` does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():
+                raise ValueError(f"the checksum of {damaged} in it is another")
 
 
 def backbone_state(content: Mapping[str, Any]) -> State:

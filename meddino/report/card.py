@@ -1,16 +1,18 @@
 """The `card` verb: what CT-3M is made of, in figures and numbers."""
 
+import html
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.ct3m import shards
 from meddino.ct3m.index import COUNTED, quarantined
+from meddino.ct3m.parquet import read_frame
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
 from meddino.report.options import CardOptions, FigureOptions
 from meddino.report.style import MUTED, Figure, bare, figure, grey
@@ -49,12 +51,12 @@ def run(
     """
     folder = output.parent
     chunks = [(read_json(path), path) for path in reports]
-    matrix = pd.read_csv(overlap, index_col="dataset")
+    matrix = _matrix(overlap)
     card = {
         "datasets": _datasets(chunks, options.sizes_px),
         "paper_slices": PAPER_SLICES,
         "variants": [_variant(read_json(path)) for path in cards],
-        "pairs": Counter(pd.read_parquet(duplicates, columns=["kind"])["kind"].tolist()),
+        "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
         "quarantined": quarantined([report for report, _ in chunks]),
     }
@@ -68,6 +70,17 @@ def run(
     with atomic(folder / "card.md") as temporary:
         temporary.write_text(_markdown(card, made), encoding="utf-8")
     write_json(output, card)
+
+
+def _matrix(overlap: Path) -> pd.DataFrame:
+    """Volumes of data sets, and copies between them: a row and a column for each."""
+    try:
+        matrix = pd.read_csv(overlap, index_col="dataset").astype(int)
+    except ValueError as error:
+        raise MeddinoError(f"{overlap} is damaged ({error}); delete it and rerun") from error
+    if ["volumes", *matrix.index] != matrix.columns.tolist():
+        raise MeddinoError(f"{overlap} is cut off; delete it and rerun")
+    return matrix
 
 
 def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -103,7 +116,7 @@ def _variant(card: dict[str, Any]) -> dict[str, Any]:
 def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
     """Slices drawn at random from each dataset, a row for each, from the feet up."""
     columns = ["dataset", "case", "slice", "shard", "group", "row"]
-    table = pq.read_table(index, columns=columns).to_pandas().astype({"dataset": str})
+    table = read_frame(index, columns).astype({"dataset": str})
     shuffled = table.sample(frac=1, random_state=0).groupby("dataset", sort=True).head(COLUMNS)
     names = sorted(table["dataset"].unique())
     with figure(look, path, len(names), COLUMNS, (1.15, 1.2)) as axes:
@@ -126,7 +139,7 @@ def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
 def histograms(look: FigureOptions, index: Path, chunks: list[Any], path: Path) -> Figure:
     """Spacings of the volumes, and HU of the stored pixels."""
     columns = ["dataset", "case", "spacing_mm_x", "spacing_mm_z"]
-    volumes = pq.read_table(index, columns=columns).to_pandas().drop_duplicates(columns[:2])
+    volumes = read_frame(index, columns).drop_duplicates(columns[:2])
     with figure(look, path, 1, 3, (3.3, 2.6)) as axes:
         for axis, column, title in (
             (axes[0, 0], "spacing_mm_x", "spacing in plane (mm)"),
@@ -207,8 +220,15 @@ def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
     for entry in figures:
         lines += ["", f"## {entry.title}", "", f"![{entry.title}]({entry.file})", "", entry.caption]
     lines += ["", f"## Left out ({len(card['quarantined'])})", ""]
-    lines += [f"- {e['dataset']}/{e['case']}: {e['reason']}" for e in card["quarantined"]]
+    lines += [
+        f"- {e['dataset']}/{_inert(e['case'])}: {_inert(e['reason'])}" for e in card["quarantined"]
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Names and reasons come from strangers' files: no markup, no lines of their own."""
+    return html.escape(" ".join(text.split()), quote=False)
 
 
 def _counts(variant: dict[str, Any]) -> str:

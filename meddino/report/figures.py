@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from meddino.core.files import read_json, read_lines, write_json
+from meddino.evaluate import merge
 from meddino.report import pictures
 from meddino.report.options import FigureOptions
 from meddino.report.style import Figure, figure
@@ -44,7 +45,7 @@ def run(
         *probe_curves(options, [read_json(path) for path in probes], folder / "probe.png"),
         *finetuning_curves(options, finetuning, folder),
         *pictures.predicted(options, predictions, datasets, folder),
-        *structure_scores(options, pd.read_parquet(scores), folder),
+        *structure_scores(options, merge.read([scores]), folder),
     ]
     write_json(output, [entry._asdict() for entry in made])
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, sha256
+from meddino.evaluate import merge
 from meddino.report.options import ReportOptions
 
 
@@ -37,6 +38,9 @@ def run(
         checkpoints: `history.jsonl` of the stages, beside their snapshots.
         provenance: `provenance.json`, the records of all jobs before this one.
         output: `report.html`.
+
+    Raises:
+        MeddinoError: a file is missing or damaged.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -48,13 +52,13 @@ def run(
     reports = [read_json(path) for path in quarantine]
     chunks = [report for report in reports if "dataset" in report]
     data = read_json(card)
-    scored = pd.read_parquet(scores)
+    scored = merge.read([scores])
     text = environment.get_template("report.html.j2").render(
         style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
         title=options.title,
         notes=options.notes,
         headline=_headline(data, scored),
-        tables=[_table(pd.read_csv(path)) for path in tables],
+        tables=[_table(_rows(path)) for path in tables],
         figures=_figures([card.with_name("figures.json"), figures]),
         structures=_structures(scored),
         card=data,
@@ -75,6 +79,13 @@ def _headline(card: dict[str, Any], scores: pd.DataFrame) -> list[tuple[str, str
         ("models finetuned", str(len(runs))),
         ("cases scored", f"{len(scores.drop_duplicates(['benchmark', 'case'])):,}"),
     ]
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    """The rows of a table's CSV file."""
+    if not path.is_file() or not path.read_bytes().endswith(b"\n"):
+        raise MeddinoError(f"{path} is missing or cut off; delete it and rerun")
+    return pd.read_csv(path)
 
 
 def _table(rows: pd.DataFrame) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from meddino.core.files import read_json
+from meddino.ct3m import volumes
 from meddino.report.options import FigureOptions
 from meddino.report.style import MUTED, Figure, bare, figure, grey
 
@@ -58,11 +59,11 @@ def _benchmark(
         for row, case in zip(axes, cases, strict=True):
             files = description["dataset"][case]
             image, reference = (
-                sitk.ReadImage(str(dataset.parent / name))
+                volumes.read_made(dataset.parent / name, dataset)
                 for name in (files["images"][0], files["label"])
             )
             labels = {"reference": reference} | {
-                method: sitk.ReadImage(str(done.with_name(f"{case}.nii.gz")))
+                method: volumes.read_made(done.with_name(f"{case}.nii.gz"), done)
                 for method, done in runs.items()
             }
             _row(row, options, case, image, labels, colours)

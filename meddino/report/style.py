@@ -44,6 +44,7 @@ def figure(
 
     settings = {
         "font.size": 9,
+        "text.parse_math": False,  # names of cases may hold dollars
         "axes.titlesize": 10,
         "axes.edgecolor": MUTED,
         "axes.labelcolor": INK,

@@ -1,12 +1,16 @@
 # Names that the rules share. All logic is in the package, which is tested without Snakemake.
 import os
+import shlex
 from pathlib import Path
 
+from meddino.core import layers
 from meddino.config import Study
 from meddino.core.errors import MeddinoError
 from meddino.verbs import VERBS, options_json, run_folder
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+# Refuses what Snakemake takes in silence, such as a key that is given twice.
+layers.read(workflow.configfiles)
 STUDY = Study.parse(config)
 RESULTS, RESOURCES = STUDY.results, STUDY.resources
 
@@ -52,10 +56,14 @@ def grows(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+def quoted(paths):
+    return shlex.join([paths] if isinstance(paths, str) else paths)
+
+
 def flags(wildcards, input, without=()):
     """Inputs that differ from job to job, as flags."""
     return " ".join(
-        f"--{key.replace('_', '-')} {paths}"
+        f"--{key.replace('_', '-')} {quoted(paths)}"
         for key, paths in input.items()
         if key not in without
     )
