@@ -48,6 +48,18 @@ BESIDE = {
     "figures": "..",
 }
 """What a rule makes beside its outputs, from its first output on."""
+TASK = "--partition=gpu --gpus-per-node=1 --cpus-per-task=1 --mem=3G --time=20"
+TRAIN = ("pretrain_natural", "pretrain_stage2", "finetune")
+ON_SLURM = [
+    *("--executor", "slurm", "--jobs", "20", "--retries", "2", "--local-cores", "2"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
+    *("--slurm-jobname-prefix", "meddino", "--slurm-logdir", "logs/slurm", "--slurm-requeue"),
+    *("--seconds-between-status-checks", "2", "--resources", "mem_mb=16000"),
+    *("--default-resources", "slurm_partition=cpu", "mem_mb=1000", "runtime=10"),
+    *("--set-resources", *(f"{rule}:mem_mb=200" for rule in TRAIN)),
+    *(f"{rule}:sbatch='{TASK}'" for rule in TRAIN),
+]
+"""The same study on the SLURM of `make slurm-test`."""
 
 
 # ---- the study ---------------------------------------------------------------------------------
@@ -110,9 +122,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1", **more}
 
 
-def start(folder: Path, said: Path, **more: str) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, said: Path, flags: list[str] | None = None, **more: str
+) -> subprocess.Popen[bytes]:
     """Start the study as a person would; what it says goes to a file."""
-    command = [sys.executable, "-m", "meddino", "study", "--profile", "profiles/chaos", "all"]
+    command = [sys.executable, "-m", "meddino", "study", "--profile", "profiles/chaos"]
+    command += [*(flags or []), "--", "all"]
     with said.open("wb") as file:
         return subprocess.Popen(
             command,
@@ -241,6 +256,7 @@ class Scene:
         self.at_end: list[Callable[[], Any]] = []
         self.said = work / "said.txt"
         self.tmp = work / "tmp"
+        self.flags = ON_SLURM if KINDS[trial.fault].slurm else []
 
     def __enter__(self) -> "Scene":
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -286,7 +302,7 @@ class Scene:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:
-        return start(self.folder, self.said, TMPDIR=str(self.tmp), **more)
+        return start(self.folder, self.said, self.flags, TMPDIR=str(self.tmp), **more)
 
     def ended(self, process: subprocess.Popen[bytes]) -> list[str]:
         """Wait for the disturbed run; what it said, and the jobs that are finished after it."""
@@ -415,6 +431,49 @@ def second_start(scene: Scene, job: Job, reference: dict[str, bytes]) -> None:
     scene.rerun(finished, reference)
     if first != 0:
         scene.trial.again = first
+
+
+def queued(scene: Scene) -> list[str]:
+    """Jobs of the study that SLURM has, once it has one."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        answer = subprocess.check_output(["squeue", "--noheader", "--format=%i %Z"], text=True)
+        found = [line.split(maxsplit=1) for line in answer.splitlines()]
+        if mine := [number for number, folder in found if folder == str(scene.folder)]:
+            return mine
+        time.sleep(0.5)
+    return []
+
+
+def on_a_job(*command: str) -> Callable[[Scene, subprocess.Popen[bytes]], None]:
+    """Do something to a job of SLURM; the study should survive it without a rerun."""
+
+    def strike(scene: Scene, _: subprocess.Popen[bytes]) -> None:
+        if numbers := queued(scene):
+            chosen = scene.rng.choice(numbers)
+            subprocess.run([*command, chosen], check=False, capture_output=True)
+            scene.trial.detail = f"SLURM job {chosen}"
+
+    return strike
+
+
+def node_down(scene: Scene, _: subprocess.Popen[bytes]) -> None:
+    """A node is lost with what runs on it, and comes back."""
+    queued(scene)
+    node = scene.trial.detail = scene.rng.choice(["n1", "n2"])
+    for state in ("down", "resume"):
+        update = ["scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=chaos"]
+        subprocess.run(update, check=True)
+        time.sleep(2)
+
+
+def time_out(scene: Scene, process: subprocess.Popen[bytes]) -> None:
+    """A job does not get on, and reaches its time limit."""
+    if numbers := queued(scene):
+        chosen = scene.rng.choice(numbers)
+        scene.trial.detail = f"SLURM job {chosen}"
+        subprocess.run(["scancel", "--signal=STOP", chosen], check=False)
+        subprocess.run(["scontrol", "update", f"JobId={chosen}", "TimeLimit=1"], check=False)
 
 
 def clock(days: int) -> Fault:
@@ -554,6 +613,7 @@ class Kind:
     share: int
     fault: Fault
     message: str = ""
+    slurm: bool = False
 
 
 KINDS = {
@@ -572,6 +632,23 @@ KINDS = {
     "two-starts": Kind("two start the study at once", 2, second_start),
     "dataset": Kind("a dataset changes between runs", 1, dataset_changes),
     "tmpdir-full": Kind("TMPDIR full", 1, tmpdir_full, "space"),
+    "slurm-cancel": Kind(
+        "SLURM: `scancel` of a job", 2, at_a_moment(on_a_job("scancel")), "rerun", slurm=True
+    ),
+    "slurm-requeue": Kind(
+        "SLURM: `scontrol requeue` of a job",
+        2,
+        at_a_moment(on_a_job("scontrol", "requeue")),
+        "rerun",
+        slurm=True,
+    ),
+    "slurm-node": Kind("SLURM: a node goes down", 2, at_a_moment(node_down), "rerun", slurm=True),
+    "slurm-time": Kind(
+        "SLURM: a job hangs until its time limit", 1, at_a_moment(time_out), "rerun", slurm=True
+    ),
+    "slurm-kill": Kind(
+        "SLURM: `kill -9` of all but the jobs", 3, at_a_moment(kill_both), slurm=True
+    ),
 }
 SHORT = ("kill-all", "kill-worker", "sigterm", "two-starts", "disk-full")
 
@@ -609,6 +686,8 @@ def attempt(work: Path, number: int, kind: str, seed: int) -> Trial:
     begun = time.monotonic()
     with Scene(work, jobs, trial, rng) as scene:
         try:
+            if KINDS[kind].slurm and "MEDDINO_TEST_SLURM" not in os.environ:
+                raise Skip("no test SLURM (make slurm-test)")
             candidates = (
                 [j for j in jobs if j.rule not in ("phantom", "leaves", "weights")]
                 if (kind in ("truncated", "flipped"))
