@@ -255,7 +255,7 @@ def test_a_node_that_goes_down_costs_what_came_after_the_last_checkpoint(
     _job(folder)
     for state in ("down", "resume"):
         update = ["scontrol", "update", "NodeName=n2", f"State={state}", "Reason=test"]
-        subprocess.run(update, check=True)
+        subprocess.run(update, check=False)  # it may be back by itself
         time.sleep(1)
     assert process.wait() == 0, _said(folder)
     assert "resumed at iteration" in _said(folder)
