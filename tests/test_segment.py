@@ -24,6 +24,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
+from meddino.core.files import read_json, sha256, write_json
 from meddino.ct3m import geometry, volumes
 from meddino.ct3m.raw import Raw
 from meddino.datasets.phantom.layouts import _dicom
@@ -283,6 +284,10 @@ def test_segmentations_of_another_model_are_not_mixed_in(
     other = make_model(tmp_path / "other", "either_CT_or_MR")
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    assert run(*arguments, other, "--overwrite") == 2
+    assert "SHA-256 is not that of model.json" in capsys.readouterr().err
+    description = other / "model.json"
+    write_json(description, {**read_json(description), "sha256": sha256(weights)})
     assert run(*arguments, other) == 2
     assert "other volumes, models or settings" in capsys.readouterr().err
     assert run(*arguments, other, "--overwrite") == 0

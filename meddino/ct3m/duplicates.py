@@ -113,7 +113,8 @@ def run(options: DuplicatesOptions, *, reports: list[Path], output: Path) -> Non
     ]
     table = pd.DataFrame(pairs, columns=list(Pair._fields)).astype(_types())
     with atomic(output) as temporary:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
+        found = pa.Table.from_pandas(table, preserve_index=False)
+        pq.write_table(found, temporary, write_page_checksum=True)
     with atomic(output.with_name("overlap.csv")) as temporary:
         overlap(slices.volumes, table).to_csv(temporary)
     print(f"{len(table)} pairs of volumes are copies", file=sys.stderr)

@@ -62,7 +62,13 @@ def run(
     if len(table) == 0:
         raise MeddinoError(f"{output}: every slice is a copy or a validation case; add datasets")
     with atomic(output) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 20)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            row_group_size=1 << 20,
+            write_page_checksum=True,
+        )
     wanted = options.datasets or {report["dataset"] for report, _ in chunks}
     card = _card([report for report, _ in chunks if report["dataset"] in wanted], table)
     write_json(output.with_suffix(".card.json"), {**card, **out.summary})

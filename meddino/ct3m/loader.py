@@ -223,7 +223,7 @@ def read_cells(index: Path) -> Cells:
         MeddinoError: the index is absent, unreadable or empty.
     """
     columns = ["shard", "group", "offset", "packed_bytes"]
-    table = shards.open_shard(index).read(columns=columns, use_threads=False)
+    table = shards.read_columns(index, columns)
     if len(table) == 0:
         raise MeddinoError(f"{index} holds no slices; see the reports of the stage `slices`")
     names = table["shard"].cast(pa.string()).combine_chunks().dictionary_encode()

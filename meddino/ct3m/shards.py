@@ -145,9 +145,21 @@ def open_shard(path: Path) -> pq.ParquetFile:
         MeddinoError: the file is absent or is no Parquet.
     """
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise MeddinoError(f"{path} does not exist; run the stage `slices` again") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
+
+
+def read_columns(path: Path, columns: list[str]) -> pa.Table:
+    """Read some columns of a shard or an index; checksums are compared where it has any.
+
+    Raises:
+        MeddinoError: the file is absent, cut off or damaged.
+    """
+    try:
+        return open_shard(path).read(columns=columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
 

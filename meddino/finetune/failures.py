@@ -9,8 +9,8 @@ from meddino.core.errors import MeddinoError
 
 NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """Torch's words on CPUs and GPUs, also where they come out of a compiled network."""
-DAMAGED = "blosc2"
-"""How nnU-Net's preprocessed files begin to complain when they are cut off or damaged."""
+DAMAGED = ("blosc2", "Error while getting")
+"""How blosc2's complaints of nnU-Net's preprocessed files begin that are cut off or damaged."""
 DEAD_WORKER = "background workers are no longer alive"
 """batchgenerators' words when a process that augments has died."""
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from meddino import __version__
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import atomic, read_json, sha256, write_json
 from meddino.finetune.networks import build_network
 from meddino.finetune.settings import read_settings
 from meddino.finetune.snapshot import unwrapped
@@ -41,7 +41,7 @@ def save(trainer: Any, path: Path) -> None:
     """Store the network of `trainer`; `path` (`model.safetensors`) is written last."""
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     content = {key: trainer.dataset_json[key] for key in ("channel_names", "labels", "file_ending")}
-    description = {
+    description: dict[str, Any] = {
         "plans": trainer.plans_manager.plans,
         "configuration": trainer.configuration_name,
         "dataset_json": content,
@@ -53,10 +53,12 @@ def save(trainer: Any, path: Path) -> None:
             "torch": torch.__version__,
         },
     }
-    write_json(path.parent / DESCRIPTION, description)
     with atomic(path) as temporary:
         # nnU-Net's decoder holds its encoder a second time: save_model stores such tensors once.
         safetensors.torch.save_model(unwrapped(trainer.network), str(temporary))
+        # The format has no checksum, and one flipped bit makes other labels.
+        description["sha256"] = sha256(temporary)
+        write_json(path.parent / DESCRIPTION, description)
 
 
 def load(path: Path) -> Model:
@@ -82,6 +84,8 @@ def load(path: Path) -> Model:
             f" build ({type(error).__name__}: {error}); take the file that `finetune` wrote"
         ) from error
     try:
+        if description.get("sha256", found := sha256(path)) != found:
+            raise safetensors.SafetensorError("its SHA-256 is not that of model.json")
         safetensors.torch.load_model(network, str(path))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise MeddinoError(

@@ -34,14 +34,13 @@ def main(arguments: Sequence[str]) -> None:
     from meddino.finetune.model import find  # torch and nnU-Net: after what can fail at once
 
     weights = find(given.model)
+    # Nothing is replaced for the sake of a model that cannot be used.
+    segmenter = _load(weights, given) if given.overwrite else None
     todo = _open(jobs, given, weights)
     if not todo:
         print(f"all {len(jobs)} segmentations are in {given.output}; --overwrite makes them anew")
         return
-    from meddino.finetune.segmenter import Segmenter
-
-    segmenter = Segmenter(weights, Prediction(tta=given.tta, device=given.device))
-    failed = _segment(segmenter, todo)
+    failed = _segment(segmenter or _load(weights, given), todo)
     if failed:
         raise MeddinoError(
             f"{len(failed)} of {len(todo)} volumes were not segmented:\n  " + "\n  ".join(failed)
@@ -117,6 +116,12 @@ def find_volumes(path: Path) -> list[Path]:
     return series
 
 
+def _load(weights: Path, given: argparse.Namespace) -> Any:
+    from meddino.finetune.segmenter import Segmenter
+
+    return Segmenter(weights, Prediction(tta=given.tta, device=given.device))
+
+
 def _open(jobs: dict[Path, Path], given: argparse.Namespace, weights: Path) -> dict[Path, Path]:
     """Write the names of the labels, and leave out what an earlier run has finished.
 
@@ -145,6 +150,10 @@ def _open(jobs: dict[Path, Path], given: argparse.Namespace, weights: Path) -> d
                 f" {there[0].name}; name another folder, or replace them with --overwrite"
             )
         jobs = {source: target for source, target in jobs.items() if target not in there}
+    elif there:
+        # First they go, so that a run that is killed leaves none that the record is not true of.
+        for target in there:
+            target.unlink()
     write_json(record, made_by)
     return jobs
 

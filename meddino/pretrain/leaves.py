@@ -36,7 +36,7 @@ def run(options: LeavesOptions, *, output: Path) -> None:
     shards.write(shard, options.size_px, _rows(pictures))
     table = shards.read_index(shard, output.parent)
     with atomic(output) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def _pictures(options: LeavesOptions) -> Iterator[npt.NDArray[np.int16]]:

@@ -484,7 +484,9 @@ def clock(days: int) -> Fault:
             raise Skip("libfaketime is not installed (Debian: faketime)")
         scene.copy(job)
         begun = time.time()
-        process = scene.start(LD_PRELOAD=str(FAKETIME[0]), FAKETIME=f"{days:+d}d", NO_FAKE_STAT="1")
+        # Clocks that count from the start of a machine do not jump.
+        false = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+        process = scene.start(LD_PRELOAD=str(FAKETIME[0]), FAKETIME=f"{days:+d}d", **false)
         scene.until(process, job)
         process.terminate()
         finished = scene.ended(process)
@@ -766,12 +768,12 @@ def main() -> int:
     trials = read_results(path)
     print("\n".join(table(trials)))
     if given.write:
-        write(trials, given.seed)
+        write(trials, given.seed, given.work)
     return int(any(not t.survived for t in trials if not t.skipped))
 
 
-def write(trials: list[Trial], seed: int) -> None:
-    """Write docs/faults.md and docs/faults.json."""
+def write(trials: list[Trial], seed: int, work: Path) -> None:
+    """Write docs/faults.md, and every trial with what was said to docs/faults.json."""
     tried = [trial for trial in trials if not trial.skipped]
     text = [
         "# Faults",
@@ -779,16 +781,20 @@ def write(trials: list[Trial], seed: int) -> None:
         "Written by `make chaos`. A small study is disturbed at a random moment and then run once",
         "more. A fault counts as survived if that rerun succeeds, its tables are those of an",
         "undisturbed study to the byte, no job that was finished ran again, and no temporary file",
-        "is left. A message counts as clear if it names the cause and what to do.",
+        "is left. A message counts as clear if it names the cause and what to do; after a kill,",
+        "which leaves nobody to say anything, if the rerun needs no help.",
         "",
         f"{len(tried)} faults, {sum(t.survived for t in tried)} survived; seed {seed};"
-        f" {datetime.now(UTC):%Y-%m-%d}; {platform.platform()}, {os.cpu_count()} cores.",
+        f" {datetime.now(UTC):%Y-%m-%d}; {platform.system()}, Python {platform.python_version()},"
+        f" {os.cpu_count()} cores. Each trial, with what was said: [faults.json](faults.json).",
         "",
         *table(trials),
         "",
         *details(tried),
     ]
     (ROOT / "docs/faults.md").write_text("\n".join(text) + "\n")
+    each = json.dumps([asdict(trial) for trial in trials], indent=1)
+    (ROOT / "docs/faults.json").write_text(each.replace(f"{work}/", "") + "\n")
 
 
 def details(tried: list[Trial]) -> Iterator[str]:
