@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -34,8 +35,6 @@ LEAVE_SECONDS = 600.0
 """How long a process that was told to stop waits to be ended by SLURM."""
 REQUEUES = 1000
 """How often a job may reach its time limit; each time it has made progress."""
-TOLD = (Stopped.status, -signal.SIGUSR2, -signal.SIGTERM)
-"""How a verb ends that was told to stop; killed, if it was told before it could listen."""
 SNAKEMAKES = "meddino_"
 """How the names of the jobs begin that Snakemake's executor submits: see profiles/slurm."""
 OURS = ("job-name", "output", "error", "open-mode", "requeue", "array", "wrap", "chdir")
@@ -356,6 +355,7 @@ class Work:
         """Take the command that each process runs."""
         self.command = command
         self.code: int | None = None
+        self.told = False
         self.kill: Callable[[int], None] = lambda number: None
 
     def __call__(self) -> None:
@@ -363,42 +363,44 @@ class Work:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        child = subprocess.Popen(self.command)
+        # SLURM sends SIGUSR2 to all processes of a job: those that do not know it yet shall live.
+        quiet = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
+        child = subprocess.Popen(self.command, preexec_fn=quiet)
         self.kill = child.send_signal
-        # SLURM may send it to this process alone.
-        signal.signal(signal.SIGTERM, lambda number, _: self.kill(number))
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, partial(self._pass_on, signal.getsignal(number)))
         # In a thread: a signal's handler, which must wait too, interrupts the main one anywhere.
         threading.Thread(target=lambda: setattr(self, "code", child.wait()), daemon=True).start()
         with suppress(_Finished):
-            code = self._ended()
-            if code in TOLD:
+            while self.code is None:
+                time.sleep(0.1)
+            if self.code == Stopped.status or (self.code and self.told):
                 # SLURM, which has said so, also decides what comes next: an end or a new start. Who
                 # leaves before that is taken for one that has failed.
                 time.sleep(LEAVE_SECONDS)
-            if code:
-                sys.exit(code)  # it has said why
+            if self.code:
+                sys.exit(self.code)  # it has said why
 
     def checkpoint(self) -> Any:
         """Stop the verb, and return what is to be queued: the same again.
 
         Raises:
             _Finished: it came to its end at this moment.
-            SystemExit: it failed.
         """
         from submitit.helpers import DelayedSubmission
 
-        self.kill(signal.SIGUSR2)
-        code = self._ended()
-        if code == 0:
+        while self.code is None:
+            self.kill(signal.SIGUSR2)  # again and again: it may not listen yet
+            time.sleep(1)
+        if self.code == 0:
             raise _Finished
-        if code not in TOLD:
-            sys.exit(code)
         return DelayedSubmission(Work(self.command))
 
-    def _ended(self) -> int:
-        while self.code is None:
-            time.sleep(0.1)
-        return self.code
+    def _pass_on(self, submitits: Any, number: int, frame: Any) -> None:
+        """Tell the verb, as SLURM may have told this process alone; then do as submitit does."""
+        self.told = True
+        self.kill(number)
+        submitits(number, frame)
 
 
 class _Finished(Exception):

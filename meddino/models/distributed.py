@@ -151,9 +151,10 @@ def _joined(kind: torch.device, where: str, rank: int, size: int) -> Iterator[Te
 
 @contextmanager
 def on_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `handle` on each signal of STOPPING instead of dying of it; `nohup` ignores one."""
-    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heeded}
+    """Call `handle` on each signal of STOPPING instead of dying of it."""
+    before = {number: signal.signal(number, handle) for number in STOPPING}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # by `nohup`
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
