@@ -437,6 +437,14 @@ def clock(days: int) -> Fault:
                 os.utime(path, (moved, moved))
         scene.trial.clear = True
         scene.rerun(finished, reference)
+        if scene.trial.again and "touch" in scene.trial.said_again:
+            now, said = time.time(), scene.trial.said_again
+            for path in (scene.folder / RESULTS).rglob("*"):
+                if path.stat().st_mtime > now:
+                    os.utime(path, (now, now))
+            scene.rerun([*finished, *read_log(scene.log())[1]], reference)
+            scene.trial.detail = "files of the future were dated anew, as the message says"
+            scene.trial.said = said
 
     return fault
 
