@@ -84,6 +84,8 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
                 " differs between hosts; mend the clock, date those of the future anew with"
                 " `find results resources -newermt now -exec touch -d now {} +`, and rerun"
             )
+        if tail and tail[-1].startswith("OSError: [Errno "):
+            raise MeddinoError(f"{tail[-1]}; free space or permit writing, then rerun")
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")
 
 
