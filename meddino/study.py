@@ -45,6 +45,7 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     console = Console(stderr=True)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     failed: dict[Path, str] = {}
+    skewed: list[str] = []
     command = [sys.executable, "-m", "snakemake", *arguments]
     environment = {**os.environ, "PATH": _path()}
     with (
@@ -63,7 +64,7 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     ):
         assert process.stdout is not None
         run.note(process.pid)
-        lines = _failing(_teed(process.stdout, log, tail), failed)
+        lines = _failing(_teed(process.stdout, log, tail), failed, skewed)
         _show(lines, console, planned=lambda: run.note(process.pid))
     if stopped:
         raise MeddinoError("the study was told to stop; rerun to go on")
@@ -71,18 +72,33 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
         raise MeddinoError(f"Snakemake was killed (signal {-process.returncode}); rerun to go on")
     if process.returncode:
         said = {_last_words(rule, path): None for path, rule in failed.items()} or tail
-        console.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            "\n".join([*skewed[:1], *(() if skewed and not failed else said)]),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if skewed:
+            raise MeddinoError(
+                "files are dated later than what was made of them, as by a clock that was wrong or"
+                " differs between hosts; mend the clock, date those of the future anew with"
+                " `find results resources -newermt now -exec touch -d now {} +`, and rerun"
+            )
+        if tail and tail[-1].startswith("OSError: [Errno "):
+            raise MeddinoError(f"{tail[-1]}; free space or permit writing, then rerun")
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")
 
 
-def _failing(lines: Iterator[str], failed: dict[Path, str]) -> Iterator[str]:
-    """Note logs and rules of jobs that fail."""
+def _failing(lines: Iterator[str], failed: dict[Path, str], skewed: list[str]) -> Iterator[str]:
+    """Note logs and rules of jobs that fail, and complaints of clocks."""
     rule = None
     for line in lines:
         if match := _ERROR.match(line):
             rule = match[1]
         elif rule and (match := _LOGFILE.match(line)):
             failed[Path(match[1])], rule = rule, None
+        elif "clock skew" in line:
+            skewed.append(line.strip())
         yield line
 
 

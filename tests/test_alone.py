@@ -186,6 +186,14 @@ def test_jobs_that_outlive_everybody_are_ended_by_the_next_run(
     assert "ended jobs" in capsys.readouterr().err
 
 
+def test_files_of_the_future_are_told_with_a_remedy(folder: Path) -> None:
+    line = "Output a has older modification time (1) than input b (2): a clock skew problem"
+    process = run_study(folder, f"print({line!r}); raise SystemExit(1)")
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "older modification time" in error
+    assert "find results resources -newermt now -exec touch -d now {} +" in error
+
+
 BLOCK = """Error in rule {rule}:
     message: None
     jobid: 0
