@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meddino import fingerprint
+from meddino.core import layers
 from meddino.core.errors import MeddinoError
 
 # Jobs of a group are indented below a line that names it.
@@ -64,8 +65,11 @@ def plan(arguments: Sequence[str]) -> Plan:
     """Ask Snakemake what `snakemake ARGUMENTS` would run.
 
     Raises:
-        MeddinoError: the workflow does not parse; Snakemake's own words are passed on.
+        MeddinoError: a configuration is refused, or the workflow does not parse; Snakemake's own
+            words are passed on.
     """
+    # Snakemake would run what some of them hold.
+    layers.read([path for path in arguments if path.endswith((".yaml", ".yml"))])
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -96,7 +96,7 @@ class Flags(NamedTuple):
 
     nodes: int
     tasks_per_node: int
-    minutes: int | None
+    minutes: int
     notice: int
     others: dict[str, str | bool]
 
@@ -105,20 +105,21 @@ class Flags(NamedTuple):
         """Read flags of sbatch in their long form, such as `--gpus-per-node=8 --time=2-00:00:00`.
 
         Raises:
-            MeddinoError: one is short, or is set by us.
+            MeddinoError: one is short, or is set by us, or there is no time limit.
         """
         found = _long_flags(text)
         if ours := sorted(set(found) & set(OURS)):
             raise MeddinoError(f"sbatch: --{ours[0]} is set by meddino; leave it out of {text!r}")
         gpus = str(found.get("gpus-per-node", "")).rpartition(":")[2]
         tasks = found.pop("ntasks-per-node", gpus or "1")
-        nodes, limit = found.pop("nodes", "1"), found.pop("time", None)
+        nodes, limit = found.pop("nodes", "1"), found.pop("time", "none")
         notice = str(found.pop("signal", f"USR2@{NOTICE_SECONDS}")).rpartition("@")[2]
         try:
-            minutes = None if limit is None else _minutes(str(limit))
-            return cls(int(nodes), int(tasks), minutes, int(notice), found)
+            return cls(int(nodes), int(tasks), _minutes(str(limit)), int(notice), found)
         except ValueError as error:
-            raise MeddinoError(f"sbatch: cannot read {text!r} ({error})") from error
+            raise MeddinoError(
+                f"sbatch: cannot read {text!r}; give --time too ({error})"
+            ) from error
 
 
 def _long_flags(text: str) -> dict[str, str | bool]:
@@ -183,8 +184,8 @@ def submit(folder: Path, flags: Flags, command: list[str]) -> Job:
         stderr_to_stdout=True,
         # One process that failed would leave the others waiting. srun does not take over cores.
         srun_args=["--kill-on-bad-exit=1", *([f"--cpus-per-task={cores}"] if cores else [])],
+        time=flags.minutes,
         additional_parameters={"requeue": True, **flags.others},
-        **({} if flags.minutes is None else {"time": flags.minutes}),
     )
     try:
         number = executor.submit(Work(command)).job_id

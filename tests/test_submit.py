@@ -36,17 +36,25 @@ def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
 
 
 def test_a_process_for_each_gpu_of_each_node() -> None:
-    flags = Flags.parse("--partition gpu --nodes=2 --gpus-per-node=a100:4 --exclusive --mem=9G")
-    assert (flags.nodes, flags.tasks_per_node, flags.minutes) == (2, 4, None)
+    flags = Flags.parse(
+        "--partition gpu --nodes=2 --gpus-per-node=a100:4 --exclusive --mem=9G --time 5"
+    )
+    assert (flags.nodes, flags.tasks_per_node, flags.minutes) == (2, 4, 5)
     wanted = {"partition": "gpu", "gpus-per-node": "a100:4", "exclusive": True, "mem": "9G"}
     assert flags.others == wanted
-    assert Flags.parse("--gpus-per-node=4 --ntasks-per-node=1").tasks_per_node == 1
-    assert Flags.parse("--signal=USR2@40").notice == 40
+    assert Flags.parse("--gpus-per-node=4 --ntasks-per-node=1 --time=5").tasks_per_node == 1
+    assert Flags.parse("--signal=USR2@40 --time=5").notice == 40
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("-p gpu", "'-p'"), ("--job-name=x", "--job-name"), ("--time=soon", "soon"), ("gpu", "gpu")],
+    [
+        ("-p gpu", "'-p'"),
+        ("--job-name=x", "--job-name"),
+        ("--time=soon", "soon"),
+        ("--mem=1G", "--time"),
+        ("gpu", "gpu"),
+    ],
 )
 def test_flags_that_we_cannot_use_are_named(text: str, named: str) -> None:
     with pytest.raises(MeddinoError, match=named):
@@ -74,7 +82,7 @@ def test_without_slurm_flags_are_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MeddinoError, match=r"squeue is not here.*leave --sbatch empty"):
-        submit.main(["--folder", str(tmp_path / "job"), "--sbatch=--partition=gpu", "--", "x"])
+        submit.main(["--folder", str(tmp_path / "job"), "--sbatch=--time=5", "--", "x"])
 
 
 def _fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
@@ -121,7 +129,7 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(
 ) -> None:
     _fake(tmp_path, monkeypatch, squeue="echo down >&2; exit 1", sbatch=f"touch {tmp_path}/sent")
     with pytest.raises(MeddinoError, match="SLURM does not answer"):
-        submit.main(["--folder", str(tmp_path / "job"), "--sbatch=--partition=gpu", "--", "x"])
+        submit.main(["--folder", str(tmp_path / "job"), "--sbatch=--time=5", "--", "x"])
     assert not (tmp_path / "sent").exists()
 
 
@@ -324,7 +332,7 @@ def test_a_failing_process_ends_the_job_and_says_why(stage: list[str], folder: P
 def test_a_partition_that_is_none_is_refused_in_slurms_words(
     stage: list[str], folder: Path
 ) -> None:
-    process = _start(folder, stage, "--partition=nowhere")
+    process = _start(folder, stage, "--partition=nowhere --time=5")
     assert process.wait() == 2
     assert "mend the flags of sbatch" in _said(folder) and "nvalid partition" in _said(folder)
 

@@ -14,16 +14,21 @@ fail() {
   exit 1
 }
 
+unable() { # for reasons outside the project
+  echo "test SLURM: $*" >&2
+  exit 69
+}
+
 install() {
-  [ "$(id -u)" = 0 ] || fail "needs root (run it in a container)"
+  [ "$(id -u)" = 0 ] || unable "needs root (run it in a container)"
   if [ -e /etc/slurm/slurm.conf ] && ! grep -qF "$mark" /etc/slurm/slurm.conf; then
-    fail "/etc/slurm/slurm.conf is somebody else's; use another machine"
+    unable "/etc/slurm/slurm.conf is somebody else's; use another machine"
   fi
   command -v slurmctld >/dev/null && command -v munged >/dev/null && return
-  command -v apt-get >/dev/null || fail "slurm-wlm and munge are missing, and there is no apt-get"
+  command -v apt-get >/dev/null || unable "slurm-wlm and munge are missing, and there is no apt-get"
   echo "installing slurm-wlm and munge" >&2
   { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y slurm-wlm munge; } \
-    >"$work/apt.log" 2>&1 || fail "cannot install slurm-wlm and munge (see $work/apt.log)"
+    >"$work/apt.log" 2>&1 || unable "cannot install slurm-wlm and munge (see $work/apt.log)"
 }
 
 configure() {
