@@ -112,7 +112,7 @@ def _last_words(rule: str, log: Path) -> str:
     if any(line.startswith("Traceback") for line in lines):
         return f"{rule} failed: {last} (see {log})"
     return (
-        f"{rule} was killed, as by the kernel where memory is short, or by a limit of time; its"
+        f"{rule} was killed, as by the kernel where memory, or space on a disk, is short; its"
         f" last words: {last} (see {log})"
     )
 

@@ -1,5 +1,6 @@
 """One run at a time, and what a killed one leaves: its lock, and jobs that nobody waits for."""
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from meddino import alone as module
 from meddino import study
 from meddino.alone import LOCKS, RECORD, alone
 from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic
 
 ROOT = Path(__file__).parent.parent
 FAKE = """
@@ -221,3 +223,20 @@ def test_why_a_job_failed_is_said_in_its_own_words(folder: Path, log: str, said:
     assert process.returncode == 2 and "mend the cause and rerun" in error
     assert re.search(said, error) and "jobid" not in error
     assert study.LOG.read_text().strip() == block.strip()
+
+
+def test_a_disk_that_becomes_read_only_while_writing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.json"
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.exists():
+            raise OSError(errno.EROFS, "Read-only file system", str(self))
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(MeddinoError, match=r"cannot write .*out\.json: Read-only file system"):
+        with atomic(output) as temporary:
+            temporary.touch()
+            raise OSError(errno.EROFS, "Read-only file system", str(temporary))

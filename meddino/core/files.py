@@ -50,7 +50,8 @@ def atomic(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror}; free space or permit writing there, then rerun"
         ) from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # which would hide the first error where all became read-only
+            _remove(temporary)
 
 
 def _replace(temporary: Path, path: Path) -> None:
