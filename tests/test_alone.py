@@ -123,7 +123,14 @@ def run_study(folder: Path, fake: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_all,
     )
+
+
+def heed_all() -> None:
+    """Undo that tests in the background, or under `nohup`, have signals ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def until(path: Path) -> int:
@@ -236,7 +243,7 @@ def test_a_disk_that_becomes_read_only_while_writing_is_named(
         raise FileNotFoundError(self)
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(MeddinoError, match=r"cannot write .*out\.json: Read-only file system"):
-        with atomic(output) as temporary:
-            temporary.touch()
-            raise OSError(errno.EROFS, "Read-only file system", str(temporary))
+    named = r"cannot write .*out\.json: Read-only file system"
+    with pytest.raises(MeddinoError, match=named), atomic(output) as temporary:
+        temporary.touch()
+        raise OSError(errno.EROFS, "Read-only file system", str(temporary))

@@ -533,7 +533,7 @@ def test_a_killed_stage_goes_on_and_leaves_what_later_stages_need(
     with pytest.raises(KeyboardInterrupt):
         loop.run(first, init=tmp_path / "dinov3.pth", **where)
     loop.run(first, init=tmp_path / "dinov3.pth", **where)
-    assert trainer.runs == 2 and not (tmp_path / "state").exists()
+    assert trainer.runs == 2
     lines = [json.loads(line) for line in where["output"].read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 12]
     for iteration in (4, 12):

@@ -111,6 +111,8 @@ stop() {
     done
     rm -f "$file"
   done
+  # Programs of SLURM, which Snakemake asks whenever it starts, would wait for a controller.
+  if grep -qsF "$mark" /etc/slurm/slurm.conf; then rm /etc/slurm/slurm.conf; fi
 }
 
 case "${1:-}" in
