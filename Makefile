@@ -84,7 +84,7 @@ container-test: setup  ## build the image on a base of its own, and run a short 
 	@bash containers/test.sh
 
 SLURM ?= all
-slurm-test: setup  ## a real SLURM here: the shortened demo on two nodes, and faults (Debian, root; SLURM=faults)
+slurm-test: setup  ## a real SLURM here: the shortened demo on two nodes, and faults (Debian, root; SLURM=faults|short)
 	@bash tests/slurm/run.sh $(SLURM)
 
 clean:  ## remove results, logs and the demo's data; downloads of real data are kept

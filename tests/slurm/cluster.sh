@@ -39,10 +39,12 @@ configure() {
   mkdir -p /run/munge "$work/dev" "$work/state" /etc/slurm
   chown munge: /run/munge
   for gpu in 0 1; do
-    [ -e "$work/dev/gpu$gpu" ] || mknod "$work/dev/gpu$gpu" c 1 3
+    [ -e "$work/dev/gpu$gpu" ] || mknod "$work/dev/gpu$gpu" c 1 3 \
+      || unable "device files cannot be made here"
   done
   # torch finds the first node of a job by its name.
-  grep -q '127.0.0.1 n1 n2' /etc/hosts || echo '127.0.0.1 n1 n2' >>/etc/hosts
+  grep -q '127.0.0.1 n1 n2' /etc/hosts || echo '127.0.0.1 n1 n2' >>/etc/hosts \
+    || unable "/etc/hosts cannot be written"
   echo "NodeName=n[1-2] Name=gpu File=$work/dev/gpu[0-1]" >/etc/slurm/gres.conf
   cat >/etc/slurm/slurm.conf <<CONF
 $mark

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make slurm-test`: a real SLURM on this machine; the shortened demo through profiles/slurm, with
-# pretraining on two nodes; then what may befall jobs (tests/test_submit.py). `make slurm-test
-# SLURM=faults` leaves the study out.
+# pretraining on two nodes; then what may befall jobs (tests/test_submit.py). `SLURM=faults` leaves
+# the study out, `SLURM=short` most of the faults too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 what=${1:-all}
@@ -34,4 +34,6 @@ if [ "$what" = all ]; then
   study
   cat results/slurm/tables/table2.md
 fi
-MEDDINO_TEST_SLURM=1 python -m pytest -q tests/test_submit.py --durations=5
+chosen=()
+[ "$what" = short ] && chosen=(-k "two_nodes or requeued")
+MEDDINO_TEST_SLURM=1 python -m pytest -q tests/test_submit.py --durations=5 "${chosen[@]}"
