@@ -6,6 +6,7 @@ to be done" over a stale result), and each verb's slice is cut out. Nothing here
 numpy: the workflow loads this on every start.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,9 @@ from meddino.report.options import (
     CardOptions,
     FigureOptions,
     ModelCardOptions,
+    OverlayOptions,
+    Overlays,
+    Prices,
     ProvenanceOptions,
     Recipe,
     ReportOptions,
@@ -242,6 +246,10 @@ class Study(Options):
     """The paper's tables; what they ask for decides what runs."""
     figures: FigureOptions
     """Look of the figures."""
+    overlays: Overlays = Overlays()
+    """Cases that the report shows on a click."""
+    prices: Prices = Prices()
+    """What time costs, for the report."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], source: str = "the configuration") -> "Study":
@@ -678,6 +686,20 @@ class Study(Options):
             files["weights"] = self.weights_path(options.weights)
         return files
 
+    def overlay_inputs(self, benchmark: str) -> dict[str, str | list[str]]:
+        """Files that the pictures of a benchmark's cases are made from, by the flag."""
+        runs = [run for run in self.runs() if run.benchmark == benchmark]
+        folder = f"{self.results}/predictions/{benchmark}"
+        return {
+            "dataset": self.nnunet_dataset(benchmark),
+            "predictions": [f"{folder}/{run.method}/fold{run.fold}/done.json" for run in runs],
+            "scores": [self.scores_path(run) for run in runs],
+        }
+
+    def overlay_paths(self) -> list[str]:
+        """Pictures of the cases of all benchmarks that are used."""
+        return [f"{self.results}/overlays/{b}/index.json" for b in self.used_benchmarks()]
+
     def scores_path(self, run: Run) -> str:
         """Scores of one run."""
         return f"{self.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
@@ -897,9 +919,42 @@ class Study(Options):
         """Options of `provenance`."""
         return ProvenanceOptions(title=self.title)
 
+    def overlay_options(self) -> OverlayOptions:
+        """Options of `overlays`."""
+        look = self.figures
+        return OverlayOptions(
+            **self.overlays.model_dump(), window_hu=look.window_hu, colours=look.colours
+        )
+
     def report_options(self) -> ReportOptions:
         """Options of `report`."""
-        return ReportOptions(title=self.title, notes=self.notes)
+        return ReportOptions(
+            title=self.title,
+            notes=self.notes,
+            tables=tuple(self.table_options(table) for table in self.tables),
+            methods={name: method.label for name, method in self.methods.items()},
+            benchmarks={name: benchmark.label for name, benchmark in self.benchmarks.items()},
+            stages={name: _stage_label(name, s) for name, s in self.pretrain.stages.items()},
+            prices=self.prices,
+            configuration=self.configuration(),
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        """The study as one file of configuration says it, without defaults."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        for name, benchmark in self.benchmarks.items():  # jobs that convert are told none
+            said["benchmarks"][name]["tolerances_mm"] = benchmark.tolerances_mm
+        return said
+
+
+def _stage_label(name: str, stage: StageOptions) -> str:
+    """A stage's name as people write it: `stage2_leakfree` is `Stage 2, leak-free`."""
+    words = name.removesuffix(LEAK_FREE).replace("_", " ")
+    spaced = re.sub(r"(?<=[A-Za-z])(?=[0-9])", " ", words)
+    label = spaced[:1].upper() + spaced[1:]
+    if stage.data == "leaves":
+        return f"{label} (dead leaves)"
+    return f"{label}, leak-free" if name.endswith(LEAK_FREE) else label
 
 
 def _shards(reports: Sequence[str], size: str | int) -> list[str]:

@@ -150,6 +150,7 @@ VERBS: dict[str, Verb] = {
     ),
     "card": Verb(
         module="meddino.report.card",
+        revision=2,
         summary="write the data card of CT-3M",
         options=Study.card_options,
         beside=("card.md", "figures.json", "*.png"),
@@ -161,6 +162,12 @@ VERBS: dict[str, Verb] = {
         options=Study.figure_options,
         beside=("*.png",),
     ),
+    "overlays": Verb(
+        module="meddino.report.overlays",
+        summary="draw a slice of each case with its labels, for the report",
+        options=Study.overlay_options,
+        beside=("*.webp", "*.png"),
+    ),
     "provenance": Verb(
         module="meddino.report.provenance",
         summary="collect the records of all that the results were made from (RO-Crate)",
@@ -169,7 +176,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.html",
-        revision=5,
+        revision=6,
         summary="write the HTML report",
         options=Study.report_options,
     ),
