@@ -59,7 +59,9 @@ def _foreign(config: Path) -> str | None:
     if "model_type" in values:
         return f"transformers:{config.parent}"
     architecture = str(values.get("architecture", ""))
-    if not architecture or "dinov3" in architecture or architecture.startswith("eva"):
+    # `export` writes a DINOv3 ViT of another epsilon under the name of another model.
+    rotary = (values.get("model_args") or {}).get("rope_type")
+    if not architecture or "dinov3" in architecture or rotary == "dinov3":
         return None
     return f"timm:{architecture}"
 
