@@ -54,6 +54,8 @@ from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import (
     CardOptions,
+    FeatureOptions,
+    Features,
     FigureOptions,
     ModelCardOptions,
     OverlayOptions,
@@ -110,7 +112,9 @@ class Weights(Published):
     snapshot: str | None = Field(None, pattern=r"^\w+@\d+$")
     """`stage@iteration` of this study to use in its place."""
     title: str = ""
-    """Its name, as its owners write it; for model cards, as the next two."""
+    """Its name, as its owners write it; for model cards, as `home` and `licence`."""
+    label: str = ""
+    """Its short name in figures; its key if empty."""
     home: str = ""
     """Its licence's or its owners' page."""
     licence: str = ""
@@ -250,6 +254,8 @@ class Study(Options):
     """Cases that the report shows on a click."""
     prices: Prices = Prices()
     """What time costs, for the report."""
+    features: Features
+    """Pictures of dense features, along the chain of pretraining."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], source: str = "the configuration") -> "Study":
@@ -504,6 +510,26 @@ class Study(Options):
         published = dict.fromkeys(start for start in starts if isinstance(start, str))
         return [RANDOM, *published, *stages] if stages else []
 
+    def shown_chain(self) -> dict[str, str]:
+        """Checkpoints whose features are shown: name -> reference.
+
+        What the first stage on CT-3M starts from, if anything, and the last snapshot of each of
+        these stages. Where they have twins on leak-free data, the twins are not shown.
+        """
+        on_ct = [s for s in self.used_stages() if self.pretrain.stages[s].data != "leaves"]
+        paper = [stage for stage in on_ct if self.pretrain.stages[stage].data == "ct3m"]
+        chain = paper or on_ct
+        start = self.pretrain.stages[chain[0]].init if chain else None
+        begun = {} if start is None else {self._weights_label(start): start}
+        ends = {s: f"{s}@{self.pretrain.stages[s].snapshots[-1]}" for s in chain}
+        return begun | {stage_label(stage): reference for stage, reference in ends.items()}
+
+    def _weights_label(self, reference: str) -> str:
+        stage, at, iteration = reference.partition("@")
+        if at:
+            return f"{stage_label(stage)}, {iteration} iterations"
+        return self.weights[reference].label or reference
+
     def _ancestors(self, stage: str) -> list[str]:
         """Stages that a stage starts from, directly or not, first things first."""
         found: dict[str, None] = {}
@@ -676,6 +702,17 @@ class Study(Options):
     def probe_paths(self) -> list[str]:
         """Results of all probes, along the chain."""
         return [f"{self.results}/probe/{source}.json" for source in self.probed()]
+
+    def feature_inputs(self) -> dict[str, str | list[str]]:
+        """Files that pictures of features are made from, by the flag that takes them."""
+        dataset = self.nnunet_dataset(self.probe.benchmark)
+        splits = str(Path(dataset).with_name("splits_final.json"))
+        checkpoints = [self.weights_path(each) for each in self.shown_chain().values()]
+        return {"dataset": dataset, "splits": splits, "checkpoints": checkpoints}
+
+    def feature_paths(self) -> list[str]:
+        """Pictures of features; none where nothing is pretrained."""
+        return [f"{self.results}/features/figures.json"] if self.shown_chain() else []
 
     def finetune_inputs(self, benchmark: str, method: str) -> dict[str, str]:
         """Files that a finetuning reads, by the flag that takes them."""
@@ -915,6 +952,16 @@ class Study(Options):
         """Options of `figures`."""
         return self.figures
 
+    def feature_options(self) -> FeatureOptions:
+        """Options of `feature_figures`."""
+        return FeatureOptions(
+            models=tuple(self.shown_chain()),
+            spacing_mm=self.ct3m.spacing_mm,
+            fold=self.folds[0],
+            features=self.features,
+            figures=self.figures,
+        )
+
     def provenance_options(self) -> ProvenanceOptions:
         """Options of `provenance`."""
         return ProvenanceOptions(title=self.title)
@@ -934,7 +981,7 @@ class Study(Options):
             tables=tuple(self.table_options(table) for table in self.tables),
             methods={name: method.label for name, method in self.methods.items()},
             benchmarks={name: benchmark.label for name, benchmark in self.benchmarks.items()},
-            stages={name: _stage_label(name, s) for name, s in self.pretrain.stages.items()},
+            stages={name: _headed(stage_label(name)) for name in self.pretrain.stages},
             prices=self.prices,
             configuration=self.configuration(),
         )
@@ -947,14 +994,15 @@ class Study(Options):
         return said
 
 
-def _stage_label(name: str, stage: StageOptions) -> str:
-    """A stage's name as people write it: `stage2_leakfree` is `Stage 2, leak-free`."""
-    words = name.removesuffix(LEAK_FREE).replace("_", " ")
-    spaced = re.sub(r"(?<=[A-Za-z])(?=[0-9])", " ", words)
-    label = spaced[:1].upper() + spaced[1:]
-    if stage.data == "leaves":
-        return f"{label} (dead leaves)"
-    return f"{label}, leak-free" if name.endswith(LEAK_FREE) else label
+def stage_label(stage: str) -> str:
+    """A stage's name as printed: `stage1_leakfree` is "stage 1, leak-free"."""
+    name = re.sub(r"(?<=[A-Za-z])(?=\d)", " ", stage.removesuffix(LEAK_FREE))
+    return f"{name}, leak-free" if stage.endswith(LEAK_FREE) else name
+
+
+def _headed(label: str) -> str:
+    """A label at the beginning of a line."""
+    return label[:1].upper() + label[1:]
 
 
 def _shards(reports: Sequence[str], size: str | int) -> list[str]:

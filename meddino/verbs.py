@@ -153,14 +153,20 @@ VERBS: dict[str, Verb] = {
         revision=2,
         summary="write the data card of CT-3M",
         options=Study.card_options,
-        beside=("card.md", "figures.json", "*.png"),
+        beside=("card.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=3,
+        revision=4,
         summary="draw the figures",
         options=Study.figure_options,
-        beside=("*.png",),
+        beside=("*.png", "*.pdf"),
+    ),
+    "feature_figures": Verb(
+        module="meddino.report.featurefigures",
+        summary="draw dense features along the chain of pretraining",
+        options=Study.feature_options,
+        beside=("*.png", "*.pdf"),
     ),
     "overlays": Verb(
         module="meddino.report.overlays",
@@ -187,6 +193,10 @@ VERBS: dict[str, Verb] = {
     "segment": Verb(
         module="meddino.finetune.segment",
         summary="segment your own volumes with a trained model",
+    ),
+    "features": Verb(
+        module="meddino.report.features",
+        summary="draw what backbones make of an image of yours, side by side",
     ),
     "highres": Verb(
         module="meddino.finetune.highres",

@@ -401,7 +401,8 @@ def _figures(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
         for entry in read_json(path):
             if not entry["file"].startswith(CHARTED):
                 shown = _shrunk(_bytes(path.parent / entry["file"], path))
-                files = [entry["file"], *([entry["vector"]] if entry.get("vector") else [])]
+                names = [entry["file"], str(Path(entry["file"]).with_suffix(".pdf"))]
+                files = [name for name in names if (path.parent / name).exists()]
                 found = {**entry, **shown, "files": files}
                 sections.setdefault(entry["section"], []).append(found)
     return sections
