@@ -157,7 +157,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=4,
+        revision=5,
         summary="draw the figures",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),

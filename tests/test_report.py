@@ -16,7 +16,13 @@ from meddino.core.files import read_json, write_json
 from meddino.ct3m import duplicates, index
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions
 from meddino.report import card, figures, html, provenance
-from meddino.report.options import CardOptions, FigureOptions, ProvenanceOptions, ReportOptions
+from meddino.report.options import (
+    CardOptions,
+    FigureOptions,
+    PlotOptions,
+    ProvenanceOptions,
+    ReportOptions,
+)
 
 METHODS = ("nnunet", "meddinov3")
 SCRIPT = "<script>alert(1)</script>"
@@ -178,7 +184,7 @@ def drawn(study: dict[str, Any]) -> Path:
     card_options = CardOptions(figures=FigureOptions(dpi=60), sizes_px=(32,))
     card.run(card_options, **study["card"], output=study["report"]["card"])
     output = study["root"] / "figures/figures.json"
-    figures.run(FigureOptions(dpi=60), **study["figures"], output=output)
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **study["figures"], output=output)
     return output
 
 
@@ -198,13 +204,13 @@ def test_the_probes_caption_says_what_guessing_gives(
     (caption,) = [e["caption"] for e in read_json(drawn) if e["file"] == "probe.png"]
     assert "2 classes (background, liver)" in caption and "50 %" in caption
     files = {**study["figures"], "probes": []}
-    figures.run(FigureOptions(dpi=60), **files, output=tmp_path / "figures.json")
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **files, output=tmp_path / "figures.json")
     assert all(e["file"] != "probe.png" for e in read_json(tmp_path / "figures.json"))
 
 
 def test_figures_do_not_change_from_run_to_run(study: dict[str, Any], drawn: Path) -> None:
     again = study["root"] / "again/figures.json"
-    figures.run(FigureOptions(dpi=60), **study["figures"], output=again)
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **study["figures"], output=again)
     for entry in read_json(drawn):
         name = entry["file"]
         assert (again.parent / name).read_bytes() == (drawn.parent / name).read_bytes(), name

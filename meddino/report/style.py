@@ -9,8 +9,10 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from cycler import cycler
+from scipy import ndimage
 
 from meddino.core.files import atomic
+from meddino.ct3m.hounsfield import BODY_HU
 from meddino.report.options import FigureOptions
 
 matplotlib.use("Agg")
@@ -74,6 +76,47 @@ def figure(
             with atomic(file) as temporary:
                 made.savefig(temporary, dpi=options.dpi, format=file.suffix[1:], metadata=undated)
         plt.close(made)
+
+
+class Mark(NamedTuple):
+    """What tells one of several lines or groups of dots: more of them than there are colours."""
+
+    colour: str
+    dashes: str
+    marker: str
+    width: float
+    """Of a line (points): the first is the widest, so that those under others are seen."""
+
+
+def marks(options: FigureOptions, count: int) -> list[Mark]:
+    """A mark for each of `count` lines; colours come back with other dashes and markers."""
+    shapes = [("-", "o"), ("--", "^"), (":", "s"), ("-.", "D")]
+    found = []
+    for number in range(count):
+        turn, place = divmod(number, len(options.colours))
+        dashes, marker = shapes[turn % len(shapes)]
+        width = 3.0 - 1.9 * number / max(count - 1, 1)
+        found.append(Mark(options.colours[place], dashes, marker, width))
+    return found
+
+
+def legend(axis: Any, **more: Any) -> None:
+    """Name what the panel `axis` shows, to the right of all panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.figure.legend(handles, labels, loc="outside right upper", fontsize=8, **more)
+
+
+def body(hu: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where the patient is on a slice: the largest connected region above -500 HU, without holes.
+
+    Everywhere, where nothing is above.
+    """
+    inside = hu > BODY_HU
+    if not inside.any():
+        return np.ones(hu.shape, bool)
+    regions, _ = ndimage.label(inside)
+    largest = int(np.bincount(regions[inside]).argmax())
+    return np.asarray(ndimage.binary_fill_holes(regions == largest))
 
 
 def grey(hu: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float32]:
