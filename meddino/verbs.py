@@ -204,6 +204,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",
     ),
+    "watch": Verb(
+        module="meddino.watch",
+        summary="show a running study: what runs, losses, failures, time left",
+    ),
     "status": Verb(
         module="meddino.status",
         summary="say what would rerun, and why, before anything runs",
