@@ -81,7 +81,7 @@ SAID = {
     "iteration 40: loss 7.1, koleo 0.2, seconds 0.2, hours_left 0.6\n"
     "iteration 50: loss 6.03, dino_global 4.1, koleo 0.39, grad_norm_x 0.5, hours_left 0.5\n"
     "stage1: pretraining: 50/200, 1800 s left\niteration 60: lo",
-    "logs/predict/a.log": "fold0: segmenting: 3/12, 90 s left\n",
+    "logs/predict/a.log": "fold0: segmenting: 3/12, 80 s left\n",
     "logs/finetune/b.log": "epoch 0: loss 0.1, pseudo Dice 0.2, 11.0 s\n"
     "epoch 3: loss -0.251, pseudo Dice 0.485, 12.5 s\n",
     "logs/phantom/btcv.log": "meddino phantom: cannot write x: no space; free some, then rerun\n",
@@ -135,7 +135,7 @@ def test_all_of_it_is_shown(folder: Path) -> None:
     assert re.search(r"iteration 50, loss 6.03, dino_global 4.1, koleo 0.39 *\n", text)
     assert "epoch 4, loss -0.251, pseudo Dice 0.485" in text
     assert re.search(r"finetune amos22 meddinov3 0 +10 min +40 % +75 s", text)
-    assert re.search(r"predict amos22 nnunet 0 +10 min +25 % +90 s +fold0: segmenting", text)
+    assert re.search(r"predict amos22 nnunet 0 +10 min +25 % +80 s +fold0: segmenting", text)
     assert re.search(r"finetune amos22 nnunet fold0 +epoch 5, loss -0.500, pseudo Dice 0.600", text)
     assert "phantom btcv: meddino phantom: cannot write x: no space" in text
     assert "(see logs/phantom/btcv.log)" in text
