@@ -11,7 +11,7 @@ from meddino.core.files import read_json, read_lines, write_json
 from meddino.evaluate import merge
 from meddino.report import pictures
 from meddino.report.options import PlotOptions
-from meddino.report.style import INK, Figure, Mark, figure, legend, marks
+from meddino.report.style import INK, Figure, Mark, figure, legend, marks, whole_numbers
 
 LOSSES = {
     "loss": "total",
@@ -53,7 +53,7 @@ def run(
         *probe_curves(options, [read_json(path) for path in probes], folder / "probe.png"),
         *finetuning_curves(options, finetuning, folder),
         *pictures.predicted(options, predictions, datasets, scored, folder),
-        *structure_scores(options, scored, folder),
+        *structure_scores(options, scored, predictions, folder),
     ]
     write_json(output, [entry._asdict() for entry in made])
 
@@ -75,6 +75,7 @@ def pretraining_curves(
                 _line(axis, points, mark, label)
             axis.set_title(options.source_labels.get(stage, stage))
             axis.set_xlabel("iteration")
+            whole_numbers(axis)
         axes[0, 0].set_ylabel("loss")
         legend(axes[0, 0])
     caption = (
@@ -164,14 +165,22 @@ def _training(
         points = [(line["epoch"] + 1, value(line)) for line in lines]
         _line(axis, points, mark, options.method_labels.get(method, method))
     axis.set_xlabel("epoch")
+    whole_numbers(axis)
 
 
-def structure_scores(options: PlotOptions, scores: pd.DataFrame, folder: Path) -> Iterator[Figure]:
-    """DSC of every case by structure and method, a figure for every benchmark."""
+def structure_scores(
+    options: PlotOptions, scores: pd.DataFrame, predictions: Sequence[Path], folder: Path
+) -> Iterator[Figure]:
+    """DSC of every case by structure and method, a figure for every benchmark.
+
+    Methods are in the order of `predictions`.
+    """
+    order = pictures.by_benchmark(predictions)
     for key, rows in scores.groupby("benchmark", sort=False):
         benchmark = str(key)
         names = rows.sort_values("label")["structure"].drop_duplicates().tolist()
-        methods = rows["method"].drop_duplicates().tolist()
+        scored = set(rows["method"])
+        methods = [method for method in order[benchmark] if method in scored]
         path = folder / f"scores_{benchmark}.png"
         width = max(4.0, 0.13 * len(names) * (len(methods) + 2))
         with figure(options.look, path, 1, 1, (min(width, 14.0), 3.2)) as axes:

@@ -23,6 +23,10 @@ PANELS_A_ROW = 7
 """More panels of a case are put into several rows."""
 PANEL = (1.75, 1.75)
 """Width and height of a panel (inches)."""
+GAP = 0.08
+"""Space below the panels of a case, as a share of a panel."""
+LETTERS = 24
+"""Above a panel more than these are put into two lines."""
 
 Labels = npt.NDArray[Any]
 
@@ -117,15 +121,18 @@ def _benchmark(
 ) -> Figure:
     description = read_json(dataset)
     structures = {value: name for name, value in description["labels"].items() if value}
+    structures = dict(sorted(structures.items()))
     colours = _palette(options.look, max(structures))
     path = folder / f"predictions_{benchmark}.png"
     lines = ceil((2 + len(runs)) / PANELS_A_ROW)
     columns = ceil((2 + len(runs)) / lines)
     shown: set[int] = set()
-    with figure(options.look, path, lines * len(chosen), columns, PANEL) as axes:
-        for number, each in enumerate(chosen):
-            panels = axes[number * lines : (number + 1) * lines].ravel()
-            shown |= _case(panels, options, each, runs, dataset, description, colours)
+    heights = [*[1.0] * lines, GAP] * len(chosen)
+    with figure(options.look, path, len(heights), columns, PANEL, heights) as axes:
+        for each, rows in zip(chosen, np.split(axes, len(chosen)), strict=True):
+            shown |= _case(rows[:-1].ravel(), options, each, runs, dataset, description, colours)
+            for axis in rows[-1]:
+                axis.set_axis_off()
         _legend(axes[0, 0].figure, {v: n for v, n in structures.items() if v in shown}, colours)
     ranks = "; ".join(f"{c.rank}, {c.case}: {c.mean:.1f} %" for c in chosen)
     title = f"Predictions, {options.benchmark_labels.get(benchmark, benchmark)}"
@@ -172,11 +179,15 @@ def _case(
         values = sitk.GetArrayViewFromImage(label)[number][window]
         _overlay(axis, rgb, values, colours, aspect)
         score = chosen.by_method.get(name)
-        known = "" if score is None else "  -" if np.isnan(score) else f"  {score:.1f}"
-        axis.set_title(options.method_labels.get(name, name) + known, fontsize=8)
+        known = [] if score is None else ["-" if np.isnan(score) else f"{score:.1f}"]
+        words = [options.method_labels.get(name, name), *known]
+        long = len("  ".join(words)) > LETTERS
+        axis.set_title(("\n" if long else "  ").join(words), fontsize=7.5)
         seen |= set(np.unique(values).tolist())
     for axis in panels:
         bare(axis)
+    for axis in panels[1 + len(labels) :]:
+        axis.set_axis_off()
     return seen
 
 

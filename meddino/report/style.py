@@ -1,6 +1,6 @@
 """One look for all figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,12 @@ class Figure(NamedTuple):
 
 @contextmanager
 def figure(
-    options: FigureOptions, path: Path, rows: int, columns: int, inches: tuple[float, float]
+    options: FigureOptions,
+    path: Path,
+    rows: int,
+    columns: int,
+    inches: tuple[float, float],
+    heights: Sequence[float] | None = None,
 ) -> Iterator[Any]:
     """Yield axes (rows, columns) of a new figure that is saved at the end, in two formats.
 
@@ -44,6 +49,7 @@ def figure(
         rows: of panels.
         columns: of panels.
         inches: width and height of one panel.
+        heights: of the rows, as shares of a panel's; 1 if not given.
     """
     import matplotlib.pyplot as plt
 
@@ -67,7 +73,8 @@ def figure(
         made, axes = plt.subplots(
             rows,
             columns,
-            figsize=(inches[0] * columns, inches[1] * rows),
+            figsize=(inches[0] * columns, inches[1] * sum(heights or [1.0] * rows)),
+            height_ratios=heights,
             squeeze=False,
             layout="constrained",
         )
@@ -104,6 +111,13 @@ def legend(axis: Any, **more: Any) -> None:
     """Name what the panel `axis` shows, to the right of all panels."""
     handles, labels = axis.get_legend_handles_labels()
     axis.figure.legend(handles, labels, loc="outside right upper", fontsize=8, **more)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Count along x, as epochs and iterations are counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
 def body(hu: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
