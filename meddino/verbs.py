@@ -157,7 +157,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=4,
+        revision=5,
         summary="draw the figures",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),
@@ -209,6 +209,10 @@ VERBS: dict[str, Verb] = {
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",
+    ),
+    "watch": Verb(
+        module="meddino.watch",
+        summary="show a running study: what runs, losses, failures, time left",
     ),
     "status": Verb(
         module="meddino.status",
