@@ -6,6 +6,7 @@ to be done" over a stale result), and each verb's slice is cut out. Nothing here
 numpy: the workflow loads this on every start.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,8 @@ from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import (
     CardOptions,
+    FeatureOptions,
+    Features,
     FigureOptions,
     ModelCardOptions,
     ProvenanceOptions,
@@ -106,7 +109,9 @@ class Weights(Published):
     snapshot: str | None = Field(None, pattern=r"^\w+@\d+$")
     """`stage@iteration` of this study to use in its place."""
     title: str = ""
-    """Its name, as its owners write it; for model cards, as the next two."""
+    """Its name, as its owners write it; for model cards, as `home` and `licence`."""
+    label: str = ""
+    """Its short name in figures; its key if empty."""
     home: str = ""
     """Its licence's or its owners' page."""
     licence: str = ""
@@ -242,6 +247,8 @@ class Study(Options):
     """The paper's tables; what they ask for decides what runs."""
     figures: FigureOptions
     """Look of the figures."""
+    features: Features
+    """Pictures of dense features, along the chain of pretraining."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], source: str = "the configuration") -> "Study":
@@ -496,6 +503,26 @@ class Study(Options):
         published = dict.fromkeys(start for start in starts if isinstance(start, str))
         return [RANDOM, *published, *stages] if stages else []
 
+    def shown_chain(self) -> dict[str, str]:
+        """Checkpoints whose features are shown: name -> reference.
+
+        What the first stage on CT-3M starts from, if anything, and the last snapshot of each of
+        these stages. Where they have twins on leak-free data, the twins are not shown.
+        """
+        on_ct = [s for s in self.used_stages() if self.pretrain.stages[s].data != "leaves"]
+        paper = [stage for stage in on_ct if self.pretrain.stages[stage].data == "ct3m"]
+        chain = paper or on_ct
+        start = self.pretrain.stages[chain[0]].init if chain else None
+        begun = {} if start is None else {self._weights_label(start): start}
+        ends = {s: f"{s}@{self.pretrain.stages[s].snapshots[-1]}" for s in chain}
+        return begun | {stage_label(stage): reference for stage, reference in ends.items()}
+
+    def _weights_label(self, reference: str) -> str:
+        stage, at, iteration = reference.partition("@")
+        if at:
+            return f"{stage_label(stage)}, {iteration} iterations"
+        return self.weights[reference].label or reference
+
     def _ancestors(self, stage: str) -> list[str]:
         """Stages that a stage starts from, directly or not, first things first."""
         found: dict[str, None] = {}
@@ -668,6 +695,17 @@ class Study(Options):
     def probe_paths(self) -> list[str]:
         """Results of all probes, along the chain."""
         return [f"{self.results}/probe/{source}.json" for source in self.probed()]
+
+    def feature_inputs(self) -> dict[str, str | list[str]]:
+        """Files that pictures of features are made from, by the flag that takes them."""
+        dataset = self.nnunet_dataset(self.probe.benchmark)
+        splits = str(Path(dataset).with_name("splits_final.json"))
+        checkpoints = [self.weights_path(each) for each in self.shown_chain().values()]
+        return {"dataset": dataset, "splits": splits, "checkpoints": checkpoints}
+
+    def feature_paths(self) -> list[str]:
+        """Pictures of features; none where nothing is pretrained."""
+        return [f"{self.results}/features/figures.json"] if self.shown_chain() else []
 
     def finetune_inputs(self, benchmark: str, method: str) -> dict[str, str]:
         """Files that a finetuning reads, by the flag that takes them."""
@@ -893,6 +931,16 @@ class Study(Options):
         """Options of `figures`."""
         return self.figures
 
+    def feature_options(self) -> FeatureOptions:
+        """Options of `feature_figures`."""
+        return FeatureOptions(
+            models=tuple(self.shown_chain()),
+            spacing_mm=self.ct3m.spacing_mm,
+            fold=self.folds[0],
+            features=self.features,
+            figures=self.figures,
+        )
+
     def provenance_options(self) -> ProvenanceOptions:
         """Options of `provenance`."""
         return ProvenanceOptions(title=self.title)
@@ -900,6 +948,12 @@ class Study(Options):
     def report_options(self) -> ReportOptions:
         """Options of `report`."""
         return ReportOptions(title=self.title, notes=self.notes)
+
+
+def stage_label(stage: str) -> str:
+    """A stage's name as printed: `stage1_leakfree` is "stage 1, leak-free"."""
+    name = re.sub(r"(?<=[A-Za-z])(?=\d)", " ", stage.removesuffix(LEAK_FREE))
+    return f"{name}, leak-free" if stage.endswith(LEAK_FREE) else name
 
 
 def _shards(reports: Sequence[str], size: str | int) -> list[str]:

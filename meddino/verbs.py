@@ -154,14 +154,21 @@ VERBS: dict[str, Verb] = {
         module="meddino.report.card",
         summary="write the data card of CT-3M",
         options=Study.card_options,
-        beside=("card.md", "figures.json", "*.png"),
+        revision=2,
+        beside=("card.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=3,
+        revision=4,
         summary="draw the figures",
         options=Study.figure_options,
-        beside=("*.png",),
+        beside=("*.png", "*.pdf"),
+    ),
+    "feature_figures": Verb(
+        module="meddino.report.featurefigures",
+        summary="draw dense features along the chain of pretraining",
+        options=Study.feature_options,
+        beside=("*.png", "*.pdf"),
     ),
     "provenance": Verb(
         module="meddino.report.provenance",
@@ -171,7 +178,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.html",
-        revision=5,
+        revision=6,
         summary="write the HTML report",
         options=Study.report_options,
     ),
@@ -182,6 +189,10 @@ VERBS: dict[str, Verb] = {
     "segment": Verb(
         module="meddino.finetune.segment",
         summary="segment your own volumes with a trained model",
+    ),
+    "features": Verb(
+        module="meddino.report.features",
+        summary="draw what backbones make of an image of yours, side by side",
     ),
     "highres": Verb(
         module="meddino.finetune.highres",

@@ -213,7 +213,7 @@ def test_figures_do_not_change_from_run_to_run(study: dict[str, Any], drawn: Pat
 def report(study: dict[str, Any], drawn: Path, name: str = "report.html") -> str:
     options = ReportOptions(title="Study & more", notes=("Read <this> first.",))
     output = study["root"] / name
-    html.run(options, **study["report"], figures=drawn, output=output)
+    html.run(options, **study["report"], figures=drawn, features=[], output=output)
     return output.read_text()
 
 

@@ -108,7 +108,7 @@ def test_the_rulegraph_in_the_docs_is_the_workflows(tmp_path: Path) -> None:
 
 def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "pretrain.stages.stage3.optim.lr", 1.0e-5))
-    assert rules(plan) == {"pretrain_stage3", "probe"} | FINETUNING
+    assert rules(plan) == {"pretrain_stage3", "probe", "feature_figures"} | FINETUNING
     assert plan.jobs["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
 
 
@@ -120,7 +120,7 @@ def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
 
 def test_the_recipe_reruns_what_it_changes_and_nothing_else(study: Any) -> None:
     plan = study(lambda c: deep(c, "recipe", "official"))
-    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
     assert rules(plan) == stages | FINETUNING
     assert plan.jobs["finetune"] == 22 - 4, "all but nnU-Net's"
     plan = study(lambda c: deep(c, "methods.dino_unet.official.lr", 0.5))
@@ -129,14 +129,14 @@ def test_the_recipe_reruns_what_it_changes_and_nothing_else(study: Any) -> None:
 
 def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
-    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
     assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
     assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
 
 
 def test_keeping_copies_out_searches_nothing_and_cuts_nothing_anew(study: Any) -> None:
     plan = study(lambda c: deep(c, "ct3m.dedupe", "keep-first"))
-    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe"}
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
     assert rules(plan) == {"index", "card"} | stages | FINETUNING
 
 
@@ -153,7 +153,8 @@ def test_metric_tolerance_reruns_scoring(study: Any) -> None:
 
 
 def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
-    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == {"card"} | REPORTING
+    drawn = {"card", "feature_figures"} | REPORTING
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == drawn
 
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:

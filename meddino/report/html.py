@@ -19,6 +19,7 @@ def run(
     *,
     tables: list[Path],
     figures: Path,
+    features: list[Path],
     card: Path,
     scores: Path,
     quarantine: list[Path],
@@ -32,6 +33,7 @@ def run(
         options: title and notes.
         tables: the tables' CSV files.
         figures: `figures.json`, beside the pictures.
+        features: the same of dense features; none where nothing is pretrained.
         card: the data card, `card.json`, beside its own `figures.json`.
         scores: scores of all runs.
         quarantine: reports of curation and of conversion: what was left out, and why.
@@ -59,7 +61,7 @@ def run(
         notes=options.notes,
         headline=_headline(data, scored),
         tables=[_table(_rows(path)) for path in tables],
-        figures=_figures([card.with_name("figures.json"), figures]),
+        figures=_figures([card.with_name("figures.json"), *features, figures]),
         structures=_structures(scored),
         card=data,
         quarantined=_quarantined(reports),

@@ -69,6 +69,35 @@ class FigureOptions(Options):
     """Centre and width of the grey scale of CT (HU)."""
 
 
+class Features(Options):
+    """Which dense features of the stages of pretraining are shown (paper, Figs. 1, 3 and 4)."""
+
+    images: int = Field(3, ge=1, le=12)
+    """Validation cases of `probe.benchmark`, spread evenly over those of the first of `folds`."""
+    sizes_px: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field(
+        (512, 1024, 2048), min_length=1
+    )
+    """Sides of the input (px; paper: up to 2048), to the closest multiple of a patch. Stages are
+    compared at the largest; the last one and the one before it at all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where features are computed; auto takes a GPU if there is one."""
+
+
+class FeatureOptions(Options):
+    """What `feature_figures` needs of a study."""
+
+    models: tuple[str, ...]
+    """Names of the checkpoints, as printed, along the chain."""
+    spacing_mm: float = Field(gt=0)
+    """In-plane spacing that slices are resampled to before they are resized (mm)."""
+    fold: int = Field(ge=0)
+    """Fold whose validation cases are shown."""
+    features: Features
+    """What is shown."""
+    figures: FigureOptions
+    """Look of the figures."""
+
+
 class CardOptions(Options):
     """What `card` needs of a study."""
 

@@ -16,6 +16,9 @@ from meddino.report.options import FigureOptions
 matplotlib.use("Agg")
 
 INK, MUTED, PAPER = "#1b1f24", "#6b7280", "#ffffff"
+PNG_UNDATED: dict[str, Any] = {"Software": None}
+PDF_UNDATED: dict[str, Any] = {"CreationDate": None, "Producer": None, "Creator": None}
+"""What is left out: date and version would change the bytes from run to run."""
 
 
 class Figure(NamedTuple):
@@ -31,11 +34,11 @@ class Figure(NamedTuple):
 def figure(
     options: FigureOptions, path: Path, rows: int, columns: int, inches: tuple[float, float]
 ) -> Iterator[Any]:
-    """Yield axes (rows, columns) of a new figure that is saved to `path` at the end.
+    """Yield axes (rows, columns) of a new figure that is saved at the end, in two formats.
 
     Args:
         options: resolution and colours.
-        path: a PNG, written atomically.
+        path: a PNG; a PDF of the same name, with text as text, lies beside it.
         rows: of panels.
         columns: of panels.
         inches: width and height of one panel.
@@ -44,6 +47,7 @@ def figure(
 
     settings = {
         "font.size": 9,
+        "pdf.fonttype": 42,  # whole fonts, so that text can be searched and edited
         "text.parse_math": False,  # names of cases may hold dollars
         "axes.titlesize": 10,
         "axes.edgecolor": MUTED,
@@ -66,9 +70,9 @@ def figure(
             layout="constrained",
         )
         yield axes
-        with atomic(path) as temporary:
-            # Without the date and version that would change the bytes from run to run.
-            made.savefig(temporary, dpi=options.dpi, format="png", metadata={"Software": None})
+        for file, undated in ((path.with_suffix(".pdf"), PDF_UNDATED), (path, PNG_UNDATED)):
+            with atomic(file) as temporary:
+                made.savefig(temporary, dpi=options.dpi, format=file.suffix[1:], metadata=undated)
         plt.close(made)
 
 

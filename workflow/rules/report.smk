@@ -110,11 +110,37 @@ rule figures:
         " --datasets {input.datasets:q} --probes {input.probes:q} --output {output:q} > {log:q} 2>&1"
 
 
+# What each stage of pretraining makes of a few validation cases.
+rule feature_figures:
+    input:
+        **STUDY.feature_inputs(),
+    output:
+        f"{RESULTS}/features/figures.json",
+    log:
+        "logs/feature_figures.log",
+    benchmark:
+        "logs/feature_figures.tsv"
+    conda:
+        "../../envs/meddino.yaml"
+    threads: 8
+    resources:
+        mem_mb=grows(16000),
+        runtime=grows(240),
+    params:
+        options=options("feature_figures"),
+        revision=revision("feature_figures"),
+        files=flags,
+    shell:
+        "python -m meddino feature_figures --options {params.options:q} {params.files}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
 # Where everything came from, back to the raw data: after all that the report shows, and before it.
 rule provenance:
     input:
         tables(["csv"]),
         f"{RESULTS}/figures/figures.json",
+        STUDY.feature_paths(),
         f"{RESULTS}/ct3m/card/card.json",
         over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md"),
         STUDY.convert_quarantines(),
@@ -137,6 +163,7 @@ rule report:
     input:
         tables=tables(["csv"]),
         figures=f"{RESULTS}/figures/figures.json",
+        features=STUDY.feature_paths(),
         card=f"{RESULTS}/ct3m/card/card.json",
         scores=f"{RESULTS}/scores.parquet",
         quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
@@ -155,6 +182,6 @@ rule report:
         revision=revision("report"),
     shell:
         "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
-        " --figures {input.figures:q} --card {input.card:q} --scores {input.scores:q}"
+        " --figures {input.figures:q} --features {input.features:q} --card {input.card:q} --scores {input.scores:q}"
         " --quarantine {input.quarantine:q} --checkpoints {input.checkpoints:q}"
         " --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"
