@@ -217,6 +217,10 @@ VERBS: dict[str, Verb] = {
         summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
         usage="[--gpu NAME] [SNAKEMAKE_ARGUMENT ...]",
     ),
+    "tensorboard": Verb(
+        module="meddino.tensorboard",
+        summary="write what trainings have logged as event files for TensorBoard",
+    ),
     "verify": Verb(
         module="meddino.verify",
         summary="read all results again and compare them with their records",

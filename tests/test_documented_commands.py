@@ -152,6 +152,8 @@ def furnish(folder: Path) -> None:
     (folder / "FOLDER").symlink_to(model)
     (folder / "results/pretrain/stage3").mkdir(parents=True)
     write_checkpoint(folder / "results/pretrain/stage3/010000.pth")
+    history = folder / "results/pretrain/stage3/history.jsonl"
+    history.write_text('{"iteration": 1, "loss": 2.0}\n')
     leaves = ["leaves", "--options", '{"count": 1, "size_px": 16}']
     main([*leaves, "--output", str(folder / "results/leaves/index.16.parquet")])
 
@@ -160,10 +162,9 @@ def write_checkpoint(path: Path) -> None:
     """A small ViT as a stage stores its teacher's."""
     import torch
 
-    from meddino.models.architectures import ARCHITECTURES
     from meddino.models.vit import build
 
-    vit = build(ARCHITECTURES["vittiny8"])
+    vit = build("vittiny8")
     state = {f"backbone.{key}": value for key, value in vit.state_dict().items()}
     torch.save({"teacher": state}, path)
 
@@ -208,6 +209,8 @@ def check_made(page: str, folder: Path) -> None:
         assert {p.name for p in (folder / "segmented").glob("*.nii.gz")} >= {"one.nii.gz"}
     if page == "docs/checkpoints.md":
         assert (folder / "out/model.safetensors").exists()
+    if page == "docs/watching.md":
+        assert list((folder / "logs/tensorboard/pretrain/stage3").glob("events.*"))
 
 
 # ---- what is not run ----------------------------------------------------------------------------
