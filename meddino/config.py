@@ -58,6 +58,9 @@ from meddino.report.options import (
     Features,
     FigureOptions,
     ModelCardOptions,
+    OverlayOptions,
+    Overlays,
+    Prices,
     ProvenanceOptions,
     Recipe,
     ReportOptions,
@@ -247,6 +250,10 @@ class Study(Options):
     """The paper's tables; what they ask for decides what runs."""
     figures: FigureOptions
     """Look of the figures."""
+    overlays: Overlays = Overlays()
+    """Cases that the report shows on a click."""
+    prices: Prices = Prices()
+    """What time costs, for the report."""
     features: Features
     """Pictures of dense features, along the chain of pretraining."""
 
@@ -716,6 +723,20 @@ class Study(Options):
             files["weights"] = self.weights_path(options.weights)
         return files
 
+    def overlay_inputs(self, benchmark: str) -> dict[str, str | list[str]]:
+        """Files that the pictures of a benchmark's cases are made from, by the flag."""
+        runs = [run for run in self.runs() if run.benchmark == benchmark]
+        folder = f"{self.results}/predictions/{benchmark}"
+        return {
+            "dataset": self.nnunet_dataset(benchmark),
+            "predictions": [f"{folder}/{run.method}/fold{run.fold}/done.json" for run in runs],
+            "scores": [self.scores_path(run) for run in runs],
+        }
+
+    def overlay_paths(self) -> list[str]:
+        """Pictures of the cases of all benchmarks that are used."""
+        return [f"{self.results}/overlays/{b}/index.json" for b in self.used_benchmarks()]
+
     def scores_path(self, run: Run) -> str:
         """Scores of one run."""
         return f"{self.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
@@ -945,15 +966,43 @@ class Study(Options):
         """Options of `provenance`."""
         return ProvenanceOptions(title=self.title)
 
+    def overlay_options(self) -> OverlayOptions:
+        """Options of `overlays`."""
+        look = self.figures
+        return OverlayOptions(
+            **self.overlays.model_dump(), window_hu=look.window_hu, colours=look.colours
+        )
+
     def report_options(self) -> ReportOptions:
         """Options of `report`."""
-        return ReportOptions(title=self.title, notes=self.notes)
+        return ReportOptions(
+            title=self.title,
+            notes=self.notes,
+            tables=tuple(self.table_options(table) for table in self.tables),
+            methods={name: method.label for name, method in self.methods.items()},
+            benchmarks={name: benchmark.label for name, benchmark in self.benchmarks.items()},
+            stages={name: _headed(stage_label(name)) for name in self.pretrain.stages},
+            prices=self.prices,
+            configuration=self.configuration(),
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        """The study as one file of configuration says it, without defaults."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        for name, benchmark in self.benchmarks.items():  # jobs that convert are told none
+            said["benchmarks"][name]["tolerances_mm"] = benchmark.tolerances_mm
+        return said
 
 
 def stage_label(stage: str) -> str:
     """A stage's name as printed: `stage1_leakfree` is "stage 1, leak-free"."""
     name = re.sub(r"(?<=[A-Za-z])(?=\d)", " ", stage.removesuffix(LEAK_FREE))
     return f"{name}, leak-free" if stage.endswith(LEAK_FREE) else name
+
+
+def _headed(label: str) -> str:
+    """A label at the beginning of a line."""
+    return label[:1].upper() + label[1:]
 
 
 def _shards(reports: Sequence[str], size: str | int) -> list[str]:

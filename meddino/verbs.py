@@ -152,9 +152,9 @@ VERBS: dict[str, Verb] = {
     ),
     "card": Verb(
         module="meddino.report.card",
+        revision=2,
         summary="write the data card of CT-3M",
         options=Study.card_options,
-        revision=2,
         beside=("card.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
@@ -169,6 +169,12 @@ VERBS: dict[str, Verb] = {
         summary="draw dense features along the chain of pretraining",
         options=Study.feature_options,
         beside=("*.png", "*.pdf"),
+    ),
+    "overlays": Verb(
+        module="meddino.report.overlays",
+        summary="draw a slice of each case with its labels, for the report",
+        options=Study.overlay_options,
+        beside=("*.webp", "*.png"),
     ),
     "provenance": Verb(
         module="meddino.report.provenance",

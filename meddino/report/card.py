@@ -156,6 +156,7 @@ def histograms(look: FigureOptions, index: Path, chunks: list[Any], path: Path) 
         axes[0, 2].set_title("pixels (HU)")
         axes[0, 2].set_ylabel(f"% per {HU_BIN} HU")
         axes[0, 2].set_yscale("log")
+        axes[0, 2].yaxis.set_major_formatter("{x:g}")  # the default writes mathematics
         axes[0, 2].legend(fontsize=5, ncols=2)
     caption = (
         f"Spacing of {len(volumes)} volumes as acquired, and values of all stored pixels by data"

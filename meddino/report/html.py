@@ -1,86 +1,154 @@
 """The `report` verb: one self-contained HTML file with everything that a study found."""
 
 import base64
+import hashlib
+import io
 import math
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+import vl_convert
+import yaml
+from PIL import Image
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, sha256
+from meddino.core.files import atomic, read_json, read_lines, sha256
 from meddino.evaluate import merge
+from meddino.report import charts, glance, tables
 from meddino.report.options import ReportOptions
+from meddino.report.overlay import SUFFIX
+
+TEMPLATES = Path(__file__).with_name("templates")
+METRICS = {"DSC": ("dsc_paper", 100.0), "NSD": ("nsd_paper", 100.0), "HD95": ("hd95_mm", 1.0)}
+"""What cases and structures are shown by: the column of the scores, and its factor."""
+AXES = {"DSC": "DSC (%)", "NSD": "NSD (%)", "HD95": "HD95 (mm)"}
+CHARTED = ("pretraining", "probe", "finetuning_", "scores_", "overlap")
+"""How the files of those figures begin that the page draws as charts, from the same numbers."""
+WIDEST = 1800
+"""Pixels of a figure in the page; the file keeps all."""
+MEDIA = {".webp": "image/webp", ".png": "image/png"}
 
 
 def run(
     options: ReportOptions,
     *,
     tables: list[Path],
-    figures: Path,
-    features: list[Path],
+    figures: list[Path],
     card: Path,
     scores: Path,
+    overlays: list[Path],
+    pretraining: list[Path],
+    finetuning: list[Path],
+    probes: list[Path],
     quarantine: list[Path],
-    checkpoints: list[Path],
     provenance: Path,
     output: Path,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
 
     Args:
-        options: title and notes.
+        options: title, notes, names, prices, and the configuration.
         tables: the tables' CSV files.
-        figures: `figures.json`, beside the pictures.
-        features: the same of dense features; none where nothing is pretrained.
+        figures: `figures.json` of several verbs, each beside its pictures.
         card: the data card, `card.json`, beside its own `figures.json`.
         scores: scores of all runs.
+        overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
+        pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
+        finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
+        probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
-        checkpoints: `history.jsonl` of the stages, beside their snapshots.
         provenance: `provenance.json`, the records of all jobs before this one.
         output: `report.html`.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
+    data, made = read_json(card), read_json(provenance)
+    scored = merge.read([scores])
+    records = list(made["records"].values())
+    rows = pd.concat(map(_rows, tables), ignore_index=True)
+    drawn = {
+        **_table_charts(options, rows),
+        **_case_charts(options, scored),
+        **_pretraining_charts(options, pretraining),
+        **_finetuning_charts(options, finetuning),
+        **_probe_charts(options, [read_json(path) for path in probes]),
+        **_overlap_chart(data),
+    }
+    reports = [read_json(path) for path in quarantine]
+    page = {
+        "title": options.title,
+        "notes": options.notes,
+        "effort": glance.effort(records, options.prices),
+        "hosts": glance.hosts(records),
+        "stages": glance.stages(records, options.stages),
+        "steps": glance.steps(made["summary"], data, scored),
+        "headlines": glance.headlines(options, rows),
+        "commands": glance.commands(records),
+        "names": options,
+        "counts": _counts(options, scored),
+        "tables": [_table(options, part) for _, part in rows.groupby("table", sort=False)],
+        "structures": _structures(options, scored),
+        "figures": _figures([card.with_name("figures.json"), *figures]),
+        "charts": {key: chart._asdict() for key, chart in drawn.items()},
+        "scores": {b: _scores(options, str(b), part) for b, part in _by_benchmark(scored)},
+        "overlays": {path.parent.name: _overlays(path) for path in overlays},
+        "card": data,
+        "quarantined": _quarantined(reports),
+        "remarks": _remarks(report for report in reports if "dataset" in report),
+        "snapshots": [entry for path in pretraining for entry in _snapshots(options, path)],
+        "provenance": made,
+        "configuration": yaml.safe_dump(options.configuration, sort_keys=False, allow_unicode=True),
+    }
+    with atomic(output) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+
+
+def render(page: Mapping[str, Any]) -> str:
+    """The page as HTML, with its style and scripts, which alone may run in it."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,  # names of cases come from strangers' files
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    reports = [read_json(path) for path in quarantine]
-    chunks = [report for report in reports if "dataset" in report]
-    data = read_json(card)
-    scored = merge.read([scores])
-    text = environment.get_template("report.html.j2").render(
-        style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
-        title=options.title,
-        notes=options.notes,
-        headline=_headline(data, scored),
-        tables=[_table(_rows(path)) for path in tables],
-        figures=_figures([card.with_name("figures.json"), *features, figures]),
-        structures=_structures(scored),
-        card=data,
-        quarantined=_quarantined(reports),
-        remarks=_remarks(chunks),
-        snapshots=[entry for path in checkpoints for entry in _snapshots(path)],
-        provenance=read_json(provenance),
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters |= {
+        "duration": glance.duration,
+        "signed": lambda value: f"{value:+.2f}".replace("-", "\N{MINUS SIGN}"),
+        "base64": lambda text: base64.b64encode(text.encode()).decode("ascii"),
+    }
+    scripts = {
+        "theme": _source("theme.js"),
+        "library": _library(),
+        "behaviour": _source("report.js"),
+    }
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts.values())
+    return environment.get_template("report.html.j2").render(
+        **page, style=_source("report.css"), scripts=scripts, allowed=allowed
     )
-    with atomic(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
-def _headline(card: dict[str, Any], scores: pd.DataFrame) -> list[tuple[str, str]]:
-    runs = scores[["benchmark", "method", "fold"]].drop_duplicates()
-    return [
-        ("volumes curated", f"{sum(entry['volumes'] for entry in card['datasets']):,}"),
-        ("slices", f"{sum(entry['slices'] for entry in card['datasets']):,}"),
-        ("models finetuned", str(len(runs))),
-        ("cases scored", f"{len(scores.drop_duplicates(['benchmark', 'case'])):,}"),
-    ]
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+# ---- tables ---------------------------------------------------------------------------------
 
 
 def _rows(path: Path) -> pd.DataFrame:
@@ -90,52 +158,295 @@ def _rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _table(rows: pd.DataFrame) -> dict[str, Any]:
-    """One table, by protocol: heads, and lines of label, variant of CT-3M, and cells."""
-    protocols = {}
-    for protocol, part in rows.groupby("protocol", sort=False):
-        columns = part[["metric", "benchmark"]].drop_duplicates().values.tolist()
-        lines = []
-        for label, method in part.groupby("row", sort=False):
-            cells = method.set_index(["metric", "benchmark"])
-            found = [_cell(cells.loc[tuple(column)]) for column in columns]
-            lines.append((label, method["data"].iloc[0], found))
-        units = part.groupby("metric")["unit"].first()
-        heads = [f"{b} {m}" + (f" ({units[m]})" if units[m] != "%" else "") for m, b in columns]
-        protocols[protocol] = {"heads": heads, "lines": lines}
-    return {"name": rows["table"].iloc[0], "protocols": protocols}
+def _table(options: ReportOptions, rows: pd.DataFrame) -> dict[str, Any]:
+    """One table, by protocol: columns, and lines of label, variant of CT-3M, and cells."""
+    name = str(rows["table"].iloc[0])
+    told = next((table for table in options.tables if table.name == name), None)
+    shown = told.table.protocol if told else "paper"
+    protocols = {p: _protocol(options, part) for p, part in rows.groupby("protocol", sort=False)}
+    here = rows[rows["protocol"] == shown]
+    return {
+        "name": name,
+        "title": told.table.title if told else name,
+        "shown": protocols.pop(shown),
+        "others": protocols,
+        "footnote": tables.footnote(told, here) if told else "",
+        "metrics": rows["metric"].drop_duplicates().tolist(),
+        "benchmarks": [
+            (key, options.benchmarks.get(key, key))
+            for key in rows["benchmark"].drop_duplicates().tolist()
+        ],
+    }
 
 
-def _cell(row: Any) -> dict[str, Any]:
-    keys = ("ours", "low", "high", "paper", "difference", "p")
-    number = {key: float(row[key]) for key in keys}
-    known = {key: None if math.isnan(value) else value for key, value in number.items()}
-    return {**known, "cases": int(row["cases"])}
+def _protocol(options: ReportOptions, part: pd.DataFrame) -> dict[str, Any]:
+    units = part.groupby("metric", sort=False)["unit"].first()
+    pairs = part[["metric", "benchmark"]].drop_duplicates().values.tolist()
+    lines = [
+        {
+            "label": label,
+            "data": method["data"].iloc[0],
+            "cells": _cells(method.set_index(["metric", "benchmark"]), part, pairs),
+        }
+        for label, method in part.groupby("row", sort=False)
+    ]
+    groups = [
+        (f"{metric} ({unit})", [options.benchmarks.get(b, b) for m, b in pairs if m == metric])
+        for metric, unit in units.items()
+    ]
+    return {"groups": groups, "lines": lines, "seen": bool((part["data"] != "none").any())}
 
 
-def _figures(paths: list[Path]) -> dict[str, list[dict[str, str]]]:
-    """Figures by section, each with its bytes."""
-    sections: dict[str, list[dict[str, str]]] = {}
-    for path in paths:
-        for entry in read_json(path):
-            data = base64.b64encode((path.parent / entry["file"]).read_bytes()).decode("ascii")
-            sections.setdefault(entry["section"], []).append({**entry, "data": data})
-    return sections
+def _cells(method: pd.DataFrame, part: pd.DataFrame, pairs: list[Any]) -> list[dict[str, Any]]:
+    found = []
+    for metric, benchmark in pairs:
+        column = part[(part["metric"] == metric) & (part["benchmark"] == benchmark)]
+        rank = tables.METRICS[metric].rank
+        row = method.loc[(metric, benchmark)]
+        cell = {key: _known(row[key]) for key in ("ours", "low", "high", "paper", "difference")}
+        cell |= {"p": _known(row["p"]), "cases": int(row["cases"])}
+        for key in ("ours", "paper"):
+            best = column[key].map(rank).min()
+            cell[f"best_{key}"] = rank(row[key]) == best  # never for NaN
+        found.append(cell)
+    return found
 
 
-def _structures(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean of each structure, for every run."""
-    columns = ["dsc_paper", "nsd_paper", "hd95_mm"]
+def _known(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _table_charts(options: ReportOptions, rows: pd.DataFrame) -> dict[str, charts.Chart]:
+    """Each column of each table, by `table/<table>/<benchmark>/<metric>`."""
+    if rows.empty:
+        return {}
+    shown = rows[rows["protocol"] == "paper"]
+    made = {}
+    for (table, benchmark, metric), part in shown.groupby(
+        ["table", "benchmark", "metric"], sort=False
+    ):
+        lines = [
+            {"row": row["row"], **{k: _known(row[k]) for k in ("ours", "low", "high", "paper")}}
+            for row in part.to_dict("records")
+        ]
+        title = f"{metric} ({part['unit'].iloc[0]})"
+        if any(line["ours"] is not None or line["paper"] is not None for line in lines):
+            made[f"table/{table}/{benchmark}/{metric}"] = charts.against_paper(lines, title)
+    return made
+
+
+# ---- cases and structures -------------------------------------------------------------------
+
+
+def _by_benchmark(scores: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+    return scores.groupby("benchmark", sort=False)
+
+
+def _counts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, Any]:
+    """What was finetuned and scored: number of models, methods, and cases of each benchmark."""
+    cases = scores.drop_duplicates(["benchmark", "case"]).groupby("benchmark", sort=False).size()
+    return {
+        "models": len(scores[["benchmark", "method", "fold"]].drop_duplicates()),
+        "methods": _series(options, scores["method"]),
+        "cases": {str(name): int(count) for name, count in cases.items()},
+    }
+
+
+def _scores(options: ReportOptions, benchmark: str, scores: pd.DataFrame) -> dict[str, Any]:
+    """A benchmark's cases for the page's charts, with names as printed."""
+    ordered = scores.assign(place=scores["method"].map(_places(options, scores)))
+    found = charts.case_scores(ordered.sort_values("place", kind="stable"), METRICS)
+    labels = [options.methods.get(method, method) for method in found["methods"]]
+    return {**found, "labels": labels, "label": options.benchmarks.get(benchmark, benchmark)}
+
+
+def _places(options: ReportOptions, scores: pd.DataFrame) -> dict[str, int]:
+    """Order of the methods: the configuration's; those that it does not name come last."""
+    names = [*options.methods, *sorted(set(scores["method"]) - set(options.methods))]
+    return {name: place for place, name in enumerate(names)}
+
+
+def _series(options: ReportOptions, methods: Iterable[str]) -> list[str]:
+    """Names of methods that ran, in order: each has the colour of its place in all charts."""
+    used = set(methods)
+    names = [*options.methods, *sorted(used - set(options.methods))]
+    return [options.methods.get(name, name) for name in names if name in used]
+
+
+def _case_charts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, charts.Chart]:
+    """Of each benchmark and metric, `cases/...` and `structures/...`."""
+    series = _series(options, scores["method"])
+    made = {}
+    for benchmark, part in _by_benchmark(scores):
+        here = _series(options, part["method"])
+        for metric, (column, factor) in METRICS.items():
+            key = f"{benchmark}/{metric}"
+            made[f"cases/{key}"] = charts.cases(here, series, AXES[metric])
+            means = part.assign(value=part[column] * factor).sort_values("label", kind="stable")
+            means = means.groupby(["structure", "method"], sort=False)["value"].mean().reset_index()
+            rows = [
+                {
+                    "structure": row["structure"],
+                    "method": options.methods.get(row["method"], row["method"]),
+                    "value": _known(round(row["value"], 2)),
+                }
+                for row in means.to_dict("records")
+            ]
+            better = "low" if metric == "HD95" else "high"
+            made[f"structures/{key}"] = charts.structures(rows, here, AXES[metric], better)
+    return made
+
+
+def _structures(options: ReportOptions, scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean of each structure, for every run; names as printed, None where nothing was counted."""
+    columns = [column for column, _ in METRICS.values()]
     keys = ["benchmark", "structure", "method"]
     means = scores.groupby(keys, sort=False, as_index=False)[columns].mean()
     return [
-        {**row, "dsc_paper": 100 * row["dsc_paper"], "nsd_paper": 100 * row["nsd_paper"]}
-        for row in map(_named, means.to_dict("records"))
+        {
+            "benchmark": options.benchmarks.get(row["benchmark"], row["benchmark"]),
+            "structure": row["structure"],
+            "method": options.methods.get(row["method"], row["method"]),
+            "values": [_known(row[column] * factor) for column, factor in METRICS.values()],
+        }
+        for row in means.to_dict("records")
     ]
 
 
-def _named(row: Any) -> dict[str, Any]:
-    return {str(key): value for key, value in row.items()}
+def _overlays(path: Path) -> dict[str, Any]:
+    """Cases of a benchmark with their pictures, as the page holds them."""
+    found: dict[str, Any] = read_json(path)
+
+    def uri(name: str) -> str:
+        return _uri(_bytes(path.parent / name, path), MEDIA[Path(name).suffix])
+
+    for case in found["cases"]:
+        case |= {key: uri(case[key]) for key in ("image", "reference")}
+        case["methods"] = {method: uri(name) for method, name in case["methods"].items()}
+    return found
+
+
+# ---- training -------------------------------------------------------------------------------
+
+
+def _pretraining_charts(options: ReportOptions, histories: list[Path]) -> dict[str, charts.Chart]:
+    """By `pretraining/<stage>/<measure>`."""
+    return {
+        f"pretraining/{stage}/{key}": chart
+        for path in histories
+        for stage in [path.parent.name]
+        for key, chart in charts.pretraining(
+            options.stages.get(stage, stage), read_lines(path)
+        ).items()
+    }
+
+
+def _finetuning_charts(options: ReportOptions, histories: list[Path]) -> dict[str, charts.Chart]:
+    """By `finetuning/<benchmark>/<measure>`; of several folds the first is shown."""
+    runs: dict[str, dict[str, Path]] = {}
+    for path in histories:
+        benchmark, method = path.parts[-4:-2]
+        runs.setdefault(benchmark, {}).setdefault(method, path)
+    series = _series(options, [method for part in runs.values() for method in part])
+    return {
+        f"finetuning/{benchmark}/{key}": chart
+        for benchmark, part in runs.items()
+        for key, chart in charts.finetuning(
+            options.benchmarks.get(benchmark, benchmark),
+            {options.methods.get(m, m): read_lines(path) for m, path in part.items()},
+            series,
+        ).items()
+    }
+
+
+def _probe_charts(options: ReportOptions, probes: list[dict[str, Any]]) -> dict[str, charts.Chart]:
+    """By `probe/<variant>`: the chain of each variant of CT-3M."""
+    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
+    made = {}
+    for variant in variants or (["none"] if probes else []):
+        chain = [
+            {
+                "checkpoint": _checkpoint(options, score["name"]),
+                **{k: round(100 * score[k]["balanced_accuracy"], 2) for k in ("linear", "knn")},
+            }
+            for probe in probes
+            if probe["variant"] in ("none", variant)
+            for score in probe["scores"]
+        ]
+        made[f"probe/{variant}"] = charts.probes(chain, len(probes[0]["classes"]))
+    return made
+
+
+def _checkpoint(options: ReportOptions, name: str) -> str:
+    """What was probed, `stage@iteration` or a name of weights, as printed."""
+    stage, at, iteration = name.partition("@")
+    label = options.stages.get(stage, stage)
+    if at:
+        return f"{label} at {int(iteration):,}"
+    return "random initialisation" if name == "random" else label
+
+
+def _overlap_chart(card: dict[str, Any]) -> dict[str, charts.Chart]:
+    chart = charts.overlap(card["overlap"]["datasets"], card["overlap"]["counts"])
+    return {} if chart is None else {"overlap": chart}
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def _figures(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Figures by section, each with its picture; what the page draws itself is left out."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        for entry in read_json(path):
+            if not entry["file"].startswith(CHARTED):
+                shown = _shrunk(_bytes(path.parent / entry["file"], path))
+                names = [entry["file"], str(Path(entry["file"]).with_suffix(".pdf"))]
+                files = [name for name in names if (path.parent / name).exists()]
+                found = {**entry, **shown, "files": files}
+                sections.setdefault(entry["section"], []).append(found)
+    return sections
+
+
+def _bytes(path: Path, marker: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise MeddinoError(f"{path} does not exist; delete {marker} and rerun") from error
+
+
+def _shrunk(png: bytes) -> dict[str, Any]:
+    """A figure as the page holds it: `uri`, `width`, `height`; in the smallest form.
+
+    Raises:
+        MeddinoError: it is no picture.
+    """
+    try:
+        picture = Image.open(io.BytesIO(png)).convert("RGB")
+    except OSError as error:
+        raise MeddinoError(f"a figure is damaged ({error}); run `figures` again") from error
+    forms = {"image/png": png}
+    if picture.width > WIDEST:
+        height = round(picture.height * WIDEST / picture.width)
+        picture = picture.resize((WIDEST, height), Image.Resampling.LANCZOS)
+        forms.clear()
+    if SUFFIX == ".webp":
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=85, method=4)
+        forms["image/webp"] = buffer.getvalue()
+    if not forms:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        forms["image/png"] = buffer.getvalue()
+    kind, content = min(forms.items(), key=lambda item: len(item[1]))
+    return {"uri": _uri(content, kind), "width": picture.width, "height": picture.height}
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+# ---- what was left out, and checkpoints -------------------------------------------------------
 
 
 def _quarantined(reports: list[Any]) -> list[dict[str, str]]:
@@ -146,21 +457,21 @@ def _quarantined(reports: list[Any]) -> list[dict[str, str]]:
     ]
 
 
-def _remarks(chunks: list[Any]) -> list[dict[str, str]]:
+def _remarks(chunks: Iterable[Any]) -> list[dict[str, str]]:
     return [{"where": c["dataset"], **entry} for c in chunks for entry in c.get("remarks", [])]
 
 
-def _snapshots(history: Path) -> list[dict[str, Any]]:
+def _snapshots(options: ReportOptions, history: Path) -> list[dict[str, Any]]:
     """Checkpoints that lie beside a stage's history, and what they say that they started from."""
     found = []
     for path in sorted(history.parent.glob("[0-9]*.pth")):
         origin = _meta(path)["origin"]
         found.append(
             {
-                "stage": history.parent.name,
+                "stage": options.stages.get(history.parent.name, history.parent.name),
                 "iteration": int(path.stem),
-                "init": _origin(origin["init"]),
-                "gram_teacher": _origin(origin["gram_teacher"]),
+                "init": _origin(options, origin["init"]),
+                "gram_teacher": _origin(options, origin["gram_teacher"]),
                 "megabytes": path.stat().st_size / 1e6,
                 "sha256": sha256(path),
             }
@@ -182,9 +493,10 @@ def _meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _origin(entry: dict[str, Any] | None) -> str:
+def _origin(options: ReportOptions, entry: dict[str, Any] | None) -> str:
     """A checkpoint that another started from, by stage, iteration and the start of its SHA-256."""
     if entry is None:
         return "none"
-    where = f"{entry['stage']}@{entry['iteration']}" if entry["stage"] else "published weights"
+    stage = options.stages.get(entry["stage"], entry["stage"])
+    where = f"{stage} at {entry['iteration']:,}" if stage else "published weights"
     return f"{where} ({entry['sha256'][:8]})"

@@ -1,6 +1,6 @@
 """Options of tables, figures and the report (the workflow loads this module: nothing heavy)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -67,6 +67,25 @@ class FigureOptions(Options):
     """Cases of a benchmark whose predictions are shown."""
     window_hu: tuple[float, float] = (40.0, 400.0)
     """Centre and width of the grey scale of CT (HU)."""
+
+
+class Overlays(Options):
+    """Cases that the report shows on a click."""
+
+    size_px: int = Field(256, ge=64, le=1024)
+    """Longer side of a picture (px)."""
+    cases_per_benchmark: int = Field(100, ge=1)
+    """Most cases of a benchmark that are shown, spread from worst to best by DSC. A case takes some
+    25 kB of the report, which is to stay below 15 MB."""
+
+
+class OverlayOptions(Overlays):
+    """What `overlays` needs of a study."""
+
+    window_hu: tuple[float, float]
+    """Centre and width of the grey scale of CT (HU)."""
+    colours: tuple[Colour, ...]
+    """Colours of structures."""
 
 
 class Features(Options):
@@ -145,6 +164,17 @@ class ModelCardOptions(Options):
     """Structure -> its own tolerance in protocol `area` (mm), as printed."""
 
 
+class Prices(Options):
+    """What time costs, for the report to say what the study did."""
+
+    currency: str = "USD"
+    """In which the next two are."""
+    gpu_hour: float | None = Field(None, ge=0)
+    """Of a GPU, with the share of the machine around it; null says nothing."""
+    core_hour: float | None = Field(None, ge=0)
+    """Of a core, for jobs without a GPU; null says nothing."""
+
+
 class ReportOptions(Options):
     """What `report` needs of a study."""
 
@@ -152,6 +182,18 @@ class ReportOptions(Options):
     """Heading."""
     notes: tuple[str, ...] = ()
     """What a reader must know first."""
+    tables: tuple[TableOptions, ...] = ()
+    """The tables, in order."""
+    methods: dict[str, str] = {}
+    """Names of the methods, as printed."""
+    benchmarks: dict[str, str] = {}
+    """Names of the benchmarks, as printed."""
+    stages: dict[str, str] = {}
+    """Names of the stages of pretraining and of what they start from, as printed."""
+    prices: Prices = Prices()
+    """What time costs."""
+    configuration: dict[str, Any] = {}
+    """The whole configuration, for those who want to repeat the study."""
 
 
 class ProvenanceOptions(Options):

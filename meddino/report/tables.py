@@ -232,7 +232,8 @@ def _cell(options: TableOptions, line: Any) -> str:
     return text
 
 
-def _footnote(options: TableOptions, shown: pd.DataFrame) -> str:
+def footnote(options: TableOptions, shown: pd.DataFrame) -> str:
+    """What the numbers of a table are, in sentences; `shown` are the lines of its protocol."""
     cases = shown.groupby("benchmark", sort=False)["cases"].max()
     counts = ", ".join(f"{options.benchmark_labels[str(b)]} {n}" for b, n in cases.items())
     metrics = options.table.metrics
@@ -312,7 +313,7 @@ def _markdown(options: TableOptions, shown: pd.DataFrame) -> str:
         texts = [f"**{text}**" if best else text for text, best in cells]
         lines.append(f"| {' | '.join([*map(_in_cell, described), *texts])} |")
     body = "\n".join(lines)
-    return f"## {options.table.title}\n\n{body}\n\n{_footnote(options, shown)}\n"
+    return f"## {options.table.title}\n\n{body}\n\n{footnote(options, shown)}\n"
 
 
 def _in_cell(text: str) -> str:
@@ -330,7 +331,7 @@ def _latex(options: TableOptions, shown: pd.DataFrame) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape(options.table.title)}. {_escape(_footnote(options, shown))}}}",
+            rf"\caption{{{_escape(options.table.title)}. {_escape(footnote(options, shown))}}}",
             rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(heads)}}}",
             r"\toprule",
             rf"{' & '.join([*left, *heads])} \\",

@@ -110,6 +110,29 @@ rule figures:
         " --datasets {input.datasets:q} --probes {input.probes:q} --output {output:q} > {log:q} 2>&1"
 
 
+# What the report shows of a case when it is clicked on.
+rule overlays:
+    input:
+        unpack(lambda wildcards: STUDY.overlay_inputs(wildcards.benchmark)),
+    output:
+        f"{RESULTS}/overlays/{{benchmark}}/index.json",
+    log:
+        "logs/overlays/{benchmark}.log",
+    benchmark:
+        "logs/overlays/{benchmark}.tsv"
+    conda:
+        "../../envs/meddino.yaml"
+    resources:
+        mem_mb=grows(8000),
+        runtime=grows(120),
+    params:
+        options=options("overlays"),
+        revision=revision("overlays"),
+    shell:
+        "python -m meddino overlays --options {params.options:q} --dataset {input.dataset:q}"
+        " --predictions {input.predictions:q} --scores {input.scores:q} --output {output:q} > {log:q} 2>&1"
+
+
 # What each stage of pretraining makes of a few validation cases.
 rule feature_figures:
     input:
@@ -140,6 +163,7 @@ rule provenance:
     input:
         tables(["csv"]),
         f"{RESULTS}/figures/figures.json",
+        STUDY.overlay_paths(),
         STUDY.feature_paths(),
         f"{RESULTS}/ct3m/card/card.json",
         over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md"),
@@ -162,14 +186,18 @@ rule provenance:
 rule report:
     input:
         tables=tables(["csv"]),
-        figures=f"{RESULTS}/figures/figures.json",
-        features=STUDY.feature_paths(),
+        figures=[f"{RESULTS}/figures/figures.json", *STUDY.feature_paths()],
         card=f"{RESULTS}/ct3m/card/card.json",
         scores=f"{RESULTS}/scores.parquet",
-        quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
-        checkpoints=[
+        overlays=STUDY.overlay_paths(),
+        pretraining=[
             f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
         ],
+        finetuning=over_runs(
+            f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"
+        ),
+        probes=STUDY.probe_paths(),
+        quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
         provenance=f"{RESULTS}/provenance.json",
     output:
         f"{RESULTS}/report.html",
@@ -182,6 +210,7 @@ rule report:
         revision=revision("report"),
     shell:
         "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
-        " --figures {input.figures:q} --features {input.features:q} --card {input.card:q} --scores {input.scores:q}"
-        " --quarantine {input.quarantine:q} --checkpoints {input.checkpoints:q}"
-        " --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"
+        " --figures {input.figures:q} --card {input.card:q} --scores {input.scores:q}"
+        " --overlays {input.overlays:q} --pretraining {input.pretraining:q}"
+        " --finetuning {input.finetuning:q} --probes {input.probes:q}"
+        " --quarantine {input.quarantine:q} --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"

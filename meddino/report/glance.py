@@ -1,0 +1,170 @@
+"""The study at a glance, from the records of its jobs: what ran, on what, how long."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from meddino.report.options import Prices, ReportOptions
+
+Record = dict[str, Any]
+
+
+def effort(records: Iterable[Record], prices: Prices) -> dict[str, Any]:
+    """What all jobs took together.
+
+    Args:
+        records: of the jobs.
+        prices: of time.
+
+    Returns:
+        `jobs`; `started`, `ended` (ISO 8601, or None) and `elapsed_s` from the first job's start to
+        the last one's end; `core_h` (hours of cores that were busy), `gpu_h` (hours of jobs that
+        could use a GPU, times its number); `energy_kj` of the processors as far as `metered` jobs
+        could read it; `cost`, None where no price is given.
+    """
+    jobs = list(records)
+    starts, ends = (sorted(job[key] for job in jobs) for key in ("started", "ended"))
+    metered = [job["cpu_energy_j"] for job in jobs if job["cpu_energy_j"] is not None]
+    core_h = sum(job["cpu_s"] for job in jobs) / 3600
+    gpu_h = sum(job["wall_s"] * len(job["host"]["gpus"]) for job in jobs) / 3600
+    return {
+        "jobs": len(jobs),
+        "started": starts[0] if jobs else None,
+        "ended": ends[-1] if jobs else None,
+        "elapsed_s": _seconds(starts[0], ends[-1]) if jobs else 0.0,
+        "core_h": core_h,
+        "gpu_h": gpu_h,
+        "energy_kj": sum(metered) / 1e3 if metered else None,
+        "metered": len(metered),
+        "cost": _cost(jobs, prices),
+    }
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _cost(jobs: Sequence[Record], prices: Prices) -> float | None:
+    """Price of all hours: of GPUs where a job had some, else of its busy cores."""
+    if prices.gpu_hour is None and prices.core_hour is None:
+        return None
+    with_gpu = sum(job["wall_s"] * len(job["host"]["gpus"]) for job in jobs)
+    without = sum(job["cpu_s"] for job in jobs if not job["host"]["gpus"])
+    return ((prices.gpu_hour or 0) * with_gpu + (prices.core_hour or 0) * without) / 3600
+
+
+def hosts(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Machines: `name`, `system`, `cpus`, `gpus` (kinds and numbers as text), `jobs`."""
+    found: dict[str, dict[str, Any]] = {}
+    for job in records:
+        host = job["host"]
+        entry = found.setdefault(host["name"], {**host, "gpus": "", "jobs": 0})
+        entry["jobs"] += 1
+        kinds = {name: host["gpus"].count(name) for name in sorted(set(host["gpus"]))}
+        entry["gpus"] = entry["gpus"] or ", ".join(f"{n} x {name}" for name, n in kinds.items())
+    return [found[name] for name in sorted(found)]
+
+
+def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Stages of pretraining as they ran: `name`, `iterations`, `batch`, `wall_s`."""
+    jobs = sorted((job for job in records if job["verb"] == "pretrain"), key=_ended)
+    return [
+        {
+            "name": names.get(told["name"], told["name"]),
+            "iterations": told["stage"]["iterations"],
+            "batch": told["stage"]["batch_size"],
+            "wall_s": job["wall_s"],
+        }
+        for job in jobs
+        for told in [job["options"]]
+    ]
+
+
+def steps(summary: dict[str, Any], card: dict[str, Any], scores: pd.DataFrame) -> list[Any]:
+    """The pipeline as boxes: `title`, `what` it does, `found`, and `wall_s` of all its jobs."""
+    took = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
+    volumes, slices = (sum(d[key] for d in card["datasets"]) for key in ("volumes", "slices"))
+    runs = len(scores[["benchmark", "method", "fold"]].drop_duplicates())
+    cases = len(scores.drop_duplicates(["benchmark", "case"]))
+    jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
+    drawn = [
+        ("Fetch", "public CT datasets", f"{len(card['datasets'])} datasets", ("fetch", "phantom")),
+        ("Curate", "axial slices, copies found", f"{volumes:,} volumes, {slices:,} slices",
+         ("slices", "duplicates", "index", "card")),
+        ("Pretrain", "DINOv3 on CT, stage by stage", _counted(jobs.get("pretrain", 0), "stage"),
+         ("pretrain", "leaves", "weights")),
+        ("Finetune", "each method, inside nnU-Net", _counted(runs, "model"),
+         ("convert", "plan", "preprocess", "finetune")),
+        ("Segment", "validation cases", f"{cases:,} case{'' if cases == 1 else 's'}", ("predict",)),
+        ("Score", "DSC and NSD, beside the paper", f"{len(scores):,} structures of cases",
+         ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
+    ]  # fmt: skip
+    return [
+        {"title": title, "what": what, "found": found, "wall_s": sum(took.get(v, 0) for v in verbs)}
+        for title, what, found, verbs in drawn
+    ]
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def headlines(options: ReportOptions, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of each benchmark, the method with the highest DSC here, and in the paper.
+
+    Args:
+        options: names of the benchmarks.
+        rows: lines of all tables.
+    """
+    shown = rows[(rows["protocol"] == "paper") & (rows["metric"] == "DSC")]
+    found = []
+    for benchmark, part in shown.groupby("benchmark", sort=False):
+        entry: dict[str, Any] = {"benchmark": options.benchmarks.get(str(benchmark), benchmark)}
+        for key in ("ours", "paper"):
+            known = part.dropna(subset=[key]).sort_values(key).to_dict("records")
+            best = known[-1] if known else None
+            entry[key] = best and {"row": best["row"], "value": float(best[key])}
+        found.append(entry)
+    return found
+
+
+def commands(records: Iterable[Record]) -> list[dict[str, str]]:
+    """One job of each verb as a command line, in the order in which verbs ended first."""
+    found: dict[str, str] = {}
+    for job in sorted(records, key=_ended):
+        found.setdefault(job["verb"], command(job))
+    return [{"verb": verb, "command": line} for verb, line in found.items()]
+
+
+def command(job: Record) -> str:
+    """The command line that repeats a job, from its record, for a POSIX shell.
+
+    Options are those of the job; a folder to resume in, which trainers take, is left out.
+    """
+    words = ["python", "-m", "meddino", job["verb"]]
+    words += ["--options", json.dumps(job["options"], sort_keys=True, separators=(",", ":"))]
+    for flag, entries in job["inputs"].items():
+        words += [f"--{flag.replace('_', '-')}", *(entry["path"] for entry in entries)]
+    return shlex.join([*words, "--output", job["outputs"][0]["path"]])
+
+
+def _ended(job: Record) -> tuple[str, str]:
+    return job["ended"], job["verb"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `42 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for size, inner, unit, smaller in (
+        (86400, 3600, "d", "h"),
+        (3600, 60, "h", "min"),
+        (60, 1, "min", "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // inner
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s" if whole else "< 1 s"

@@ -1,0 +1,394 @@
+// The report's behaviour: theme, sorting, charts and the dialog of a case. All text from data goes in
+// as text, never as HTML: names of cases come from strangers' files.
+(() => {
+  "use strict";
+
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const data = (id) => JSON.parse(document.getElementById(id).textContent);
+  const make = (tag, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  };
+  const digits = (value) => (value === null || value === undefined ? "–" : value.toFixed(1));
+  const root = document.documentElement;
+
+  // ---- theme ---------------------------------------------------------------------------------
+
+  const toggle = document.getElementById("theme");
+  const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemIsDark.matches);
+  const showTheme = () => toggle.setAttribute("aria-pressed", String(isDark()));
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("meddino-theme", root.dataset.theme);
+    } catch {
+      // No storage: it holds until the page is left.
+    }
+    showTheme();
+  });
+  systemIsDark.addEventListener("change", showTheme);
+  showTheme();
+
+  // ---- tables --------------------------------------------------------------------------------
+
+  const sortKey = (row, column) => {
+    const cell = row.cells[column];
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    const number = Number(text.replaceAll(",", ""));
+    return text === "" || text === "–" ? null : Number.isNaN(number) ? text : number;
+  };
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number"
+      ? a - b
+      : String(a).localeCompare(String(b), "en", { numeric: true });
+
+  const sortBy = (table, head) => {
+    const column = Number(head.dataset.column);
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of all("th[aria-sort]", table)) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const body = table.tBodies[0];
+    const rows = [...body.rows].map((row) => [sortKey(row, column), row]);
+    rows.sort(([a], [b]) => {
+      // What is not known stays at the end, whichever way.
+      if (a === null || b === null) return (a === null) - (b === null);
+      return up ? compare(a, b) : compare(b, a);
+    });
+    body.append(...rows.map(([, row]) => row));
+  };
+
+  const makeSortable = (table) => {
+    for (const head of all("th[data-column]", table)) {
+      const button = make("button", { type: "button" }, ...head.childNodes);
+      button.addEventListener("click", () => sortBy(table, head));
+      head.append(button);
+    }
+  };
+  all("table.sortable").forEach(makeSortable);
+
+  const tableOf = (caption, heads, rows) => {
+    const cells = heads.map((text, column) => {
+      const head = make("th", { scope: "col" }, text);
+      head.dataset.column = column;
+      return head;
+    });
+    const table = make(
+      "table",
+      { className: "sortable" },
+      make("caption", {}, caption),
+      make("thead", {}, make("tr", {}, ...cells)),
+      make("tbody", {}, ...rows),
+    );
+    makeSortable(table);
+    return table;
+  };
+  const cellOf = (value) => {
+    const number = typeof value === "number";
+    const cell = make("td", { className: number ? "" : "text" });
+    cell.textContent = value ?? "–";
+    return cell;
+  };
+
+  // ---- charts --------------------------------------------------------------------------------
+
+  const charts = data("charts");
+  const scores = data("scores");
+  const text = { labelColor: "var(--muted)", titleColor: "var(--muted)", titleFontWeight: 500 };
+  const config = {
+    background: "transparent",
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: {
+      ...text,
+      labelFontSize: 12,
+      titleFontSize: 12,
+      gridColor: "var(--line)",
+      domainColor: "var(--edge)",
+      tickColor: "var(--edge)",
+    },
+    header: { labelColor: "var(--ink)", titleColor: "var(--ink)" },
+  };
+  const tooltip = { theme: "page", disableDefaultStyle: true };
+  // `ast`: expressions are interpreted, since the page forbids itself to make code from text.
+  const options = { renderer: "svg", actions: false, defaultStyle: false, ast: true, config, tooltip };
+  const panels = new Map();
+
+  const chosen = (group) => all("select[data-key]", group).map((select) => select.value);
+  const keyOf = (panel) => [panel.dataset.chart, ...chosen(panel.closest(".group"))].join("/");
+  const picked = (group) =>
+    all('.legend button[aria-pressed="true"]', group).map((button) => button.dataset.series);
+
+  const rowsOf = (chart) => Object.values(chart.spec.datasets ?? {}).sort((a, b) => b.length - a.length)[0];
+
+  const draw = async (panel) => {
+    const plot = panel.querySelector(".plot");
+    const chart = charts[keyOf(panel)];
+    panel.classList.toggle("empty", !chart);
+    const before = panels.get(panel);
+    const turn = (before?.turn ?? 0) + 1;
+    panels.set(panel, { ...before, turn });
+    if (!chart) return;
+    const spec = structuredClone(chart.spec);
+    const isCases = panel.dataset.chart === "cases";
+    if (isCases) spec.datasets = { cases: caseRows() };
+    const group = panel.closest(".group");
+    for (const parameter of spec.params ?? [])
+      if (parameter.name === "shown") parameter.value = picked(group);
+    plot.style.minWidth = `${chart.width_px}px`;
+    const made = await vegaEmbed(plot, spec, options);
+    if (panels.get(panel).turn !== turn) return made.finalize();
+    before?.made?.finalize();
+    panels.set(panel, { made, turn });
+    if (isCases)
+      made.view.addEventListener("click", (event, item) => {
+        if (item?.datum?.case !== undefined) openCase(item.datum.case, plot, item.datum.method);
+      });
+  };
+
+  const legendOf = (group) => {
+    const legend = group.querySelector(".legend");
+    if (!legend) return;
+    const kept = new Set(picked(group));
+    const names = new Map();
+    for (const panel of all("[data-chart]", group)) {
+      const chart = charts[keyOf(panel)];
+      const present = new Set(chart ? rowsOf(chart).map((row) => row.series) : []);
+      chart?.series.forEach((name, number) => present.has(name) && names.set(name, number));
+    }
+    const buttons = [...names].map(([name, number]) => {
+      const key = make("span", { className: `key ${number < 10 ? "" : "dashed"}` });
+      key.style.setProperty("--key", `var(--c${(number % 10) + 1})`);
+      const button = make("button", { type: "button" }, key, name);
+      button.dataset.series = name;
+      button.setAttribute("aria-pressed", String(kept.has(name)));
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+        for (const panel of all("[data-chart]", group))
+          panels.get(panel)?.made?.view.signal("shown", picked(group)).runAsync();
+      });
+      return button;
+    });
+    legend.replaceChildren(...buttons);
+  };
+
+  // The numbers of a group's charts as tables, made when a reader opens them.
+  const listNumbers = (fold) => {
+    const group = fold.closest(".group");
+    const tables = all("[data-chart]", group).flatMap((panel) => {
+      const chart = charts[keyOf(panel)];
+      if (!chart) return [];
+      const name = panel.querySelector("figcaption")?.textContent ?? "";
+      const rows = rowsOf(chart).map((row) =>
+        make("tr", {}, ...chart.columns.map(([field]) => cellOf(row[field]))),
+      );
+      const heads = chart.columns.map(([, head]) => head);
+      return [make("div", { className: "scroll", tabIndex: 0 }, tableOf(name, heads, rows))];
+    });
+    fold.querySelector(".numbers").replaceChildren(...tables);
+  };
+
+  const refresh = (group) => {
+    legendOf(group);
+    for (const panel of all("[data-chart]", group)) if (panels.has(panel)) draw(panel);
+    for (const fold of all("details[data-numbers][open]", group)) listNumbers(fold);
+    if (group.id === "case-charts") listCases();
+  };
+
+  for (const group of all(".group")) {
+    legendOf(group);
+    for (const select of all("select", group))
+      select.addEventListener("change", () => {
+        if (select.id === "case-benchmark") listStructures();
+        refresh(group);
+      });
+    for (const fold of all("details[data-numbers]", group))
+      fold.addEventListener("toggle", () => fold.open && listNumbers(fold));
+  }
+
+  // ---- cases ---------------------------------------------------------------------------------
+
+  const MEAN = "";
+  const control = (name) => document.getElementById(`case-${name}`);
+  const current = () => scores[control("benchmark").value];
+
+  const listStructures = () => {
+    const names = current().structures;
+    const option = (value, label) => make("option", { value }, label);
+    const numbered = names.map((name, number) => option(String(number), name));
+    control("structure").replaceChildren(option(MEAN, "mean over structures"), ...numbered);
+  };
+
+  // Value of a case: of one structure, or the mean of those that count.
+  const valueOf = (metric, method, place) => {
+    const structure = control("structure").value;
+    const values = current().values[metric][method];
+    if (structure !== MEAN) return values[Number(structure)][place];
+    const known = values.map((each) => each[place]).filter((value) => value !== null);
+    return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+  };
+
+  const caseRows = () => {
+    const { cases, methods, labels, structures } = current();
+    const metric = control("metric").value;
+    const structure = control("structure").value;
+    const name = structure === MEAN ? "mean" : structures[Number(structure)];
+    return methods.flatMap((_, method) =>
+      cases.flatMap((each, place) => {
+        const value = valueOf(metric, method, place);
+        // Evenly spread without order, and the same each time.
+        const jitter = ((place * 0.618034) % 1) * 2 - 1;
+        return value === null
+          ? []
+          : [{ case: each, method: labels[method], structure: name, value, jitter }];
+      }),
+    );
+  };
+
+  const listCases = () => {
+    const { cases, labels, methods } = current();
+    const metric = control("metric").value;
+    const rows = cases.map((name, place) => {
+      const button = make("button", { type: "button", className: "link" }, name);
+      button.addEventListener("click", () => openCase(name, button));
+      const cells = methods.map((_, method) => {
+        const value = valueOf(metric, method, place);
+        const cell = make("td", {}, digits(value));
+        cell.dataset.value = value ?? "";
+        return cell;
+      });
+      return make("tr", {}, make("th", { scope: "row" }, button), ...cells);
+    });
+    const chosenMetric = control("metric").selectedOptions[0].textContent;
+    const caption = `${chosenMetric} of ${cases.length} cases; a name opens the case`;
+    document.getElementById("case-table").replaceChildren(tableOf(caption, ["Case", ...labels], rows));
+  };
+
+  // ---- the dialog of a case --------------------------------------------------------------------
+
+  const dialog = document.getElementById("case");
+  const opacity = document.getElementById("case-opacity");
+  const loaded = new Map();
+  let opener = null;
+  let shownCase = null;
+
+  const overlaysOf = (benchmark) => {
+    if (!loaded.has(benchmark)) {
+      const script = all("script[data-overlays]").find((each) => each.dataset.overlays === benchmark);
+      loaded.set(benchmark, script ? JSON.parse(script.textContent) : { cases: [], structures: [] });
+    }
+    return loaded.get(benchmark);
+  };
+
+  const view = (title, said, image, layer, alt) => {
+    const stack = make("div", { className: "stack" }, make("img", { src: image, alt }));
+    if (layer) stack.append(make("img", { src: layer, alt: "", className: "layer" }));
+    return make("figure", {}, stack, make("figcaption", {}, make("b", {}, title), " ", said));
+  };
+
+  const viewsOf = (drawn, name, marked) => {
+    const { cases, methods, labels, values } = current();
+    const place = cases.indexOf(name);
+    const metric = control("metric").value;
+    const title = control("metric").selectedOptions[0].textContent;
+    const slice = `slice ${drawn.slice} of ${drawn.slices}`;
+    const views = [
+      view("Image", slice, drawn.image, null, `${name}, ${slice}`),
+      view("Reference", "", drawn.image, drawn.reference, `Reference of ${name}, ${slice}`),
+    ];
+    methods.forEach((key, method) => {
+      if (!(key in drawn.methods)) return;
+      const said = values[metric] ? `${title} ${digits(valueOf(metric, method, place))}` : "";
+      const alt = `${labels[method]} on ${name}, ${slice}: ${said}`;
+      const made = view(labels[method], said, drawn.image, drawn.methods[key], alt);
+      made.classList.toggle("marked", labels[method] === marked);
+      views.push(made);
+    });
+    return views;
+  };
+
+  const showCase = (name, marked) => {
+    const benchmark = control("benchmark").value;
+    const overlays = overlaysOf(benchmark);
+    const drawn = overlays.cases.find((each) => each.case === name);
+    shownCase = name;
+    document.getElementById("case-title").textContent = `${name}, ${current().label}`;
+    const place = document.getElementById("case-views");
+    if (drawn) place.replaceChildren(...viewsOf(drawn, name, marked));
+    else {
+      const counted = `${overlays.cases.length} of ${current().cases.length}`;
+      const why = `There is no picture of this case: ${counted} cases are drawn, spread from worst to best.`;
+      place.replaceChildren(make("p", {}, why));
+    }
+    const legend = overlays.structures.map(({ name, colour }) => {
+      const key = make("span", { className: "key" });
+      key.style.setProperty("--key", colour);
+      return make("li", {}, key, name);
+    });
+    document.getElementById("case-legend").replaceChildren(...(drawn ? legend : []));
+  };
+
+  const openCase = (name, from, marked) => {
+    opener = from;
+    showCase(name, marked);
+    dialog.showModal();
+    for (const panel of all('[data-chart="cases"]'))
+      panels.get(panel)?.made?.view.signal("chosen", name).runAsync();
+  };
+
+  const step = (by) => {
+    const names = current().cases;
+    showCase(names[(names.indexOf(shownCase) + by + names.length) % names.length]);
+  };
+
+  if (dialog) {
+    const fade = () => dialog.style.setProperty("--layer", String(opacity.value / 100));
+    opacity.addEventListener("input", fade);
+    fade();
+    document.getElementById("case-previous").addEventListener("click", () => step(-1));
+    document.getElementById("case-next").addEventListener("click", () => step(1));
+    document.getElementById("case-close").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener("keydown", (event) => {
+      if (event.target === opacity) return;
+      if (event.key === "ArrowLeft") step(-1);
+      if (event.key === "ArrowRight") step(1);
+    });
+    dialog.addEventListener("close", () => opener?.focus());
+    listStructures();
+    listCases();
+  }
+
+  // ---- when what is drawn ----------------------------------------------------------------------
+
+  const waiting = new Set(all("[data-chart]"));
+  let undrawn = waiting.size;
+  const start = async (panel) => {
+    if (!waiting.delete(panel)) return;
+    await draw(panel);
+    undrawn -= 1;
+    if (undrawn === 0) root.dataset.drawn = "all";
+  };
+  const seen = new IntersectionObserver(
+    (entries) => entries.forEach((entry) => entry.isIntersecting && start(entry.target)),
+    { rootMargin: "400px" },
+  );
+  waiting.forEach((panel) => seen.observe(panel));
+  // The rest while the reader reads, so that search and print find them.
+  const rest = async () => {
+    const [panel] = waiting;
+    if (!panel) return;
+    await start(panel);
+    requestIdleCallback(rest);
+  };
+  requestIdleCallback(rest);
+
+  // ---- copying -------------------------------------------------------------------------------
+
+  for (const button of all("button[data-copies]"))
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+      button.textContent = "Copied";
+    });
+})();

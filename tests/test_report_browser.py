@@ -1,0 +1,360 @@
+"""The report in a real browser: from disk, by mouse and by keyboard, in both themes, on a phone."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import report_data as made
+from selenium import webdriver
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="needs Chromium and its driver (Debian: apt install chromium chromium-driver)",
+)
+PHONE, DESKTOP = (360, 780), (1280, 900)
+PATIENCE_S = 30
+TRAINING = 'section[aria-labelledby="training"]'
+DOT = '[data-chart="cases"] .mark-symbol path'
+
+# Ratio of contrast (WCAG 2) of each text that is seen, and of what lies behind it. Text over the
+# cells of a chart, whose shade has an opacity, is asked for below.
+CONTRASTS = """
+const number = (text) => text.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => {
+  const linear = (c) => c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+  const [x, y, z] = [r, g, b].map(linear);
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+};
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = number(getComputedStyle(at).backgroundColor);
+    if (colour.length === 3 || colour[3] > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+const found = [];
+for (const element of document.querySelectorAll("body *, dialog *")) {
+  const own = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+  const words = own.map((node) => node.data.trim()).join("");
+  if (!words || !element.checkVisibility() || element.closest("script, option")) continue;
+  const style = getComputedStyle(element);
+  const ink = number(element.ownerSVGElement ? style.fill : style.color);
+  const [low, high] = [light(ink), light(behind(element))].sort((a, b) => a - b);
+  found.push([(high + 0.05) / (low + 0.05), element.tagName, words.slice(0, 40)]);
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    study = made.study(tmp_path_factory.mktemp("browser"))
+    made.drawn(study)
+    return made.report(study).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as driver:
+        yield driver
+
+
+Open = Callable[..., webdriver.Chrome]
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, page: str) -> Open:
+    def open_it(size: tuple[int, int] = DESKTOP, scheme: str = "light") -> webdriver.Chrome:
+        width, height = size
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        prefers = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": prefers})
+        browser.get(page)
+        browser.execute_script("localStorage.clear()")
+        browser.get_log("browser")
+        browser.get_log("performance")
+        return load(browser)
+
+    def load(driver: webdriver.Chrome) -> webdriver.Chrome:
+        driver.refresh()
+        until(
+            driver, lambda: driver.execute_script("return document.documentElement.dataset.drawn")
+        )
+        return driver
+
+    return open_it
+
+
+def until(driver: webdriver.Chrome, condition: Callable[[], Any]) -> Any:
+    return WebDriverWait(driver, PATIENCE_S, 0.05).until(lambda _: condition())
+
+
+def one(driver: Any, selector: str) -> WebElement:
+    found: WebElement = driver.find_element(By.CSS_SELECTOR, selector)
+    return found
+
+
+def texts(driver: Any, selector: str) -> list[str]:
+    return [element.text for element in driver.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def shown(driver: webdriver.Chrome, element: WebElement) -> WebElement:
+    driver.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+    )
+    return element
+
+
+def dot_of(driver: webdriver.Chrome, case: str) -> WebElement:
+    """A dot of the chart of cases, by the case that it says it is."""
+    dots = driver.find_elements(By.CSS_SELECTOR, DOT)
+    labels = [dot.get_attribute("aria-label") or "" for dot in dots]
+    return dots[[f"case: {case};" in label for label in labels].index(True)]
+
+
+def test_it_opens_from_disk_without_errors_and_without_a_network(opened: Open) -> None:
+    driver = opened()
+    assert driver.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    drawn = driver.find_elements(By.CSS_SELECTOR, ".panel:not(.empty) .plot > svg, .plot svg")
+    assert len(drawn) == len(driver.find_elements(By.CSS_SELECTOR, ".panel:not(.empty)")) > 5
+
+
+def test_a_strangers_name_runs_nothing(opened: Open) -> None:
+    driver = opened()
+    shown(driver, one(driver, "#case-table tbody button")).click()
+    title = one(driver, "#case-title").get_property("textContent")
+    assert title == f"{sorted(made.CASES)[0]}, LiTS"
+    assert (
+        driver.execute_script("return document.querySelectorAll('main b b, img[onerror]').length")
+        == 0
+    )
+    assert driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("by_keyboard", [False, True], ids=["mouse", "keyboard"])
+def test_tables_are_sorted_and_say_how(opened: Open, by_keyboard: bool) -> None:
+    driver = opened()
+    table = one(driver, "table.results")
+    head = table.find_elements(By.CSS_SELECTOR, "th[data-column]")[2]
+    button = shown(driver, one(head, "button"))
+
+    def press() -> None:
+        if by_keyboard:
+            driver.execute_script("arguments[0].focus()", button)
+            driver.switch_to.active_element.send_keys(Keys.ENTER)
+        else:
+            button.click()
+
+    assert head.get_attribute("aria-sort") is None
+    press()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert texts(table, "tbody th") == ["nnunet", "meddinov3"]
+    press()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert texts(table, "tbody th") == ["meddinov3", "nnunet"]
+    shown(driver, one(table, "th[data-column] button")).click()
+    assert head.get_attribute("aria-sort") is None, "one column at a time"
+
+
+def test_pointing_at_a_dot_shows_its_case(opened: Open) -> None:
+    driver = opened()
+    dot = shown(driver, dot_of(driver, "c2"))
+    ActionChains(driver).move_to_element(dot).perform()
+    tip = until(driver, lambda: one(driver, "#vg-tooltip-element.visible"))
+    assert "c2" in tip.text and "60.0" in tip.text and "nnU-Net" in tip.text
+
+
+def test_a_dot_and_a_name_open_the_case_and_escape_returns(opened: Open) -> None:
+    driver = opened()
+    dialog = one(driver, "dialog#case")
+    ActionChains(driver).move_to_element(shown(driver, dot_of(driver, "c2"))).click().perform()
+    until(driver, dialog.is_displayed)
+    assert one(driver, "#case-title").text == "c2, LiTS"
+    assert texts(driver, "#case-views b") == ["Image", "Reference", "nnU-Net", "MedDINOv3"]
+    loaded = """return [...document.querySelectorAll('#case-views img')]
+      .every((image) => image.complete && image.naturalWidth === 64)"""
+    until(driver, lambda: driver.execute_script(loaded))
+    assert "60.0" in texts(driver, "#case-views figcaption")[2]
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    until(driver, lambda: not dialog.is_displayed())
+    assert "plot" in driver.switch_to.active_element.get_attribute("class")
+
+    button = driver.find_elements(By.CSS_SELECTOR, "#case-table tbody button")[1]
+    shown(driver, button)
+    button.send_keys(Keys.ENTER)
+    until(driver, dialog.is_displayed)
+    inside = "return document.getElementById('case').contains(document.activeElement)"
+    assert driver.execute_script(inside)
+    driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert one(driver, "#case-title").text != "c2, LiTS", "the next case"
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    until(driver, lambda: not dialog.is_displayed())
+    assert driver.switch_to.active_element == button
+
+
+def test_the_opacity_of_labels_can_be_changed(opened: Open) -> None:
+    driver = opened()
+    shown(driver, one(driver, "#case-table tbody button")).click()
+    opacity = "return getComputedStyle(document.querySelector('#case-views .layer')).opacity"
+    assert float(driver.execute_script(opacity)) == 0.5
+    one(driver, "#case-opacity").send_keys(Keys.HOME)
+    assert float(driver.execute_script(opacity)) == 0
+
+
+def test_choices_change_charts_and_tables(opened: Open) -> None:
+    driver = opened()
+    cells = "#case-table tbody td"
+    before = texts(driver, cells)
+    Select(one(driver, "#case-metric")).select_by_value("HD95")
+    until(driver, lambda: texts(driver, cells) != before)
+    assert set(texts(driver, cells)) == {"3.0"}
+    Select(one(driver, "#case-metric")).select_by_value("DSC")
+    Select(one(driver, "#case-structure")).select_by_visible_text(made.LESION)
+    until(driver, lambda: "\N{EN DASH}" in texts(driver, cells))
+    until(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, DOT)) == len(made.METHODS))
+
+
+def test_a_legend_leaves_what_is_picked_by_keyboard_too(opened: Open) -> None:
+    driver = opened()
+    group = f"{TRAINING} .group"
+    button = one(driver, f"{group} .legend button")
+    assert button.text == "total"
+    shown(driver, button).send_keys(Keys.SPACE)
+    assert button.get_attribute("aria-pressed") == "true"
+    faint = f"{group} .mark-line path[opacity='0.08']"
+    until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, faint))
+    button.send_keys(Keys.SPACE)
+    until(driver, lambda: not driver.find_elements(By.CSS_SELECTOR, faint))
+
+
+def test_charts_have_their_numbers_as_tables(opened: Open) -> None:
+    driver = opened()
+    fold = one(driver, f"{TRAINING} details[data-numbers]")
+    shown(driver, one(fold, "summary")).send_keys(Keys.ENTER)
+    until(driver, lambda: "iBOT, masked patches" in texts(fold, "td"))
+
+
+def test_the_theme_can_be_chosen_and_is_remembered(opened: Open) -> None:
+    driver = opened()
+    ink = """return [getComputedStyle(document.body).backgroundColor,
+      getComputedStyle(document.querySelector('.plot svg text')).fill]"""
+    light = driver.execute_script(ink)
+    toggle = one(driver, "#theme")
+    assert toggle.get_attribute("aria-pressed") == "false"
+    toggle.click()
+    dark = driver.execute_script(ink)
+    assert toggle.get_attribute("aria-pressed") == "true"
+    assert all(a != b for a, b in zip(light, dark, strict=True)), "page and charts"
+    driver.refresh()
+    until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, ".plot svg text"))
+    assert driver.execute_script(ink) == dark
+    assert one(driver, "#theme").get_attribute("aria-pressed") == "true"
+    one(driver, "#theme").click()
+    assert driver.execute_script(ink) == light
+
+
+def test_the_systems_theme_holds_until_one_is_chosen(opened: Open) -> None:
+    driver = opened(scheme="dark")
+    assert one(driver, "#theme").get_attribute("aria-pressed") == "true"
+    colour = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert colour == "rgb(20, 23, 27)"
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_nothing_runs_over_the_edge(opened: Open, size: tuple[int, int]) -> None:
+    driver = opened(size)
+    widths = "return [document.documentElement.scrollWidth, innerWidth]"
+    needed, given = driver.execute_script(widths)
+    assert given == size[0] and needed <= given
+    shown(driver, one(driver, "#case-table tbody button")).click()
+    box = "const d = document.getElementById('case'); return [d.scrollWidth, d.clientWidth]"
+    inner, outer = driver.execute_script(box)
+    assert inner <= outer
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out(opened: Open, scheme: str) -> None:
+    driver = opened(scheme=scheme)
+    driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, f"{TRAINING} .numbers td"))
+    found = driver.execute_script(CONTRASTS)
+    shown(driver, one(driver, "#case-table tbody button")).click()
+    found += driver.execute_script(CONTRASTS)
+    assert len(found) > 100
+    assert [entry for entry in found if entry[0] < 4.5] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_in_shaded_cells_and_lines_stand_out(opened: Open, scheme: str) -> None:
+    driver = opened(scheme=scheme)
+    colours = driver.execute_script("""
+      const probe = document.body.appendChild(document.createElement("i"));
+      const names = ["ink", "shade", "paper", ...Array.from({length: 10}, (_, n) => `c${n + 1}`)];
+      return names.map((name) => {
+        probe.style.color = `var(--${name})`;
+        return [name, getComputedStyle(probe).color.match(/\\d+/g).map(Number)];
+      });""")
+    named = dict(colours)
+    assert contrast(named["ink"], named["shade"]) >= 4.5
+    assert all(contrast(named[f"c{n}"], named["paper"]) >= 3 for n in range(1, 11))
+
+
+def contrast(one: list[int], other: list[int]) -> float:
+    """Ratio of contrast of two colours, as WCAG 2 has it."""
+
+    def light(colour: list[int]) -> float:
+        shares = [part / 255 for part in colour]
+        linear = [s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_keyboard_gets_to_the_content_and_sees_where_it_is(opened: Open) -> None:
+    driver = opened()
+    one(driver, "body").send_keys(Keys.TAB)
+    skip = driver.switch_to.active_element
+    assert skip.text == "Skip to the content" and skip.location["x"] >= 0
+    skip.send_keys(Keys.ENTER)
+    assert driver.switch_to.active_element.get_attribute("id") == "content"
+    reached = set()
+    for _ in range(40):
+        driver.switch_to.active_element.send_keys(Keys.TAB)
+        at = driver.switch_to.active_element
+        reached.add(at.tag_name)
+        outline = driver.execute_script("return getComputedStyle(arguments[0]).outlineStyle", at)
+        assert outline != "none", at.get_attribute("outerHTML")[:200]
+    assert {"button", "summary", "select"} <= reached
+
+
+def test_it_prints_in_black_on_white(opened: Open) -> None:
+    driver = opened(scheme="dark")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    colours = """const page = getComputedStyle(document.body);
+      const nav = getComputedStyle(document.querySelector("nav"));
+      return [page.backgroundColor, page.color, nav.display]"""
+    assert driver.execute_script(colours) == ["rgb(255, 255, 255)", "rgb(27, 31, 36)", "none"]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
