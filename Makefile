@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format status cost verify accept schema rulegraph lock audit \
+.PHONY: help setup demo demo-short test check format watch status cost verify accept schema rulegraph docs lock audit \
   container container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
@@ -49,6 +49,9 @@ check: setup  ## formatting, types, import layers, schema and revisions
 format: setup  ## format Python and Snakemake files
 	@ruff format . && ruff check --fix . && snakefmt workflow
 
+watch: setup  ## show the study that runs here: what runs, losses, failures, time left
+	@python -m meddino watch
+
 status: setup  ## what would rerun, and why (PROFILE=local)
 	@python -m meddino status --profile $(or $(PROFILE),local)
 
@@ -69,6 +72,9 @@ rulegraph: setup  ## write docs/rulegraph.md from the workflow
 	@{ printf '# Rules of the full study\n\nWritten by `make rulegraph`.\n\n```mermaid\nflowchart TB\n'; \
 	  snakemake --profile local --quiet --rulegraph mermaid-js all 2>/dev/null \
 	    | grep -E '^\s+id[0-9]+(\[| --)' | expand -t 2 | sort -V; printf '```\n'; } > docs/rulegraph.md
+
+docs: setup  ## build the site of the documentation into site/, warnings as errors
+	@python -m mkdocs build --strict
 
 lock:  ## resolve envs/requirements.in again (needs uv)
 	@python3 envs/lock.py

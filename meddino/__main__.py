@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name = overview.parse_args(arguments[:1]).verb
         if VERBS[name].options is None:
-            import_module(VERBS[name].module).main(arguments[1:])
+            module = import_module(VERBS[name].module)
+            if VERBS[name].usage and arguments[1:2] in (["-h"], ["--help"]):
+                _passing_parser(name, inspect.getdoc(module)).parse_args(["--help"])
+            module.main(arguments[1:])
         else:
             _run(name, arguments[1:])
     except MeddinoError as error:
@@ -50,6 +53,16 @@ def _overview() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"meddino {__version__}")
     parser.add_argument("verb", metavar="VERB", choices=list(VERBS))
     return parser
+
+
+def _passing_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a tool that passes its arguments on: it only helps."""
+    return argparse.ArgumentParser(
+        prog=f"python -m meddino {name}",
+        usage=f"%(prog)s [-h] {VERBS[name].usage}",
+        description=description,
+        epilog="snakemake --help lists Snakemake's arguments, such as --profile and --configfile.",
+    )
 
 
 def _run(name: str, arguments: list[str]) -> None:

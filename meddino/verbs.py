@@ -27,7 +27,8 @@ class Verb:
     parameter of the rule, so that old results rerun. `options` cuts the verb's slice out of a study
     and is None for tools that make no result of the study. `beside` are the files that belong to
     its result, as patterns below the folder of its main output, whose name without suffix they may
-    hold as `{stem}`, and its options as `{options}`.
+    hold as `{stem}`, and its options as `{options}`. `usage` are the arguments of a tool that
+    passes them on to Snakemake, whose own help would say nothing of the tool.
     """
 
     module: str
@@ -35,6 +36,7 @@ class Verb:
     revision: int = 1
     options: Callable[..., Any] | None = None
     beside: tuple[str, ...] = ()
+    usage: str = ""
 
 
 VERBS: dict[str, Verb] = {
@@ -157,7 +159,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=4,
+        revision=5,
         summary="draw the figures",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),
@@ -209,14 +211,25 @@ VERBS: dict[str, Verb] = {
     "study": Verb(
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "watch": Verb(
+        module="meddino.watch",
+        summary="show a running study: what runs, losses, failures, time left",
     ),
     "status": Verb(
         module="meddino.status",
         summary="say what would rerun, and why, before anything runs",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
     ),
     "cost": Verb(
         module="meddino.cost",
         summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
+        usage="[--gpu NAME] [SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "tensorboard": Verb(
+        module="meddino.tensorboard",
+        summary="write what trainings have logged as event files for TensorBoard",
     ),
     "verify": Verb(
         module="meddino.verify",

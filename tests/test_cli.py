@@ -17,6 +17,14 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {verb} " in printed for verb in VERBS)
 
 
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.options])
+def test_every_tool_says_how_it_is_used(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: python -m meddino {verb}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.options])
 def test_every_stage_describes_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

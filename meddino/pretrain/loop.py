@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def _train(team: Team, job: Job) -> None:
     trainer = Trainer(job.options, job.index, sources, team)
     del sources  # as large as the networks, and no longer needed
     trainer.resume(job.state)
-    trainer.train(job.state, job.output.with_name("tensorboard"))
+    trainer.train(job.state)
     if team.leads:
         # Not before the end: Snakemake deletes the outputs of a job that fails.
         for name in (f"{iteration:06d}.pth" for iteration in job.options.stage.snapshots):
@@ -195,7 +195,7 @@ class Trainer:
         if self.team.leads:
             print(f"resumed at iteration {self.iteration}", file=sys.stderr, flush=True)
 
-    def train(self, state: Path, board: Path) -> None:
+    def train(self, state: Path) -> None:
         """Run the iterations that are left, with checkpoints and snapshots in `state`."""
         stage, team = self.stage, self.team
         self.engine.train()
@@ -204,7 +204,6 @@ class Trainer:
         steps: Any = left
         if team.leads:
             steps = track(left, f"{self.options.name}: pretraining", len(left))
-        writer = _board(board, self.iteration) if team.leads else None
         with distributed.on_signals(self._note), ThreadPoolExecutor(1) as ahead:
             batches = self._batches(ahead)
             for iteration in steps:
@@ -216,7 +215,7 @@ class Trainer:
                 quality = self._quality()
                 if team.leads and (quality or self._due(stage.log_every)):
                     speed = meter.read(stage.iterations - self.iteration)
-                    self._log(values | quality, speed, writer)
+                    self._log(values | quality, speed)
                 if self.iteration in stage.snapshots:
                     self._snapshot(state / f"{self.iteration:06d}.pth")
                 if values["stop"] > 0:
@@ -341,15 +340,12 @@ class Trainer:
                 " kept)"
             )
 
-    def _log(self, values: dict[str, float], speed: dict[str, float], writer: Any) -> None:
+    def _log(self, values: dict[str, float], speed: dict[str, float]) -> None:
         values = {key: value for key, value in values.items() if key != "stop"}
         self.history.append({"iteration": self.iteration, **values, **speed})
         shown = {k: v for k, v in values.items() if k != "lr"} | speed
         text = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
         print(f"iteration {self.iteration}: {text}", file=sys.stderr, flush=True)
-        if writer is not None:
-            for key, value in {**values, **speed}.items():
-                writer.add_scalar(f"{self.options.name}/{key}", value, self.iteration)
 
     def _snapshot(self, path: Path) -> None:
         """Store what later stages and finetuning start from."""
@@ -389,15 +385,6 @@ def _spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
             f" {stage.group}; change batch_size, micro_batch, group_size or processes"
         )
     return at_once, mine // at_once
-
-
-def _board(folder: Path, iteration: int) -> Any:
-    """A TensorBoard writer where that is installed; what lies after `iteration` is replaced."""
-    with suppress(ImportError):
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(folder), purge_step=iteration)
-    return None
 
 
 def draw_resolution(resolutions: tuple[Resolution, ...], rng: np.random.Generator) -> Resolution:
