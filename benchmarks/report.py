@@ -284,6 +284,9 @@ def provenance(path: Path, runs: int) -> Path:
     record = {"verb": "slices", "options": {"a": 1}, "inputs": {"raw": [file]}, "outputs": [file]}
     record |= {"host": host, **took, **when, "versions": {"torch": "2"}, "git": None}
     records = {f"r{n}": record for n in range(860 + runs)}
+    for stage, iterations in STAGE_ITERATIONS.items():
+        told = {"name": stage, "stage": {"iterations": iterations, "batch_size": 512}}
+        records[stage] = {**record, "verb": "pretrain", "options": told}
     verb = {"verb": "slices", "jobs": len(records), "files": 1, "bytes": 1, **took}
     summary = {"results": len(records), "without": 0, "commits": {"0" * 40: len(records)}}
     summary |= {"hosts": {"node1": 1}, "gpus": {"H100": 1}, "versions": {"torch": ["2"]}}

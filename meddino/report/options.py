@@ -200,7 +200,9 @@ class ReportOptions(Options):
     benchmarks: dict[str, str] = {}
     """Names of the benchmarks, as printed."""
     stages: dict[str, str] = {}
-    """Names of the stages of pretraining and of what they start from, as printed."""
+    """Names of the stages of pretraining, as printed."""
+    datasets: dict[str, str] = {}
+    """Titles of the datasets of CT-3M, as their owners write them."""
     prices: Prices = Prices()
     """What time costs."""
     configuration: dict[str, Any] = {}
