@@ -298,14 +298,14 @@ def _scores(options: ReportOptions, benchmark: str, scores: pd.DataFrame) -> dic
 
 def _places(options: ReportOptions, scores: pd.DataFrame) -> dict[str, int]:
     """Order of the methods: the configuration's; those that it does not name come last."""
-    names = [*options.methods, *sorted(set(scores["method"]) - set(options.methods))]
+    names = [*options.order, *sorted(set(scores["method"]) - set(options.order))]
     return {name: place for place, name in enumerate(names)}
 
 
 def _series(options: ReportOptions, methods: Iterable[str]) -> list[str]:
     """Names of methods that ran, in order: each has the colour of its place in all charts."""
     used = set(methods)
-    names = [*options.methods, *sorted(used - set(options.methods))]
+    names = [*options.order, *sorted(used - set(options.order))]
     return [options.methods.get(name, name) for name in names if name in used]
 
 

@@ -197,6 +197,8 @@ class ReportOptions(Options):
     """The tables, in order."""
     methods: dict[str, str] = {}
     """Names of the methods, as printed."""
+    order: tuple[str, ...] = ()
+    """Keys of the methods, in the order of the tables' rows."""
     benchmarks: dict[str, str] = {}
     """Names of the benchmarks, as printed."""
     stages: dict[str, str] = {}
