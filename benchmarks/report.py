@@ -61,7 +61,7 @@ def main() -> None:
         html.run(study.report_options(), **files, output=root / "report.html")
         took = time.monotonic() - started
         shown = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
-        charts = peer_charts(study, files, root / "pictures")
+        charts = peer_charts(study, files, root)
         pages = {
             "report": root / "report.html",
             "report, no cases": root / "light.html",
@@ -297,13 +297,15 @@ def provenance(path: Path, runs: int) -> Path:
 # ---- the peer ---------------------------------------------------------------------------------
 
 
-def peer_charts(study: Study, files: dict[str, Any], folder: Path) -> list[bytes]:
+def peer_charts(study: Study, files: dict[str, Any], root: Path) -> list[bytes]:
     """The charts as pictures, by the verb `figures`."""
-    look = study.figures
+    folder = root / "pictures"
+    look, scores = study.figure_options(), pd.read_parquet(files["scores"])
+    runs = [root / run.benchmark / run.method / "fold0/done.json" for run in study.runs()]
     made = [
         *figures.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
         *figures.finetuning_curves(look, files["finetuning"], folder),
-        *figures.structure_scores(look, pd.read_parquet(files["scores"]), folder),
+        *figures.structure_scores(look, scores, runs, folder),
     ]
     others = [path.parent / e["file"] for path in files["figures"] for e in read_json(path)]
     others.append(files["card"].with_name("slices.png"))

@@ -993,7 +993,8 @@ class Study(Options):
             methods={name: method.label for name, method in self.methods.items()},
             order=tuple(dict.fromkeys(rows)),
             benchmarks={name: benchmark.label for name, benchmark in self.benchmarks.items()},
-            stages={name: _headed(stage_label(name)) for name in self.pretrain.stages},
+            stages={name: entry.label or name for name, entry in self.weights.items()}
+            | {name: _headed(stage_label(name)) for name in self.pretrain.stages},
             datasets={name: self.dataset(name).title for name in self.ct3m.datasets},
             prices=self.prices,
             configuration=self.configuration(),

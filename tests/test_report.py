@@ -212,7 +212,7 @@ def test_keys_of_histories_are_never_shown(page: Page) -> None:
         if key.startswith(("pretraining/", "finetuning/"))
         for name in chart["series"]
     }
-    assert "iBOT, masked patches" in shown and "MedDINOv3" in shown
+    assert "iBOT" in shown and "MedDINOv3" in shown
     assert not any("_" in name or name in ("ibot", "koleo", "meddinov3") for name in shown)
 
 
@@ -341,7 +341,7 @@ def test_a_scored_case_that_is_gone_is_one_clear_error(
 
 
 def test_long_histories_are_thinned_to_means() -> None:
-    lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(10_000)]
+    lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(12_000)]
     (chart,) = charts.pretraining("Stage 1", lines).values()
     (rows,) = chart.spec["datasets"].values()
     assert len(rows) == charts.POINTS and {row["series"] for row in rows} == {"total"}

@@ -73,7 +73,8 @@ def test_tables_and_report_are_there(folder: Path) -> None:
         for suffix in ("csv", "md", "tex"):
             assert (results / f"tables/table{number}.{suffix}").stat().st_size > 200
     report = (results / "report.html").read_text()
-    assert "procedural phantom" in report and "data:image/png;base64," in report
+    assert "procedural phantom" in report and "data:image/webp;base64," in report
+    assert 'data-overlays="amos22"' in report, "cases to click on"
     assert not list(results.rglob(".tmp-*")), "no half-written file is left"
     assert not list((results / "runs").rglob("*.pt")), "no state of finished runs is left"
 

@@ -11,25 +11,19 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from meddino.report.figures import LOSSES
+
 Row = dict[str, Any]
 Spec = dict[str, Any]
 
 COLOURS = 10
 """Colours of series that the page's style defines, `--c1` on; beyond them lines are dashed."""
-POINTS = 200
+POINTS = 120
 """Points of a line; a longer history is shown by the means of so many equal parts."""
 
 FEW = 30
 """Points of a line up to which they are drawn as dots; of more, they only answer to the pointer."""
 
-LOSSES = {
-    "loss": "total",
-    "dino_global": "DINO, global crops",
-    "dino_local": "DINO, local crops",
-    "ibot": "iBOT, masked patches",
-    "koleo": "KoLeo, spread of features",
-    "gram": "Gram anchoring",
-}
 MEASURES: dict[str, tuple[str, dict[str, str]]] = {
     "losses": ("Loss", LOSSES),
     "signals": (

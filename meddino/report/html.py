@@ -97,6 +97,7 @@ def run(
         "tables": [_table(options, part) for _, part in rows.groupby("table", sort=False)],
         "structures": _structures(options, scored),
         "figures": _figures([card.with_name("figures.json"), *figures]),
+        "points": charts.POINTS,
         "charts": {key: chart._asdict() for key, chart in drawn.items()},
         "scores": {b: _scores(options, str(b), part) for b, part in _by_benchmark(scored)},
         "overlays": {path.parent.name: _overlays(path) for path in overlays},

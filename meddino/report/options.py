@@ -202,7 +202,7 @@ class ReportOptions(Options):
     benchmarks: dict[str, str] = {}
     """Names of the benchmarks, as printed."""
     stages: dict[str, str] = {}
-    """Names of the stages of pretraining, as printed."""
+    """Names of published weights and of the stages of pretraining, as printed."""
     datasets: dict[str, str] = {}
     """Titles of the datasets of CT-3M, as their owners write them."""
     prices: Prices = Prices()
