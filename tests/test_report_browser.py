@@ -234,6 +234,11 @@ def test_choices_change_charts_and_tables(opened: Open) -> None:
     Select(one(driver, "#case-structure")).select_by_visible_text(made.LESION)
     until(driver, lambda: "\N{EN DASH}" in texts(driver, cells))
     until(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, DOT)) == len(made.METHODS))
+    cell = one(driver, '[data-chart="structures"] .mark-rect path')
+    ActionChains(driver).move_to_element(shown(driver, cell)).click().perform()
+    until(
+        driver, lambda: Select(one(driver, "#case-structure")).first_selected_option.text == "liver"
+    )
 
 
 def test_a_legend_leaves_what_is_picked_by_keyboard_too(opened: Open) -> None:

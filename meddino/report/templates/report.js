@@ -145,6 +145,13 @@
       made.view.addEventListener("click", (event, item) => {
         if (item?.datum?.case !== undefined) openCase(item.datum.case, plot, item.datum.method);
       });
+    if (panel.dataset.chart === "structures")
+      made.view.addEventListener("click", (event, item) => {
+        const place = current().structures.indexOf(item?.datum?.structure);
+        if (place < 0) return;
+        control("structure").value = String(place);
+        refresh(group);
+      });
   };
 
   const legendOf = (group) => {
