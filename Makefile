@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format status cost verify accept schema rulegraph docs lock audit \
+.PHONY: help setup demo demo-short test check format watch status cost verify accept schema rulegraph docs lock audit \
   container container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ check: setup  ## formatting, types, import layers, schema and revisions
 
 format: setup  ## format Python and Snakemake files
 	@ruff format . && ruff check --fix . && snakefmt workflow
+
+watch: setup  ## show the study that runs here: what runs, losses, failures, time left
+	@python -m meddino watch
 
 status: setup  ## what would rerun, and why (PROFILE=local)
 	@python -m meddino status --profile $(or $(PROFILE),local)

@@ -60,6 +60,7 @@ from meddino.report.options import (
     ModelCardOptions,
     OverlayOptions,
     Overlays,
+    PlotOptions,
     Prices,
     ProvenanceOptions,
     Recipe,
@@ -948,9 +949,17 @@ class Study(Options):
         title = dataset.title or name
         return Source(name=name, title=title, home=dataset.home, licence=dataset.licence)
 
-    def figure_options(self) -> FigureOptions:
+    def figure_options(self) -> PlotOptions:
         """Options of `figures`."""
-        return self.figures
+        methods = dict.fromkeys(run.method for run in self.runs())
+        sources = {stage: stage_label(stage) for stage in self.pretrain.stages}
+        sources |= {name: entry.label or name for name, entry in self.weights.items()}
+        return PlotOptions(
+            look=self.figures,
+            method_labels={name: self.methods[name].label for name in methods},
+            benchmark_labels={n: self.benchmarks[n].label for n in self.used_benchmarks()},
+            source_labels={RANDOM: "random initialisation", **sources},
+        )
 
     def feature_options(self) -> FeatureOptions:
         """Options of `feature_figures`."""

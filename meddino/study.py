@@ -72,7 +72,7 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     if process.returncode < 0:
         raise MeddinoError(f"Snakemake was killed (signal {-process.returncode}); rerun to go on")
     if process.returncode:
-        said = {_last_words(rule, path): None for path, rule in failed.items()} or tail
+        said = {last_words(rule, path): None for path, rule in failed.items()} or tail
         console.print(
             "\n".join([*skewed[:1], *(() if skewed and not failed else said)]),
             markup=False,
@@ -105,7 +105,7 @@ def _failing(lines: Iterator[str], failed: dict[Path, str], skewed: list[str]) -
         yield line
 
 
-def _last_words(rule: str, log: Path) -> str:
+def last_words(rule: str, log: Path) -> str:
     """Why a job failed, in its own words, or that it had none."""
     lines = [x for x in log.read_text(errors="replace").splitlines() if x] if log.exists() else []
     last = lines[-1] if lines else "none"

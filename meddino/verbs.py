@@ -159,7 +159,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=4,
+        revision=5,
         summary="draw the figures",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),
@@ -212,6 +212,10 @@ VERBS: dict[str, Verb] = {
         module="meddino.study",
         summary="run the workflow with a live display (arguments go to Snakemake)",
         usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "watch": Verb(
+        module="meddino.watch",
+        summary="show a running study: what runs, losses, failures, time left",
     ),
     "status": Verb(
         module="meddino.status",

@@ -18,6 +18,7 @@ from meddino.report.options import (
     CardOptions,
     FigureOptions,
     OverlayOptions,
+    PlotOptions,
     ProvenanceOptions,
     ReportOptions,
     Table,
@@ -213,7 +214,11 @@ def drawn(study: dict[str, Any]) -> None:
     root = study["root"]
     options = CardOptions(figures=FigureOptions(dpi=60), sizes_px=(32,))
     card.run(options, **study["card"], output=study["report"]["card"])
-    figures.run(FigureOptions(dpi=60), **study["figures"], output=root / "figures/figures.json")
+    figures.run(
+        PlotOptions(look=FigureOptions(dpi=60)),
+        **study["figures"],
+        output=root / "figures/figures.json",
+    )
     overlays.run(look(), **study["overlays"], output=root / "overlays/lits/index.json")
     study["report"]["figures"] = [root / "figures/figures.json"]
     study["report"]["overlays"] = [root / "overlays/lits/index.json"]

@@ -20,7 +20,7 @@ from meddino.config import Study, load
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.report import charts, figures, glance, overlay, overlays
-from meddino.report.options import FigureOptions, Prices
+from meddino.report.options import FigureOptions, PlotOptions, Prices
 
 
 class Page(HTMLParser):
@@ -81,14 +81,14 @@ def test_the_probes_caption_says_what_guessing_gives(study: dict[str, Any], tmp_
     ]
     assert "2 classes (background, liver)" in caption and "50 %" in caption
     files = {**study["figures"], "probes": []}
-    figures.run(FigureOptions(dpi=60), **files, output=tmp_path / "figures.json")
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **files, output=tmp_path / "figures.json")
     assert all(e["file"] != "probe.png" for e in read_json(tmp_path / "figures.json"))
 
 
 def test_figures_do_not_change_from_run_to_run(study: dict[str, Any]) -> None:
     (drawn,) = study["report"]["figures"]
     again = study["root"] / "again/figures.json"
-    figures.run(FigureOptions(dpi=60), **study["figures"], output=again)
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **study["figures"], output=again)
     for entry in read_json(drawn):
         name = entry["file"]
         assert (again.parent / name).read_bytes() == (drawn.parent / name).read_bytes(), name

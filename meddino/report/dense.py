@@ -25,7 +25,7 @@ from meddino.ct3m.hounsfield import BODY_HU
 from meddino.ct3m.resample import Resizer, linear
 from meddino.models.backbones import Backbone
 from meddino.pretrain.crops import normalise
-from meddino.report.style import grey
+from meddino.report.style import body, grey
 
 Array = npt.NDArray[Any]
 Point = tuple[float, float]
@@ -69,16 +69,8 @@ class Scene:
 
     @cached_property
     def body(self) -> npt.NDArray[np.bool_]:
-        """Where the patient is: the largest connected region above -500 HU, without holes.
-
-        Everywhere in a picture, and where nothing is above.
-        """
-        inside = self.values[0] > BODY_HU
-        if not self.ct or not inside.any():
-            return np.ones_like(inside)
-        regions, _ = ndimage.label(inside)
-        largest = int(np.bincount(regions[inside]).argmax())
-        return np.asarray(ndimage.binary_fill_holes(regions == largest))
+        """Where the patient is; everywhere in a picture."""
+        return body(self.values[0]) if self.ct else np.ones(self.values.shape[1:], bool)
 
     def input(self, size_px: int) -> torch.Tensor:
         """The image as backbones take it: stretched to a square, float32 (1, 3, size, size)."""

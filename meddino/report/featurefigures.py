@@ -134,7 +134,7 @@ def _similarities(options: FeatureOptions, views: list[View], tokens: Tokens, pa
         for column in range(len(names))
     }
     lowest = min(float(values.min()) for values in maps.values())
-    with _grid(options.figures, views, names, path) as axes:
+    with _grid(options.figures, views, names, path, marked=True) as axes:
         for (row, column), values in maps.items():
             axis, view = axes[row, 1 + column], views[row]
             drawn = show_similarity(axis, view.scene, values, view.point, lowest)
@@ -153,7 +153,7 @@ def _components(options: FeatureOptions, views: list[View], tokens: Tokens, path
         [tokens[column, row, size] for row in range(len(views))] for column in range(len(names))
     ]
     bases = dense.consistent(maps, [view.scene for view in views])
-    with _grid(options.figures, views, names, path) as axes:
+    with _grid(options.figures, views, names, path, marked=False) as axes:
         for column, (basis, own) in enumerate(zip(bases, maps, strict=True)):
             for row, view in enumerate(views):
                 show_colours(axes[row, 1 + column], view.scene, basis.colours(own[row]))
@@ -196,12 +196,15 @@ def _resolutions(
 
 @contextmanager
 def _grid(
-    look: FigureOptions, views: list[View], names: Sequence[str], path: Path
+    look: FigureOptions, views: list[View], names: Sequence[str], path: Path, *, marked: bool
 ) -> Iterator[Any]:
-    """Panels: a row for each view, its image first, then a column for each model."""
+    """Panels: a row for each view, its image first, then a column for each model.
+
+    The chosen patch is `marked` in the image, or not.
+    """
     with figure(look, path, len(views), 1 + len(names), PANEL) as axes:
         for row, view in zip(axes, views, strict=True):
-            show_image(row[0], view.scene, view.point, look, view.case)
+            show_image(row[0], view.scene, view.point if marked else None, look, view.case)
         for axis, name in zip(axes[0, 1:], names, strict=True):
             axis.set_title(name)
         yield axes

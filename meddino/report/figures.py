@@ -10,14 +10,21 @@ import pandas as pd
 from meddino.core.files import read_json, read_lines, write_json
 from meddino.evaluate import merge
 from meddino.report import pictures
-from meddino.report.options import FigureOptions
-from meddino.report.style import Figure, figure
+from meddino.report.options import PlotOptions
+from meddino.report.style import INK, Figure, Mark, figure, legend, marks, whole_numbers
 
-LOSSES = ("loss", "dino_global", "dino_local", "ibot", "koleo", "gram")
+LOSSES = {
+    "loss": "total",
+    "dino_global": "DINO, global crops",
+    "dino_local": "DINO, local crops",
+    "ibot": "iBOT",
+    "koleo": "KoLeo",
+    "gram": "Gram",
+}
 
 
 def run(
-    options: FigureOptions,
+    options: PlotOptions,
     *,
     scores: Path,
     pretraining: list[Path],
@@ -30,7 +37,7 @@ def run(
     """Draw all figures.
 
     Args:
-        options: their look.
+        options: their look, and names of what they show.
         scores: scores of all runs.
         pretraining: `history.jsonl` of the stages, in order.
         finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
@@ -40,35 +47,37 @@ def run(
         output: `figures.json`, written last: a list of file, section, title, caption.
     """
     folder = output.parent
+    scored = merge.read([scores])
     made = [
         *pretraining_curves(options, pretraining, folder / "pretraining.png"),
         *probe_curves(options, [read_json(path) for path in probes], folder / "probe.png"),
         *finetuning_curves(options, finetuning, folder),
-        *pictures.predicted(options, predictions, datasets, folder),
-        *structure_scores(options, merge.read([scores]), folder),
+        *pictures.predicted(options, predictions, datasets, scored, folder),
+        *structure_scores(options, scored, predictions, folder),
     ]
     write_json(output, [entry._asdict() for entry in made])
 
 
 def pretraining_curves(
-    options: FigureOptions, histories: Sequence[Path], path: Path
+    options: PlotOptions, histories: Sequence[Path], path: Path
 ) -> Iterator[Figure]:
     """Losses of each stage."""
     stages = {p.parent.name: lines for p in histories if (lines := read_lines(p))}
     if not stages:
         return
-    with figure(options, path, 1, len(stages), (2.8, 2.6)) as axes:
+    shown = marks(options.look, len(LOSSES) - 1)
+    shown.insert(0, Mark(INK, "-", "o", 2.2))
+    with figure(options.look, path, 1, len(stages), (2.8, 2.6)) as axes:
         for axis, (stage, lines) in zip(axes.flat, stages.items(), strict=True):
-            for colour, loss in zip(("#1b1f24", *options.colours), LOSSES, strict=False):
+            for mark, (loss, label) in zip(shown, LOSSES.items(), strict=True):
                 points = [(line["iteration"], line[loss]) for line in lines if loss in line]
-                if points:
-                    width = 1.8 if loss == "loss" else 1.0
-                    label = "total" if loss == "loss" else loss.replace("_", " ")
-                    axis.plot(*zip(*points, strict=True), color=colour, lw=width, label=label)
-            axis.set_title(stage)
+                # Also where a stage has no such loss: the legend is of one panel, for all.
+                _line(axis, points, mark, label)
+            axis.set_title(options.source_labels.get(stage, stage))
             axis.set_xlabel("iteration")
+            whole_numbers(axis)
         axes[0, 0].set_ylabel("loss")
-        axes[0, -1].legend(fontsize=7)
+        legend(axes[0, 0])
     caption = (
         "Losses by iteration. The total is their weighted sum; KoLeo may be negative. Losses of"
         " different stages are not comparable where their crops or weights differ."
@@ -76,27 +85,34 @@ def pretraining_curves(
     yield Figure(path.name, "Pretraining", "Losses of the stages", caption)
 
 
+def _line(axis: Any, points: Sequence[tuple[float, float]], mark: Mark, label: str) -> None:
+    """Draw a line through points, of which there may be one or none."""
+    x, y = zip(*points, strict=True) if points else ((), ())
+    dots = mark.marker if len(points) == 1 else None
+    axis.plot(x, y, mark.dashes, color=mark.colour, lw=mark.width, marker=dots, ms=4, label=label)
+
+
 def probe_curves(
-    options: FigureOptions, probes: Sequence[dict[str, Any]], path: Path
+    options: PlotOptions, probes: Sequence[dict[str, Any]], path: Path
 ) -> Iterator[Figure]:
     """What each checkpoint of a chain knows of organs, a panel for every variant of CT-3M."""
     variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
     if not probes:
         return
-    with figure(options, path, 1, max(1, len(variants)), (4.6, 3.2)) as axes:
+    kinds = {"linear": ("linear", "o"), "knn": ("k-NN", "s")}
+    with figure(options.look, path, 1, max(1, len(variants)), (4.6, 3.2)) as axes:
         for axis, variant in zip(axes.flat, variants or ["none"], strict=True):
             chain = [p for p in probes if p["variant"] in ("none", variant)]
             scores = [score for p in chain for score in p["scores"]]
-            for probe, label in (("linear", "linear"), ("knn", "k-NN")):
+            for probe, (label, marker) in kinds.items():
                 values = [100 * score[probe]["balanced_accuracy"] for score in scores]
-                axis.plot(range(len(values)), values, "o-", ms=4, label=label)
+                axis.plot(range(len(values)), values, f"{marker}-", ms=4, label=label)
                 axis.axhline(values[0], color=axis.lines[-1].get_color(), lw=0.8, ls=":")
-            axis.set_xticks(
-                range(len(scores)), [s["name"] for s in scores], rotation=30, ha="right"
-            )
+            names = [_source(options, score["name"]) for score in scores]
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.set_title("" if len(variants) < 2 else f"CT-3M: {variant}")
         axes[0, 0].set_ylabel("balanced accuracy (%)")
-        axes[0, -1].legend(fontsize=7)
+        legend(axes[0, 0])
     classes, patches = probes[0]["classes"], probes[0]["patches"]
     caption = (
         "Organs told from single, frozen patch tokens: a classifier learns from patches of training"
@@ -108,73 +124,101 @@ def probe_curves(
     yield Figure(path.name, "Pretraining", "What the frozen backbone knows of organs", caption)
 
 
+def _source(options: PlotOptions, name: str) -> str:
+    """`stage1@20000`, weights or a random initialisation, as printed."""
+    stage, at, iteration = name.partition("@")
+    label = options.source_labels.get(stage, stage)
+    return f"{label}, {int(iteration):,} it." if at else label
+
+
 def finetuning_curves(
-    options: FigureOptions, histories: Sequence[Path], folder: Path
+    options: PlotOptions, histories: Sequence[Path], folder: Path
 ) -> Iterator[Figure]:
     """Loss and pseudo Dice of each method, a figure for every benchmark."""
     for benchmark, runs in pictures.by_benchmark(histories).items():
         methods = {method: read_lines(history) for method, history in runs.items()}
         path = folder / f"finetuning_{benchmark}.png"
-        with figure(options, path, 1, 2, (4.2, 3.0)) as axes:
-            _plot(axes[0, 0], methods, "training loss", lambda line: line["train_loss"])
-            _plot(axes[0, 1], methods, "pseudo Dice", lambda line: _mean(line["pseudo_dice"]))
-            axes[0, 1].legend(fontsize=7)
+        with figure(options.look, path, 1, 2, (4.2, 3.0)) as axes:
+            _training(axes[0, 0], options, methods, lambda line: line["train_loss"])
+            _training(axes[0, 1], options, methods, lambda line: 100 * _mean(line["pseudo_dice"]))
+            axes[0, 0].set_title("training loss")
+            axes[0, 1].set_title("pseudo Dice (%)")
+            legend(axes[0, 1])
+        title = f"Training on {options.benchmark_labels.get(benchmark, benchmark)}"
         caption = (
             "Left: training loss. Right: nnU-Net's pseudo Dice on random validation patches, the"
-            " mean over structures; it steers nothing."
+            " mean over structures; it steers nothing. Lines get thinner in the order of the"
+            " legend, so that those under others show."
         )
-        yield Figure(path.name, "Finetuning", f"Training on {benchmark}", caption)
+        yield Figure(path.name, "Finetuning", title, caption)
+
+
+def _training(
+    axis: Any,
+    options: PlotOptions,
+    methods: dict[str, list[Any]],
+    value: Callable[[Any], float],
+) -> None:
+    for mark, (method, lines) in zip(
+        marks(options.look, len(methods)), methods.items(), strict=True
+    ):
+        points = [(line["epoch"] + 1, value(line)) for line in lines]
+        _line(axis, points, mark, options.method_labels.get(method, method))
+    axis.set_xlabel("epoch")
+    whole_numbers(axis)
 
 
 def structure_scores(
-    options: FigureOptions, scores: pd.DataFrame, folder: Path
+    options: PlotOptions, scores: pd.DataFrame, predictions: Sequence[Path], folder: Path
 ) -> Iterator[Figure]:
-    """DSC of every case by structure and method, a figure for every benchmark."""
-    for benchmark, rows in scores.groupby("benchmark", sort=False):
+    """DSC of every case by structure and method, a figure for every benchmark.
+
+    Methods are in the order of `predictions`.
+    """
+    order = pictures.by_benchmark(predictions)
+    for key, rows in scores.groupby("benchmark", sort=False):
+        benchmark = str(key)
         names = rows.sort_values("label")["structure"].drop_duplicates().tolist()
-        methods = rows["method"].drop_duplicates().tolist()
+        scored = set(rows["method"])
+        methods = [method for method in order[benchmark] if method in scored]
         path = folder / f"scores_{benchmark}.png"
         width = max(4.0, 0.13 * len(names) * (len(methods) + 2))
-        with figure(options, path, 1, 1, (min(width, 14.0), 3.2)) as axes:
-            _strips(axes[0, 0], rows, names, methods)
+        with figure(options.look, path, 1, 1, (min(width, 14.0), 3.2)) as axes:
+            _strips(axes[0, 0], options, rows, names, methods)
+        title = f"DSC by structure, {options.benchmark_labels.get(benchmark, benchmark)}"
         caption = "A dot is a case, a bar the mean; cases without the structure are left out."
-        yield Figure(path.name, "Evaluation", f"DSC by structure, {benchmark}", caption)
+        yield Figure(path.name, "Evaluation", title, caption)
 
 
-def _strips(axis: Any, rows: pd.DataFrame, names: list[str], methods: list[str]) -> None:
+def _strips(
+    axis: Any, options: PlotOptions, rows: pd.DataFrame, names: list[str], methods: list[str]
+) -> None:
     step = 0.8 / len(methods)
-    for number, method in enumerate(methods):
+    for number, (method, mark) in enumerate(
+        zip(methods, marks(options.look, len(methods)), strict=True)
+    ):
         for place, structure in enumerate(names):
             chosen = (rows["method"] == method) & (rows["structure"] == structure)
             values = rows.loc[chosen, "dsc_paper"].dropna().to_numpy() * 100
             x = place - 0.4 + (number + 0.5) * step
-            line = axis.plot(
+            label = options.method_labels.get(method, method) if place == 0 else None
+            axis.plot(
                 np.full(len(values), x),
                 values,
-                "o",
-                ms=2.2,
-                alpha=0.55,
-                color=f"C{number}",
-                label=method if place == 0 else None,
+                mark.marker,
+                ms=2.4,
+                mew=0,
+                alpha=0.6,
+                color=mark.colour,
+                label=label,
             )
             if len(values):
-                axis.hlines(values.mean(), x - step / 2, x + step / 2, color=line[0].get_color())
-    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
+                axis.hlines(values.mean(), x - step / 2, x + step / 2, color=mark.colour, lw=1.6)
+    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     axis.set_ylim(-3, 103)
     axis.set_ylabel("DSC (%)")
     axis.grid(axis="x", visible=False)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2)
-
-
-def _plot(
-    axis: Any, methods: dict[str, list[Any]], name: str, value: Callable[[Any], float]
-) -> None:
-    for number, (method, lines) in enumerate(methods.items()):
-        style = "-" if number < 8 else "--"
-        points = [(line["epoch"] + 1, value(line)) for line in lines]
-        axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, label=method)
-    axis.set_xlabel("epoch")
-    axis.set_title(name)
+    legend(axis, markerscale=2.5)
 
 
 def _mean(values: list[float | None]) -> float:

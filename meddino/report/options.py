@@ -63,8 +63,6 @@ class FigureOptions(Options):
         min_length=3,
     )
     """Colours of methods and structures; the default can be told apart by everyone."""
-    cases_per_run: int = Field(2, ge=1, le=20)
-    """Cases of a benchmark whose predictions are shown."""
     window_hu: tuple[float, float] = (40.0, 400.0)
     """Centre and width of the grey scale of CT (HU)."""
 
@@ -86,6 +84,19 @@ class OverlayOptions(Overlays):
     """Centre and width of the grey scale of CT (HU)."""
     colours: tuple[Colour, ...]
     """Colours of structures."""
+
+
+class PlotOptions(Options):
+    """What `figures` needs of a study."""
+
+    look: FigureOptions
+    """Look of the figures."""
+    method_labels: dict[str, str] = {}
+    """Names of methods, as printed; a key without one is printed itself, here and below."""
+    benchmark_labels: dict[str, str] = {}
+    """Names of benchmarks, as printed."""
+    source_labels: dict[str, str] = {}
+    """Names of stages, of published weights and of a random initialisation, as printed."""
 
 
 class Features(Options):

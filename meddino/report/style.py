@@ -1,6 +1,6 @@
 """One look for all figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +9,10 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from cycler import cycler
+from scipy import ndimage
 
 from meddino.core.files import atomic
+from meddino.ct3m.hounsfield import BODY_HU
 from meddino.report.options import FigureOptions
 
 matplotlib.use("Agg")
@@ -32,7 +34,12 @@ class Figure(NamedTuple):
 
 @contextmanager
 def figure(
-    options: FigureOptions, path: Path, rows: int, columns: int, inches: tuple[float, float]
+    options: FigureOptions,
+    path: Path,
+    rows: int,
+    columns: int,
+    inches: tuple[float, float],
+    heights: Sequence[float] | None = None,
 ) -> Iterator[Any]:
     """Yield axes (rows, columns) of a new figure that is saved at the end, in two formats.
 
@@ -42,6 +49,7 @@ def figure(
         rows: of panels.
         columns: of panels.
         inches: width and height of one panel.
+        heights: of the rows, as shares of a panel's; 1 if not given.
     """
     import matplotlib.pyplot as plt
 
@@ -65,7 +73,8 @@ def figure(
         made, axes = plt.subplots(
             rows,
             columns,
-            figsize=(inches[0] * columns, inches[1] * rows),
+            figsize=(inches[0] * columns, inches[1] * sum(heights or [1.0] * rows)),
+            height_ratios=heights,
             squeeze=False,
             layout="constrained",
         )
@@ -74,6 +83,54 @@ def figure(
             with atomic(file) as temporary:
                 made.savefig(temporary, dpi=options.dpi, format=file.suffix[1:], metadata=undated)
         plt.close(made)
+
+
+class Mark(NamedTuple):
+    """What tells one of several lines or groups of dots: more of them than there are colours."""
+
+    colour: str
+    dashes: str
+    marker: str
+    width: float
+    """Of a line (points): the first is the widest, so that those under others are seen."""
+
+
+def marks(options: FigureOptions, count: int) -> list[Mark]:
+    """A mark for each of `count` lines; colours come back with other dashes and markers."""
+    shapes = [("-", "o"), ("--", "^"), (":", "s"), ("-.", "D")]
+    found = []
+    for number in range(count):
+        turn, place = divmod(number, len(options.colours))
+        dashes, marker = shapes[turn % len(shapes)]
+        width = 3.0 - 1.9 * number / max(count - 1, 1)
+        found.append(Mark(options.colours[place], dashes, marker, width))
+    return found
+
+
+def legend(axis: Any, **more: Any) -> None:
+    """Name what the panel `axis` shows, to the right of all panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.figure.legend(handles, labels, loc="outside right upper", fontsize=8, **more)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Count along x, as epochs and iterations are counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def body(hu: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where the patient is on a slice: the largest connected region above -500 HU, without holes.
+
+    Everywhere, where nothing is above.
+    """
+    inside = hu > BODY_HU
+    if not inside.any():
+        return np.ones(hu.shape, bool)
+    regions, _ = ndimage.label(inside)
+    largest = int(np.bincount(regions[inside]).argmax())
+    return np.asarray(ndimage.binary_fill_holes(regions == largest))
 
 
 def grey(hu: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float32]:
