@@ -17,6 +17,9 @@ from meddino.core.errors import MeddinoError
 from meddino.recorder import recorded
 from meddino.verbs import VERBS
 
+EXTRAS = {"altair": "report", "submitit": "slurm", "vl_convert": "report"}
+"""Packages that only some verbs need, and the extra of this project that installs each."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return 0, or another status after printing a mendable error."""
@@ -33,12 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module.main(arguments[1:])
         else:
             _run(name, arguments[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f"meddino {arguments[0]}: {_install(error.name)}", file=sys.stderr)
+        return MeddinoError.status
     except MeddinoError as error:
         print(f"meddino {arguments[0]}: {error}", file=sys.stderr)
         return error.status
     except BrokenPipeError:
         return 1
     return 0
+
+
+def _install(module: str) -> str:
+    return f"needs {module}, which is not installed: pip install 'meddino[{EXTRAS[module]}]'"
 
 
 def _overview() -> argparse.ArgumentParser:

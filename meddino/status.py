@@ -22,6 +22,13 @@ _GROUP = re.compile(r"^\[.*\] Group job ")
 _FILES = re.compile(r"(?::| )\s*[^\s:]*/.*$")
 
 
+NO_WORKFLOW = (
+    "no workflow here: run this in a checkout of meddino, or in its source distribution, unpacked"
+    " (`pip download --no-deps --no-binary meddino meddino`); an installed package holds the verbs"
+    " alone"
+)
+
+
 @dataclass
 class Job:
     """One job of a dry run, as Snakemake describes it."""
@@ -61,6 +68,11 @@ class Plan:
         return self.groups + sum(job.submitted for job in self.listed)
 
 
+def lacks_workflow(said: str) -> bool:
+    """Whether Snakemake has found neither workflow nor profile, as where there is no checkout."""
+    return "No Snakefile found" in said or "no profile.yaml (or config.yaml) found" in said
+
+
 def plan(arguments: Sequence[str]) -> Plan:
     """Ask Snakemake what `snakemake ARGUMENTS` would run.
 
@@ -72,6 +84,8 @@ def plan(arguments: Sequence[str]) -> Plan:
     layers.read([path for path in arguments if path.endswith((".yaml", ".yml"))])
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if lacks_workflow(result.stdout + result.stderr):
+        raise MeddinoError(NO_WORKFLOW)
     if result.returncode:
         raise MeddinoError(f"Snakemake cannot plan the study:\n{result.stdout}{result.stderr}")
     return read_plan((result.stdout + result.stderr).splitlines())

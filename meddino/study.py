@@ -14,6 +14,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from meddino import status
 from meddino.alone import Alone, alone
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
@@ -84,6 +85,8 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
                 " differs between hosts; mend the clock, date those of the future anew with"
                 " `find results resources -newermt now -exec touch -d now {} +`, and rerun"
             )
+        if status.lacks_workflow("\n".join(tail)):
+            raise MeddinoError(status.NO_WORKFLOW)
         if tail and tail[-1].startswith("OSError: [Errno "):
             raise MeddinoError(f"{tail[-1]}; free space or permit writing, then rerun")
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")

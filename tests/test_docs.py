@@ -119,7 +119,11 @@ def test_the_cost_is_that_of_the_papers_study(site: Path) -> None:
     page = (site / "cost.html").read_text("utf-8")
     for rule in ("fetch", "slices", "pretrain_stage3", "finetune", "report"):
         assert f"<code>{rule}</code>" in page
-    assert re.search(r"On a cluster these are \d+ submissions", page)
+    counted = re.search(r"On a cluster these are (\d+) submissions", page)
+    assert counted is not None
+    for name in ("README.md", "docs/slurm.md"):
+        said = re.findall(r"study is (\d+) submissions", (ROOT / name).read_text("utf-8"))
+        assert said == [counted[1]], f"{name} says {said}, `cost` {counted[1]}"
 
 
 @pytest.mark.parametrize("page", ["parity.md", "reproducibility.md"])

@@ -41,7 +41,8 @@ TESTED = {
 }
 """Commands that something else runs: a test, or a line of CI."""
 PROGRAMS = {
-    "$EDITOR", "apptainer", "cat", "export", "ls", "pip", "source", "squeue", "tail", "tensorboard",
+    "$EDITOR", "apptainer", "cat", "export", "ls", "pip", "pre-commit", "source", "squeue", "tail",
+    "tensorboard",
 }  # fmt: skip
 """What may stand in a marked fence beside make, python, snakemake and nnU-Net's commands."""
 SHORTER = {
