@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from meddino.config import load
 from meddino.core.files import write_json
-from meddino.report import figures, pictures
+from meddino.report import figures, overlay, pictures
 from meddino.report.options import FigureOptions, PlotOptions
 from meddino.report.style import body, figure, legend, marks
 
@@ -64,7 +64,7 @@ def test_the_slice_shows_most_structures_then_most_voxels() -> None:
     label[1, :2], label[1, 2:3] = 1, 2
     label[2, :2], label[2, 2:4] = 1, 2
     label[3] = label[2]
-    assert pictures._slice(label) == 2
+    assert overlay.telling_slice(label) == 2
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def test_the_slice_that_is_shown_tells_most_structures() -> None:
     labels[1, :8] = 1
     labels[2, :6] = 1
     labels[2, 0, 0] = 2
-    assert overlay.telling_slice(labels) == 2, "the small structure's own largest slice"
+    assert overlay.telling_slice(labels) == 2, "two structures before more voxels"
     assert overlay.telling_slice(np.zeros((5, 2, 2), np.uint8)) == 2
 
 

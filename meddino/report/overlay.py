@@ -14,7 +14,7 @@ SUFFIX = ".webp" if features.check("webp") else ".png"
 """Of the files: WebP takes a third of PNG, and every browser since 2020 reads both."""
 QUALITY = 60
 """Of the grey image; layers of labels are stored without loss."""
-LIGHTER = (0.0, 0.45, 0.7)
+LIGHTER = (0.0, 0.5, 0.75)
 """A palette that is too short is repeated, each time nearer to white by so much."""
 
 
@@ -32,19 +32,18 @@ def colours(palette: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 
 def telling_slice(labels: npt.NDArray[Any]) -> int:
-    """The slice that shows most of the structures, each by its share of its own largest slice.
+    """The slice with most structures, and of these the first one with most labelled voxels.
 
-    A small tumour counts as much as the organ that it sits in. The middle slice where there is no
-    label.
+    The middle one where there is no label.
 
     Args:
         labels: (z, y, x), 0 is background.
     """
-    seen = np.unique(labels)
-    areas = [np.count_nonzero(labels == value, axis=(1, 2)) for value in seen[seen != 0]]
-    if not areas:
-        return labels.shape[0] // 2
-    return int(np.argmax(np.sum([area / area.max() for area in areas], axis=0)))
+    structures = [len(np.unique(each[each != 0])) for each in labels]
+    voxels = [int(np.count_nonzero(each)) for each in labels]
+    if not any(voxels):
+        return len(labels) // 2
+    return max(range(len(labels)), key=lambda z: (structures[z], voxels[z], -z))
 
 
 def image(hu: npt.NDArray[Any], window: tuple[float, float], size: tuple[int, int]) -> bytes:

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from meddino.core.files import read_json
 from meddino.ct3m import volumes
 from meddino.report.options import FigureOptions, PlotOptions
+from meddino.report.overlay import telling_slice
 from meddino.report.style import MUTED, Figure, bare, body, figure, grey
 
 OPACITY = 0.45
@@ -160,7 +161,7 @@ def _case(
         volumes.read_made(dataset.parent / name, dataset)
         for name in (files["images"][0], files["label"])
     )
-    number = _slice(sitk.GetArrayViewFromImage(reference))
+    number = telling_slice(sitk.GetArrayViewFromImage(reference))
     spacing = image.GetSpacing()
     pixels = sitk.GetArrayFromImage(image)[number]
     window = _around(body(pixels)) if pixels.min() < 0 else (slice(None), slice(None))
@@ -189,16 +190,6 @@ def _case(
     for axis in panels[1 + len(labels) :]:
         axis.set_axis_off()
     return seen
-
-
-def _slice(reference: Labels) -> int:
-    """The slice (of z, y, x) with most structures, and of these the one with most labelled voxels.
-
-    The first of equal ones.
-    """
-    structures = [len(np.unique(each)) for each in reference]
-    voxels = [int(np.count_nonzero(each)) for each in reference]
-    return max(range(len(reference)), key=lambda z: (structures[z], voxels[z], -z))
 
 
 def _around(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
