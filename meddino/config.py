@@ -984,13 +984,17 @@ class Study(Options):
 
     def report_options(self) -> ReportOptions:
         """Options of `report`."""
+        names = sorted(self.tables)  # files may give sections in any order, and change nothing
+        rows = [method for table in names for method in self.tables[table].rows]
         return ReportOptions(
             title=self.title,
             notes=self.notes,
-            tables=tuple(self.table_options(table) for table in self.tables),
+            tables=tuple(self.table_options(table) for table in names),
             methods={name: method.label for name, method in self.methods.items()},
+            order=tuple(dict.fromkeys(rows)),
             benchmarks={name: benchmark.label for name, benchmark in self.benchmarks.items()},
             stages={name: _headed(stage_label(name)) for name in self.pretrain.stages},
+            datasets={name: self.dataset(name).title for name in self.ct3m.datasets},
             prices=self.prices,
             configuration=self.configuration(),
         )

@@ -204,7 +204,12 @@ def told(**changes: Any) -> ReportOptions:
         tolerance_mm=1.0,
     )
     given = {"title": "Study & more", "notes": ("Read <this> first.",), "tables": (options,)}
-    given |= {"methods": labels, "benchmarks": {"lits": "LiTS"}, "stages": {"stage1": "Stage 1"}}
+    given |= {
+        "methods": labels,
+        "order": METHODS,
+        "benchmarks": {"lits": "LiTS"},
+        "stages": {"stage1": "Stage 1"},
+    }
     given |= {"configuration": {"title": "Study & more", "notes": [SCRIPT]}}
     return ReportOptions(**{**given, **changes})
 

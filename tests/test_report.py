@@ -224,6 +224,10 @@ def test_equal_studies_give_equal_reports(study: dict[str, Any]) -> None:
     ("flag", "broken"),
     [
         ("tables", "table,row"),
+        ("tables", "table,row\n"),
+        ("tables", "\n"),
+        ("card", "[]"),
+        ("provenance", "{}"),
         ("scores", "junk"),
         ("card", "{"),
         ("provenance", ""),

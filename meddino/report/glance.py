@@ -22,9 +22,9 @@ def effort(records: Iterable[Record], prices: Prices) -> dict[str, Any]:
 
     Returns:
         `jobs`; `started`, `ended` (ISO 8601, or None) and `elapsed_s` from the first job's start to
-        the last one's end; `core_h` (hours of cores that were busy), `gpu_h` (hours of jobs that
-        could use a GPU, times its number); `energy_kj` of the processors as far as `metered` jobs
-        could read it; `cost`, None where no price is given.
+        the last one's end, `wall_s` of all jobs added up; `core_h` (hours of cores that were busy),
+        `gpu_h` (hours of jobs that could use GPUs, times their number); `energy_kj` of the
+        processors as far as `metered` jobs could read it; `cost`, None where no price is given.
     """
     jobs = list(records)
     starts, ends = (sorted(job[key] for job in jobs) for key in ("started", "ended"))
@@ -36,6 +36,7 @@ def effort(records: Iterable[Record], prices: Prices) -> dict[str, Any]:
         "started": starts[0] if jobs else None,
         "ended": ends[-1] if jobs else None,
         "elapsed_s": _seconds(starts[0], ends[-1]) if jobs else 0.0,
+        "wall_s": sum(job["wall_s"] for job in jobs),
         "core_h": core_h,
         "gpu_h": gpu_h,
         "energy_kj": sum(metered) / 1e3 if metered else None,

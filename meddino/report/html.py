@@ -28,6 +28,8 @@ METRICS = {"DSC": ("dsc_paper", 100.0), "NSD": ("nsd_paper", 100.0), "HD95": ("h
 AXES = {"DSC": "DSC (%)", "NSD": "NSD (%)", "HD95": "HD95 (mm)"}
 CHARTED = ("pretraining", "probe", "finetuning_", "scores_", "overlap")
 """How the files of those figures begin that the page draws as charts, from the same numbers."""
+COLUMNS = 4
+"""Columns of the paper's that fit beside each other; of more, each metric is a table of its own."""
 WIDEST = 1800
 """Pixels of a figure in the page; the file keeps all."""
 MEDIA = {".webp": "image/webp", ".png": "image/png"}
@@ -67,8 +69,9 @@ def run(
     Raises:
         MeddinoError: a file is missing or damaged.
     """
-    data, made = read_json(card), read_json(provenance)
-    scored = merge.read([scores])
+    data = _object(card, "datasets", "variants", "pairs", "overlap")
+    made = _object(provenance, "summary", "without", "records")
+    scored = _scored(scores)
     records = list(made["records"].values())
     rows = pd.concat(map(_rows, tables), ignore_index=True)
     drawn = {
@@ -76,10 +79,10 @@ def run(
         **_case_charts(options, scored),
         **_pretraining_charts(options, pretraining),
         **_finetuning_charts(options, finetuning),
-        **_probe_charts(options, [read_json(path) for path in probes]),
+        **_probe_charts(options, [_object(path, "variant", "scores") for path in probes]),
         **_overlap_chart(data),
     }
-    reports = [read_json(path) for path in quarantine]
+    reports = [_object(path, "quarantined") for path in quarantine]
     page = {
         "title": options.title,
         "notes": options.notes,
@@ -148,14 +151,40 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
-# ---- tables ---------------------------------------------------------------------------------
+# ---- inputs ---------------------------------------------------------------------------------
+
+
+def _object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file that must hold certain keys."""
+    found: dict[str, Any] = read_json(path)
+    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        raise MeddinoError(f"{path} holds no {', '.join(keys)}; delete it and rerun")
+    return found
+
+
+def _scored(path: Path) -> pd.DataFrame:
+    """The scores, with all that the page shows of them."""
+    scores = merge.read([path])
+    for column, _ in METRICS.values():
+        if column not in scores:
+            raise MeddinoError(f"{path} holds no {column}; run evaluate and scores again")
+    return scores
 
 
 def _rows(path: Path) -> pd.DataFrame:
     """The rows of a table's CSV file."""
     if not path.is_file() or not path.read_bytes().endswith(b"\n"):
         raise MeddinoError(f"{path} is missing or cut off; delete it and rerun")
-    return pd.read_csv(path)
+    try:
+        rows = pd.read_csv(path)
+    except ValueError as error:
+        raise MeddinoError(f"{path} is damaged ({error}); delete it and rerun") from error
+    if not {"table", "row", "benchmark", "metric", "protocol", "ours", "paper"} <= {*rows.columns}:
+        raise MeddinoError(f"{path} is no table of results; delete it and rerun")
+    return rows
+
+
+# ---- tables ---------------------------------------------------------------------------------
 
 
 def _table(options: ReportOptions, rows: pd.DataFrame) -> dict[str, Any]:
@@ -179,7 +208,14 @@ def _table(options: ReportOptions, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _protocol(options: ReportOptions, part: pd.DataFrame) -> dict[str, Any]:
+def _protocol(options: ReportOptions, part: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as blocks that fit the page: its groups of columns, and its lines."""
+    if len(part[["metric", "benchmark"]].drop_duplicates()) > COLUMNS:
+        return [_block(options, one) for _, one in part.groupby("metric", sort=False)]
+    return [_block(options, part)]
+
+
+def _block(options: ReportOptions, part: pd.DataFrame) -> dict[str, Any]:
     units = part.groupby("metric", sort=False)["unit"].first()
     pairs = part[["metric", "benchmark"]].drop_duplicates().values.tolist()
     lines = [
@@ -262,14 +298,14 @@ def _scores(options: ReportOptions, benchmark: str, scores: pd.DataFrame) -> dic
 
 def _places(options: ReportOptions, scores: pd.DataFrame) -> dict[str, int]:
     """Order of the methods: the configuration's; those that it does not name come last."""
-    names = [*options.methods, *sorted(set(scores["method"]) - set(options.methods))]
+    names = [*options.order, *sorted(set(scores["method"]) - set(options.order))]
     return {name: place for place, name in enumerate(names)}
 
 
 def _series(options: ReportOptions, methods: Iterable[str]) -> list[str]:
     """Names of methods that ran, in order: each has the colour of its place in all charts."""
     used = set(methods)
-    names = [*options.methods, *sorted(used - set(options.methods))]
+    names = [*options.order, *sorted(used - set(options.order))]
     return [options.methods.get(name, name) for name in names if name in used]
 
 
@@ -315,7 +351,7 @@ def _structures(options: ReportOptions, scores: pd.DataFrame) -> list[dict[str, 
 
 def _overlays(path: Path) -> dict[str, Any]:
     """Cases of a benchmark with their pictures, as the page holds them."""
-    found: dict[str, Any] = read_json(path)
+    found = _object(path, "cases", "structures")
 
     def uri(name: str) -> str:
         return _uri(_bytes(path.parent / name, path), MEDIA[Path(name).suffix])

@@ -197,10 +197,14 @@ class ReportOptions(Options):
     """The tables, in order."""
     methods: dict[str, str] = {}
     """Names of the methods, as printed."""
+    order: tuple[str, ...] = ()
+    """Keys of the methods, in the order of the tables' rows."""
     benchmarks: dict[str, str] = {}
     """Names of the benchmarks, as printed."""
     stages: dict[str, str] = {}
-    """Names of the stages of pretraining and of what they start from, as printed."""
+    """Names of the stages of pretraining, as printed."""
+    datasets: dict[str, str] = {}
+    """Titles of the datasets of CT-3M, as their owners write them."""
     prices: Prices = Prices()
     """What time costs."""
     configuration: dict[str, Any] = {}
