@@ -191,6 +191,7 @@ def test_there_is_one_version() -> None:
     assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == meddino.__version__
+    assert f"## {meddino.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_the_citation_is_valid() -> None:
