@@ -232,7 +232,9 @@ def against_paper(rows: list[Row], title: str) -> Chart:
             alt.Tooltip("high:Q", title="to", format=".2f"),
         ],
     )
-    chart = alt.layer(interval, marks, data=alt.InlineData(values=points))
+    # Of a single case there is no interval, and an axis of nothing makes Vega complain.
+    layers = [interval, marks] if any(p["low"] is not None for p in points) else [marks]
+    chart = alt.layer(*layers, data=alt.InlineData(values=points))
     chart = chart.properties(width="container", height=30 * len(order))
     columns = [("row", "Method"), ("series", "From"), ("value", title), ("low", "95 % from")]
     return Chart(

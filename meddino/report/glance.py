@@ -93,15 +93,17 @@ def steps(summary: dict[str, Any], card: dict[str, Any], scores: pd.DataFrame) -
     cases = len(scores.drop_duplicates(["benchmark", "case"]))
     jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
     drawn = [
-        ("Fetch", "public CT datasets", f"{len(card['datasets'])} datasets", ("fetch", "phantom")),
-        ("Curate", "axial slices, copies found", f"{volumes:,} volumes, {slices:,} slices",
+        ("Fetch", "public CT datasets", _counted(len(card["datasets"]), "dataset"),
+         ("fetch", "phantom")),
+        ("Curate", "axial slices, copies found",
+         f"{_counted(volumes, 'volume')}, {_counted(slices, 'slice')}",
          ("slices", "duplicates", "index", "card")),
         ("Pretrain", "DINOv3 on CT, stage by stage", _counted(jobs.get("pretrain", 0), "stage"),
          ("pretrain", "leaves", "weights")),
         ("Finetune", "each method, inside nnU-Net", _counted(runs, "model"),
          ("convert", "plan", "preprocess", "finetune")),
-        ("Segment", "validation cases", f"{cases:,} case{'' if cases == 1 else 's'}", ("predict",)),
-        ("Score", "DSC and NSD, beside the paper", f"{len(scores):,} structures of cases",
+        ("Segment", "validation cases", _counted(cases, "case"), ("predict",)),
+        ("Score", "DSC and NSD, beside the paper", _counted(len(scores), "score"),
          ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
     ]  # fmt: skip
     return [
