@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -72,9 +72,10 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
     if process.returncode < 0:
         raise MeddinoError(f"Snakemake was killed (signal {-process.returncode}); rerun to go on")
     if process.returncode:
+        refused = refusal(tail)
         said = {last_words(rule, path): None for path, rule in failed.items()} or tail
         console.print(
-            "\n".join([*skewed[:1], *(() if skewed and not failed else said)]),
+            "\n".join([*skewed[:1], *(() if (skewed or refused) and not failed else said)]),
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -87,8 +88,8 @@ def _run(arguments: Sequence[str], run: Alone) -> None:
             )
         if status.lacks_workflow("\n".join(tail)):
             raise MeddinoError(status.NO_WORKFLOW)
-        if tail and tail[-1].startswith("OSError: [Errno "):
-            raise MeddinoError(f"{tail[-1]}; free space or permit writing, then rerun")
+        if refused:
+            raise MeddinoError(f"{refused}; free space or permit writing, then rerun")
         raise MeddinoError(f"the study stopped; mend the cause and rerun (full log: {LOG})")
 
 
@@ -118,6 +119,14 @@ def last_words(rule: str, log: Path) -> str:
         f"{rule} was killed, as by the kernel where memory, or space on a disk, is short; its"
         f" last words: {last} (see {log})"
     )
+
+
+def refusal(said: Iterable[str]) -> str:
+    """What the system refused Snakemake itself, or nothing; without a file, where that writes."""
+    words = [line.strip() for line in said if line.startswith("OSError: [Errno ")]
+    if not words or "'" in words[-1]:
+        return words[-1] if words else ""
+    return f"{words[-1]} (in the working folder, or in {os.environ.get('TMPDIR', '/tmp')})"
 
 
 @contextmanager

@@ -232,6 +232,30 @@ def test_why_a_job_failed_is_said_in_its_own_words(folder: Path, log: str, said:
     assert study.LOG.read_text().strip() == block.strip()
 
 
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (
+            "OSError: [Errno 28] No space left on device",
+            "device .in the working folder, or in /a b",
+        ),
+        (
+            "OSError: [Errno 30] Read-only file system: '.snakemake/x'",
+            "system: '.snakemake/x'; free",
+        ),
+    ],
+)
+def test_what_the_system_refuses_snakemake_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, refusal: str, said: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/a b")
+    lines = ["Traceback (most recent call last):", '  File "pulp.py"', refusal, ""]
+    process = run_study(folder, f"print({chr(10).join(lines)!r}); raise SystemExit(1)")
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "free space or permit writing, then rerun" in error
+    assert re.search(said, error) and "Traceback" not in error
+
+
 def test_a_disk_that_becomes_read_only_while_writing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
