@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import heed_all
 
 from meddino import alone as module
 from meddino import study
@@ -125,12 +126,6 @@ def run_study(folder: Path, fake: str) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=heed_all,
     )
-
-
-def heed_all() -> None:
-    """Undo that tests in the background, or under `nohup`, have signals ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def until(path: Path) -> int:

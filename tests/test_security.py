@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ct3m_data as data
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -51,7 +52,7 @@ from meddino.pretrain import checkpoint
 from meddino.report import html as report
 from meddino.report import pictures
 from meddino.report.card import _markdown
-from meddino.report.options import FigureOptions
+from meddino.report.options import FigureOptions, PlotOptions
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = [
@@ -430,7 +431,6 @@ def predicted(made: dict[str, Any]) -> Path:
 def test_every_case_gets_through_under_its_own_name(
     hostile: dict[str, Any], one_thread: None
 ) -> None:
-    import pandas as pd
     import pyarrow.parquet as pq
 
     sliced = pq.read_table(hostile["shards"].with_name("0.32.parquet")).to_pandas()
@@ -456,9 +456,15 @@ def test_pictures_draw_names_as_they_are(hostile: dict[str, Any]) -> None:
         label = sitk.ReadImage(str(dataset.parent / f"labelsTr/{name}.nii.gz"))
         sitk.WriteImage(label, str(done.parent / "x.nii.gz"))
         (done.parent / "x.nii.gz").rename(done.parent / f"{name}.nii.gz")
-    options = FigureOptions(dpi=50, cases_per_run=len(HOSTILE))
-    drawn = list(pictures.predicted(options, [done], [dataset], hostile["root"] / "finetune"))
-    assert (hostile["root"] / "finetune" / drawn[0].file).stat().st_size > 1000
+    scored = pd.read_parquet(hostile["scores"]).iloc[0].to_dict()
+    scored["benchmark"], scored["method"] = done.parts[-4:-2]
+    options, folder = PlotOptions(look=FigureOptions(dpi=50)), hostile["root"] / "finetune"
+    names = sorted(HOSTILE)
+    for three in (names[start : start + 3] for start in range(0, len(names), 3)):
+        scores = pd.DataFrame([{**scored, "case": name} for name in three])
+        (drawn,) = pictures.predicted(options, [done], [dataset], scores, folder)
+        assert all(name in drawn.caption for name in three)
+        assert (folder / drawn.file).stat().st_size > 1000
 
 
 def test_names_and_reasons_are_inert_in_the_card_and_the_report(hostile: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import heed_all
 from test_finetune import dataset, finetune, method, plans, preprocessed, raw  # noqa: F401
 from test_pretrain import index, options  # noqa: F401
 
@@ -108,7 +109,10 @@ def test_nothing_but_event_files_is_replaced(tmp_path: Path) -> None:
 def test_it_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
     write_history(tmp_path / "results/pretrain/s", [1.0])
     command = [sys.executable, "-m", "meddino", "tensorboard", "--every", "0.1"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heed_all
+    )
+    try:
         assert process.stdout is not None and "1 runs" in process.stdout.readline()
         write_history(tmp_path / "results/pretrain/s", [1.0, 0.5])
         run, deadline = tmp_path / "logs/tensorboard/pretrain/s", time.monotonic() + 60
@@ -116,6 +120,9 @@ def test_it_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert read(run)["train/loss"] == [(1, 1.0), (2, 0.5)]
 
 
