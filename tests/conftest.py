@@ -1,5 +1,6 @@
 """Shared paths of the tests."""
 
+import locale
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+LOCALE = locale.setlocale(locale.LC_ALL)
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> None:
+    """Writing DICOM (SimpleITK 2.5) leaves a process in the locale C, where text is ASCII."""
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.fixture(scope="session")
