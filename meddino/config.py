@@ -689,7 +689,6 @@ class Study(Options):
 
     def probe_inputs(self, source: str) -> dict[str, str | list[str]]:
         """Files that a probe reads, by the flag that takes them."""
-        dataset = self.nnunet_dataset(self.probe.benchmark)
         checkpoints = (
             []
             if source == RANDOM
@@ -697,8 +696,12 @@ class Study(Options):
             if source in self.pretrain.stages
             else [self.weights_path(source)]
         )
-        splits = str(Path(dataset).with_name("splits_final.json"))
-        return {"dataset": dataset, "splits": splits, "checkpoints": checkpoints}
+        return {**self._probed_cases(), "checkpoints": checkpoints}
+
+    def _probed_cases(self) -> dict[str, str]:
+        """The benchmark whose cases frozen features are looked at on."""
+        dataset = self.nnunet_dataset(self.probe.benchmark)
+        return {"dataset": dataset, "splits": str(Path(dataset).with_name("splits_final.json"))}
 
     def probe_paths(self) -> list[str]:
         """Results of all probes, along the chain."""
@@ -706,10 +709,8 @@ class Study(Options):
 
     def feature_inputs(self) -> dict[str, str | list[str]]:
         """Files that pictures of features are made from, by the flag that takes them."""
-        dataset = self.nnunet_dataset(self.probe.benchmark)
-        splits = str(Path(dataset).with_name("splits_final.json"))
         checkpoints = [self.weights_path(each) for each in self.shown_chain().values()]
-        return {"dataset": dataset, "splits": splits, "checkpoints": checkpoints}
+        return {**self._probed_cases(), "checkpoints": checkpoints}
 
     def feature_paths(self) -> list[str]:
         """Pictures of features; none where nothing is pretrained."""

@@ -18,7 +18,7 @@ from meddino import status
 from meddino.config import Study, load
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
-from meddino.estimate import Assumptions, Effort, Estimator, Figure, Figures
+from meddino.estimate import Assumptions, Effort, Estimator, Figure, Figures, together
 
 
 def configuration(arguments: Sequence[str]) -> Study:
@@ -89,10 +89,10 @@ def report(
         efforts[job.rule].append(estimator.effort(job))
     table = Table("rule", "jobs", "h each", "core-h", "GPU-h", "disk (GB)", "time is")
     for rule, each in efforts.items():
-        total = _sum(each)
+        total = together(each)
         table.add_row(
-            rule, str(len(each)), _hours(total.wall_s / len(each)), _hours(total.core_s),
-            _hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, seen),
+            rule, str(len(each)), hours(total.wall_s / len(each)), hours(total.core_s),
+            hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, seen),
         )  # fmt: skip
     if todo.listed:
         console.print(table)
@@ -103,16 +103,10 @@ def report(
         _foundations(console, estimator, efforts, gpu)
 
 
-def _sum(efforts: Iterable[Effort]) -> Effort:
-    total = Effort()
-    for each in efforts:
-        total = total.plus(each)
-    return total
-
-
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return "-" if not hours else f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+def hours(seconds: float) -> str:
+    """Seconds as hours of two digits or more; `-` for none."""
+    spent = seconds / 3600
+    return "-" if not spent else f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
 
 
 def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
@@ -126,11 +120,11 @@ def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
 def _summary(
     console: Console, estimator: Estimator, what: str, plan: status.Plan, queued: bool
 ) -> None:
-    total = _sum(map(estimator.effort, plan.listed))
+    total = together(map(estimator.effort, plan.listed))
     submissions = f" in {plan.submissions} submissions" if queued else ""
     console.print(
-        f"{what}: {len(plan.listed)} jobs{submissions}, {_hours(total.gpu_s)} GPU-hours, "
-        f"{_hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
+        f"{what}: {len(plan.listed)} jobs{submissions}, {hours(total.gpu_s)} GPU-hours, "
+        f"{hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
         highlight=False,
     )
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -121,6 +122,11 @@ class Effort(NamedTuple):
     def plus(self, other: "Effort") -> "Effort":
         """Both one after the other."""
         return Effort(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def together(efforts: Iterable[Effort]) -> Effort:
+    """All of them one after the other."""
+    return reduce(Effort.plus, efforts, Effort())
 
 
 @dataclass

@@ -6,7 +6,6 @@ with its last checkpoint, its log. Results are only read.
 """
 
 import argparse
-import json
 import math
 import re
 import time
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from meddino.core.errors import MeddinoError
+from meddino.core.files import read_lines
 
 HISTORIES = ("pretrain/*/history.jsonl", "finetune/*/*/fold*/history.jsonl")
 LOGS = Path("logs/pretrain")
 STEPS = ("iteration", "epoch")
 """What counts the lines of a history."""
-_LINE = re.compile(r"^iteration (\d+): (.+)$")
+ITERATION = re.compile(r"^iteration (\d+): (.+)$")
+"""What a stage of pretraining says of an iteration."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,8 +57,7 @@ def histories(results: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The lines of each training below `results`, by its folder there."""
     found = {path.parent for pattern in HISTORIES for path in results.glob(pattern)}
     for folder in sorted(found):
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        yield folder.relative_to(results).as_posix(), [json.loads(line) for line in lines]
+        yield folder.relative_to(results).as_posix(), read_lines(folder / "history.jsonl")
     for log in sorted(LOGS.glob("*.log")):
         # A stage that is done has its history, which holds more digits.
         logged = [] if results / "pretrain" / log.stem in found else list(_logged(log))
@@ -68,7 +68,7 @@ def histories(results: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def _logged(log: Path) -> Iterator[dict[str, Any]]:
     """What a stage that is under way has printed: `iteration 20: loss 11.2, ...`."""
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if match := _LINE.match(line.rpartition("\r")[2]):
+        if match := ITERATION.match(line.rpartition("\r")[2]):
             pairs = (pair.rpartition(" ") for pair in match[2].split(", "))
             yield {"iteration": int(match[1]), **{name: float(value) for name, _, value in pairs}}
 

@@ -159,7 +159,7 @@ VERBS: dict[str, Verb] = {
     ),
     "figures": Verb(
         module="meddino.report.figures",
-        revision=5,
+        revision=6,
         summary="draw the figures",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from rich.text import Text
 from meddino.alone import LOCKS, RECORD
 from meddino.core.errors import MeddinoError
 from meddino.study import LOG, last_words
+from meddino.tensorboard import HISTORIES, ITERATION
 
 SNAKEMAKES = Path(".snakemake/log")
 """Where Snakemake keeps its own log, also where nobody keeps another."""
@@ -57,7 +58,6 @@ _OVER = {
 }
 
 _TRACKED = re.compile(r"^(.+?): (\d+)/(\d+), (\d+) s left$")
-_ITERATION = re.compile(r"^iteration (\d+): (.*)$")
 _EPOCH = re.compile(r"^epoch (\d+): (.*), ([\d.]+) s$")
 _HOURS = re.compile(r"hours_left ([\d.e+-]+)")
 _SLURM = re.compile(r"^(?:submitted |found )?SLURM job (\d+)(?:: (\S+))?")
@@ -265,7 +265,7 @@ def listen(job: Job) -> Said:
         if match := _TRACKED.match(line):
             share, left = int(match[2]) / max(int(match[3]), 1), float(match[4])
             text = text if trains else match[1]  # losses say more
-        elif match := _ITERATION.match(line):
+        elif match := ITERATION.match(line):
             trains, text = True, f"iteration {match[1]}, {_losses(match[2])}"
             hours = _HOURS.search(match[2])
             left = float(hours[1]) * 3600 if hours else left
@@ -302,9 +302,12 @@ def _tail(path: Path) -> list[str]:
 
 def histories(results: Path) -> Iterator[tuple[str, str]]:
     """What has been trained so far, with the last line of its history; the newest first."""
-    found = [*results.glob("pretrain/*/history.jsonl"), *results.glob("*/pretrain/*/history.jsonl")]
-    found += results.glob("finetune/*/*/fold*/history.jsonl")
-    found += results.glob("*/finetune/*/*/fold*/history.jsonl")
+    found = [
+        path
+        for pattern in HISTORIES
+        for below in (pattern, f"*/{pattern}")
+        for path in results.glob(below)
+    ]
     dated = []
     for path in found:
         with suppress(OSError):  # one that is just being replaced
@@ -366,7 +369,7 @@ def _bar(progress: Progress) -> Table:
 
 
 def _placed(job: Job, folder: Path) -> Job:
-    return job if job.log is None else Job(**{**job.__dict__, "log": folder / job.log})
+    return job if job.log is None else replace(job, log=folder / job.log)
 
 
 def _head(progress: Progress, said: dict[int, Said], folder: Path, log: Path, now: float) -> Text:

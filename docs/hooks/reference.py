@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import yaml
 from meddino import __main__ as command_line
 from meddino import status
 from meddino.config import Study, load
-from meddino.cost import _hours
+from meddino.cost import hours
 from meddino.datasets.options import Dataset
-from meddino.estimate import Assumptions, Effort, Estimator, Figures
+from meddino.estimate import Assumptions, Effort, Estimator, Figures, together
 from meddino.pretrain.meter import PEAK_FLOPS
 from meddino.verbs import VERBS
 
@@ -274,23 +274,22 @@ def cost_tables() -> str:
         if job.rule != "all":
             efforts[job.rule].append(estimator.effort(job))
     for rule, each in efforts.items():
-        total, rate = _sum(each), figures.rules.get(figures.key(rule))
+        total, rate = together(each), figures.rules.get(figures.key(rule))
         lines.append(
-            f"| `{rule}` | {len(each)} | {_hours(total.gpu_s)} | {_hours(total.core_s)} |"
+            f"| `{rule}` | {len(each)} | {hours(total.gpu_s)} | {hours(total.core_s)} |"
             f" {total.disk_gb:,.0f} | {rate.basis if rate else ''} |"
         )
-    total = _sum(effort for each in efforts.values() for effort in each)
+    total = together(effort for each in efforts.values() for effort in each)
     lines.append(
-        f"| **all** | **{sum(map(len, efforts.values()))}** | **{_hours(total.gpu_s)}** |"
-        f" **{_hours(total.core_s)}** | **{total.disk_gb:,.0f}** | |"
+        f"| **all** | **{sum(map(len, efforts.values()))}** | **{hours(total.gpu_s)}** |"
+        f" **{hours(total.core_s)}** | **{total.disk_gb:,.0f}** | |"
     )
     lines += ["", f"On a cluster these are {plan.submissions} submissions. GPU-hours are those of"]
     lines += [f"{figures.gpu}s; by the same operations and shares of the peak, all of it takes", ""]
     lines += ["| GPU | GPU-hours |", "|---|---:|"]
     for gpu in GPUS:
         other = Estimator(study, figures, PEAK_FLOPS[gpu])
-        hours = _hours(_sum(map(other.effort, plan.listed)).gpu_s)
-        lines.append(f"| {gpu} | {hours} |")
+        lines.append(f"| {gpu} | {hours(together(map(other.effort, plan.listed)).gpu_s)} |")
     return "\n".join([*lines, "", *_foundations(figures)])
 
 
@@ -308,10 +307,3 @@ def _foundations(figures: Figures) -> Iterator[str]:
     for rule, rate in figures.rules.items():
         value, known = f"{rate.seconds:g} s a {rate.per}", rate.basis
         yield f"| `{rule}` | {value} | {known} | {_text(rate.source)} |"
-
-
-def _sum(efforts: Iterable[Effort]) -> Effort:
-    total = Effort()
-    for each in efforts:
-        total = total.plus(each)
-    return total

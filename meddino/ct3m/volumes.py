@@ -133,6 +133,21 @@ def read_label(path: Path, like: Volume) -> Volume:
     return replace(volume, array=np.ascontiguousarray(array.astype(kind)))
 
 
+def read_labelled(image: Path, label: Path) -> tuple[Volume, npt.NDArray[Any]]:
+    """Read a converted case: its volume, and its labels on the volume's grid.
+
+    Raises:
+        MeddinoError: one of the two cannot be used.
+    """
+    path = image
+    try:
+        volume = read(path)
+        path = label
+        return volume, read_label(path, volume).array
+    except BadVolume as error:
+        raise MeddinoError(f"{path}: {error}") from error
+
+
 def check_made(path: Path, marker: Path) -> None:
     """Refuse a volume (`.nii.gz`) that an earlier stage made and that is not whole any more.
 

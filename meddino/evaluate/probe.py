@@ -130,13 +130,9 @@ def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slice
     files = read_json(dataset)["dataset"]
     images, labels = [], []
     for case in track(cases, f"{options.source}: reading slices", len(cases)):
-        path = dataset.parent / files[case]["images"][0]
-        try:
-            volume = volumes.read(path)
-            path = dataset.parent / files[case]["label"]
-            label = volumes.read_label(path, volume).array
-        except volumes.BadVolume as error:
-            raise MeddinoError(f"{path}: {error}") from error
+        volume, label = volumes.read_labelled(
+            dataset.parent / files[case]["images"][0], dataset.parent / files[case]["label"]
+        )
         resizer = Resizer.of(
             label.shape[1:],
             volume.spacing_mm[1:],

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from meddino.report.figures import LOSSES
+from meddino.report.figures import LOSSES, mean
 
 Row = dict[str, Any]
 Spec = dict[str, Any]
@@ -55,7 +55,7 @@ MEASURES: dict[str, tuple[str, dict[str, str]]] = {
 EPOCHS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "train_loss": ("Training loss", lambda line: line["train_loss"]),
     "val_loss": ("Validation loss", lambda line: line.get("val_loss")),
-    "pseudo_dice": ("Pseudo Dice (%)", lambda line: _percent(line["pseudo_dice"])),
+    "pseudo_dice": ("Pseudo Dice (%)", lambda line: 100 * mean(line["pseudo_dice"])),
     "lr": ("Learning rate", lambda line: max(line["lr"]) if line.get("lr") else None),
 }
 """Of finetuning, by key: the name of the axis, and its value in a line of `history.jsonl`."""
@@ -403,11 +403,6 @@ def _thinned(points: Iterable[tuple[int, float | None]]) -> list[Row]:
     parts = np.array_split(np.array(known, dtype=np.float64), min(POINTS, len(known)) or 1)
     means = [part.mean(axis=0) for part in parts if len(part)]
     return [{"x": round(float(x)), "y": float(f"{y:.5g}")} for x, y in means]
-
-
-def _percent(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return 100 * float(np.mean(known)) if known else None
 
 
 def case_scores(scores: pd.DataFrame, columns: Mapping[str, tuple[str, float]]) -> Row:

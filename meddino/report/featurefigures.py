@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.core.progress import track
 from meddino.ct3m import volumes
@@ -25,12 +24,13 @@ PANEL = (1.9, 2.0)
 """Width and height of a panel (inches)."""
 
 
-class View:
+class View(NamedTuple):
     """A slice of a validation case, and the patch that is compared with all others."""
 
-    def __init__(self, case: str, structure: str, scene: Scene, point: Point) -> None:
-        """Keep what is looked at."""
-        self.case, self.structure, self.scene, self.point = case, structure, scene, point
+    case: str
+    structure: str
+    scene: Scene
+    point: Point
 
 
 def run(
@@ -75,13 +75,9 @@ def read_view(dataset: Path, case: str, spacing_mm: float) -> View:
     """
     description = read_json(dataset)
     files = description["dataset"][case]
-    path = dataset.parent / files["images"][0]
-    try:
-        volume = volumes.read(path)
-        path = dataset.parent / files["label"]
-        label = volumes.read_label(path, volume).array
-    except volumes.BadVolume as error:
-        raise MeddinoError(f"{path}: {error}") from error
+    volume, label = volumes.read_labelled(
+        dataset.parent / files["images"][0], dataset.parent / files["label"]
+    )
     number = int(np.argmax((label > 0).sum(axis=(1, 2))))
     values = volume.array[number][None].astype(np.float32)
     scene = Scene(values, volume.spacing_mm[1:], spacing_mm)

@@ -92,25 +92,35 @@ def _line(axis: Any, points: Sequence[tuple[float, float]], mark: Mark, label: s
     axis.plot(x, y, mark.dashes, color=mark.colour, lw=mark.width, marker=dots, ms=4, label=label)
 
 
+def chains(probes: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Scores of probes along the chain of checkpoints, by variant of CT-3M.
+
+    What has seen no CT begins the chain of each variant; without any other it is one of its own.
+    """
+    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
+    return {
+        variant: [s for p in probes if p["variant"] in ("none", variant) for s in p["scores"]]
+        for variant in variants or (["none"] if probes else [])
+    }
+
+
 def probe_curves(
     options: PlotOptions, probes: Sequence[dict[str, Any]], path: Path
 ) -> Iterator[Figure]:
     """What each checkpoint of a chain knows of organs, a panel for every variant of CT-3M."""
-    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
     if not probes:
         return
+    by_variant = chains(probes)
     kinds = {"linear": ("linear", "o"), "knn": ("k-NN", "s")}
-    with figure(options.look, path, 1, max(1, len(variants)), (4.6, 3.2)) as axes:
-        for axis, variant in zip(axes.flat, variants or ["none"], strict=True):
-            chain = [p for p in probes if p["variant"] in ("none", variant)]
-            scores = [score for p in chain for score in p["scores"]]
+    with figure(options.look, path, 1, len(by_variant), (4.6, 3.2)) as axes:
+        for axis, (variant, scores) in zip(axes.flat, by_variant.items(), strict=True):
             for probe, (label, marker) in kinds.items():
                 values = [100 * score[probe]["balanced_accuracy"] for score in scores]
                 axis.plot(range(len(values)), values, f"{marker}-", ms=4, label=label)
                 axis.axhline(values[0], color=axis.lines[-1].get_color(), lw=0.8, ls=":")
             names = [_source(options, score["name"]) for score in scores]
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
-            axis.set_title("" if len(variants) < 2 else f"CT-3M: {variant}")
+            axis.set_title("" if len(by_variant) < 2 else f"CT-3M: {variant}")
         axes[0, 0].set_ylabel("balanced accuracy (%)")
         legend(axes[0, 0])
     classes, patches = probes[0]["classes"], probes[0]["patches"]
@@ -140,7 +150,7 @@ def finetuning_curves(
         path = folder / f"finetuning_{benchmark}.png"
         with figure(options.look, path, 1, 2, (4.2, 3.0)) as axes:
             _training(axes[0, 0], options, methods, lambda line: line["train_loss"])
-            _training(axes[0, 1], options, methods, lambda line: 100 * _mean(line["pseudo_dice"]))
+            _training(axes[0, 1], options, methods, lambda line: 100 * mean(line["pseudo_dice"]))
             axes[0, 0].set_title("training loss")
             axes[0, 1].set_title("pseudo Dice (%)")
             legend(axes[0, 1])
@@ -221,6 +231,7 @@ def _strips(
     legend(axis, markerscale=2.5)
 
 
-def _mean(values: list[float | None]) -> float:
+def mean(values: list[float | None]) -> float:
+    """Of the values that are known; NaN where none is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")

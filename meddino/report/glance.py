@@ -85,25 +85,30 @@ def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, A
     ]
 
 
-def steps(summary: dict[str, Any], card: dict[str, Any], scores: pd.DataFrame) -> list[Any]:
-    """The pipeline as boxes: `title`, `what` it does, `found`, and `wall_s` of all its jobs."""
+def steps(summary: dict[str, Any], card: dict[str, Any], counts: dict[str, Any]) -> list[Any]:
+    """The pipeline as boxes: `title`, `what` it does, `found`, and `wall_s` of all its jobs.
+
+    Args:
+        summary: of the records of all jobs.
+        card: the data card.
+        counts: `models`, `cases` of each benchmark, and `scores`, as `report` counts them.
+    """
     took = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
     volumes, slices = (sum(d[key] for d in card["datasets"]) for key in ("volumes", "slices"))
-    runs = len(scores[["benchmark", "method", "fold"]].drop_duplicates())
-    cases = len(scores.drop_duplicates(["benchmark", "case"]))
     jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
     drawn = [
-        ("Fetch", "public CT datasets", _counted(len(card["datasets"]), "dataset"),
+        ("Fetch", "public CT datasets", counted(len(card["datasets"]), "dataset"),
          ("fetch", "phantom")),
         ("Curate", "axial slices, copies found",
-         f"{_counted(volumes, 'volume')}, {_counted(slices, 'slice')}",
+         f"{counted(volumes, 'volume')}, {counted(slices, 'slice')}",
          ("slices", "duplicates", "index", "card")),
-        ("Pretrain", "DINOv3 on CT, stage by stage", _counted(jobs.get("pretrain", 0), "stage"),
+        ("Pretrain", "DINOv3 on CT, stage by stage", counted(jobs.get("pretrain", 0), "stage"),
          ("pretrain", "leaves", "weights")),
-        ("Finetune", "each method, inside nnU-Net", _counted(runs, "model"),
+        ("Finetune", "each method, inside nnU-Net", counted(counts["models"], "model"),
          ("convert", "plan", "preprocess", "finetune")),
-        ("Segment", "validation cases", _counted(cases, "case"), ("predict",)),
-        ("Score", "DSC and NSD, beside the paper", _counted(len(scores), "score"),
+        ("Segment", "validation cases", counted(sum(counts["cases"].values()), "case"),
+         ("predict",)),
+        ("Score", "DSC and NSD, beside the paper", counted(counts["scores"], "score"),
          ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
     ]  # fmt: skip
     return [
@@ -112,7 +117,8 @@ def steps(summary: dict[str, Any], card: dict[str, Any], scores: pd.DataFrame) -
     ]
 
 
-def _counted(count: int, name: str) -> str:
+def counted(count: int, name: str) -> str:
+    """A number with its noun: `1 slice`, `1,100 slices`."""
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 

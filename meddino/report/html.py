@@ -18,20 +18,27 @@ from PIL import Image
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, read_lines, sha256
 from meddino.evaluate import merge
-from meddino.report import charts, glance, tables
+from meddino.report import charts, glance, pictures, tables
+from meddino.report.figures import chains
 from meddino.report.options import ReportOptions
-from meddino.report.overlay import SUFFIX
+from meddino.report.overlay import SUFFIX, encoded
 
 TEMPLATES = Path(__file__).with_name("templates")
-METRICS = {"DSC": ("dsc_paper", 100.0), "NSD": ("nsd_paper", 100.0), "HD95": ("hd95_mm", 1.0)}
+SHOWN = {name: tables.METRICS[name] for name in ("DSC", "NSD", "HD95")}
+METRICS = {
+    name: (metric.column.format(protocol="paper"), 100.0 if metric.unit == "%" else 1.0)
+    for name, metric in SHOWN.items()
+}
 """What cases and structures are shown by: the column of the scores, and its factor."""
-AXES = {"DSC": "DSC (%)", "NSD": "NSD (%)", "HD95": "HD95 (mm)"}
+AXES = {name: f"{name} ({metric.unit})" for name, metric in SHOWN.items()}
 CHARTED = ("pretraining", "probe", "finetuning_", "scores_", "overlap")
 """How the files of those figures begin that the page draws as charts, from the same numbers."""
 COLUMNS = 4
 """Columns of the paper's that fit beside each other; of more, each metric is a table of its own."""
 WIDEST = 1800
 """Pixels of a figure in the page; the file keeps all."""
+FINE = 85
+"""Quality of figures, whose lines and letters are to stay sharp."""
 MEDIA = {".webp": "image/webp", ".png": "image/png"}
 
 
@@ -74,6 +81,7 @@ def run(
     scored = _scored(scores)
     records = list(made["records"].values())
     rows = pd.concat(map(_rows, tables), ignore_index=True)
+    counts = _counts(options, scored)
     drawn = {
         **_table_charts(options, rows),
         **_case_charts(options, scored),
@@ -89,11 +97,11 @@ def run(
         "effort": glance.effort(records, options.prices),
         "hosts": glance.hosts(records),
         "stages": glance.stages(records, options.stages),
-        "steps": glance.steps(made["summary"], data, scored),
+        "steps": glance.steps(made["summary"], data, counts),
         "headlines": glance.headlines(options, rows),
         "commands": glance.commands(records),
         "names": options,
-        "counts": _counts(options, scored),
+        "counts": counts,
         "tables": [_table(options, part) for _, part in rows.groupby("table", sort=False)],
         "structures": _structures(options, scored),
         "figures": _figures([card.with_name("figures.json"), *figures]),
@@ -122,6 +130,7 @@ def render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals["counted"] = glance.counted
     environment.filters |= {
         "duration": glance.duration,
         "signed": lambda value: f"{value:+.2f}".replace("-", "\N{MINUS SIGN}"),
@@ -280,34 +289,34 @@ def _by_benchmark(scores: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
 
 
 def _counts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, Any]:
-    """What was finetuned and scored: number of models, methods, and cases of each benchmark."""
+    """What was finetuned and scored: models, methods, cases of each benchmark, and scores."""
     cases = scores.drop_duplicates(["benchmark", "case"]).groupby("benchmark", sort=False).size()
     return {
         "models": len(scores[["benchmark", "method", "fold"]].drop_duplicates()),
         "methods": _series(options, scores["method"]),
         "cases": {str(name): int(count) for name, count in cases.items()},
+        "scores": len(scores),
     }
 
 
 def _scores(options: ReportOptions, benchmark: str, scores: pd.DataFrame) -> dict[str, Any]:
     """A benchmark's cases for the page's charts, with names as printed."""
-    ordered = scores.assign(place=scores["method"].map(_places(options, scores)))
+    places = {name: place for place, name in enumerate(_ordered(options, scores["method"]))}
+    ordered = scores.assign(place=scores["method"].map(places))
     found = charts.case_scores(ordered.sort_values("place", kind="stable"), METRICS)
     labels = [options.methods.get(method, method) for method in found["methods"]]
     return {**found, "labels": labels, "label": options.benchmarks.get(benchmark, benchmark)}
 
 
-def _places(options: ReportOptions, scores: pd.DataFrame) -> dict[str, int]:
-    """Order of the methods: the configuration's; those that it does not name come last."""
-    names = [*options.order, *sorted(set(scores["method"]) - set(options.order))]
-    return {name: place for place, name in enumerate(names)}
+def _ordered(options: ReportOptions, methods: Iterable[str]) -> list[str]:
+    """Methods in the configuration's order; those that it does not name come last."""
+    used = set(methods)
+    return [name for name in options.order if name in used] + sorted(used - set(options.order))
 
 
 def _series(options: ReportOptions, methods: Iterable[str]) -> list[str]:
     """Names of methods that ran, in order: each has the colour of its place in all charts."""
-    used = set(methods)
-    names = [*options.order, *sorted(used - set(options.order))]
-    return [options.methods.get(name, name) for name in names if name in used]
+    return [options.methods.get(name, name) for name in _ordered(options, methods)]
 
 
 def _case_charts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, charts.Chart]:
@@ -380,10 +389,7 @@ def _pretraining_charts(options: ReportOptions, histories: list[Path]) -> dict[s
 
 def _finetuning_charts(options: ReportOptions, histories: list[Path]) -> dict[str, charts.Chart]:
     """By `finetuning/<benchmark>/<measure>`; of several folds the first is shown."""
-    runs: dict[str, dict[str, Path]] = {}
-    for path in histories:
-        benchmark, method = path.parts[-4:-2]
-        runs.setdefault(benchmark, {}).setdefault(method, path)
+    runs = pictures.by_benchmark(histories)
     series = _series(options, [method for part in runs.values() for method in part])
     return {
         f"finetuning/{benchmark}/{key}": chart
@@ -398,17 +404,14 @@ def _finetuning_charts(options: ReportOptions, histories: list[Path]) -> dict[st
 
 def _probe_charts(options: ReportOptions, probes: list[dict[str, Any]]) -> dict[str, charts.Chart]:
     """By `probe/<variant>`: the chain of each variant of CT-3M."""
-    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
     made = {}
-    for variant in variants or (["none"] if probes else []):
+    for variant, scores in chains(probes).items():
         chain = [
             {
                 "checkpoint": _checkpoint(options, score["name"]),
                 **{k: round(100 * score[k]["balanced_accuracy"], 2) for k in ("linear", "knn")},
             }
-            for probe in probes
-            if probe["variant"] in ("none", variant)
-            for score in probe["scores"]
+            for score in scores
         ]
         made[f"probe/{variant}"] = charts.probes(chain, len(probes[0]["classes"]))
     return made
@@ -462,19 +465,13 @@ def _shrunk(png: bytes) -> dict[str, Any]:
         picture = Image.open(io.BytesIO(png)).convert("RGB")
     except OSError as error:
         raise MeddinoError(f"a figure is damaged ({error}); run `figures` again") from error
-    forms = {"image/png": png}
-    if picture.width > WIDEST:
+    whole = picture.width <= WIDEST
+    if not whole:
         height = round(picture.height * WIDEST / picture.width)
         picture = picture.resize((WIDEST, height), Image.Resampling.LANCZOS)
-        forms.clear()
-    if SUFFIX == ".webp":
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=85, method=4)
-        forms["image/webp"] = buffer.getvalue()
-    if not forms:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
-        forms["image/png"] = buffer.getvalue()
+    forms = {MEDIA[SUFFIX]: encoded(picture, FINE)}
+    if whole:
+        forms["image/png"] = png
     kind, content = min(forms.items(), key=lambda item: len(item[1]))
     return {"uri": _uri(content, kind), "width": picture.width, "height": picture.height}
 

@@ -2,12 +2,16 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 from PIL import Image, features
 
+from meddino.core.errors import MeddinoError
+from meddino.ct3m import volumes
 from meddino.report.style import grey
 
 SUFFIX = ".webp" if features.check("webp") else ".png"
@@ -29,6 +33,32 @@ def colours(palette: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     shades = [colour + (255 - colour) * share for share in LIGHTER for colour in base]
     texts = ["#" + "".join(f"{round(float(part)):02x}" for part in shade) for shade in shades]
     return {name: texts[number % len(texts)] for number, name in enumerate(names)}
+
+
+def read_case(
+    dataset: Path, description: dict[str, Any], case: str
+) -> tuple[sitk.Image, sitk.Image]:
+    """A case's image and reference.
+
+    Args:
+        dataset: nnU-Net's raw `dataset.json`, beside its images and labels.
+        description: what it holds.
+        case: its name.
+
+    Raises:
+        MeddinoError: there is no such case, or a file is missing or damaged.
+    """
+    try:
+        files = description["dataset"][case]
+    except KeyError as error:
+        raise MeddinoError(
+            f"{dataset} has no case {case!r}, which was scored; run convert and what follows again"
+        ) from error
+    image, reference = (
+        volumes.read_made(dataset.parent / name, dataset)
+        for name in (files["images"][0], files["label"])
+    )
+    return image, reference
 
 
 def telling_slice(labels: npt.NDArray[Any]) -> int:
@@ -55,7 +85,7 @@ def image(hu: npt.NDArray[Any], window: tuple[float, float], size: tuple[int, in
         size: (width, height) of the picture, px.
     """
     pixels = np.round(grey(hu, window) * 255).astype(np.uint8)
-    return _encoded(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), exact=False)
+    return encoded(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), QUALITY)
 
 
 def layer(labels: npt.NDArray[Any], colour_of: Mapping[int, str], size: tuple[int, int]) -> bytes:
@@ -69,7 +99,7 @@ def layer(labels: npt.NDArray[Any], colour_of: Mapping[int, str], size: tuple[in
     pixels = np.zeros((*labels.shape, 4), np.uint8)
     for value, colour in colour_of.items():
         pixels[labels == value] = [*bytes.fromhex(colour[1:]), 255]
-    return _encoded(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), exact=True)
+    return encoded(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), None)
 
 
 def fitted(
@@ -87,12 +117,13 @@ def fitted(
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _encoded(picture: Image.Image, *, exact: bool) -> bytes:
+def encoded(picture: Image.Image, quality: int | None) -> bytes:
+    """A picture as the bytes of a file named `SUFFIX`; without loss where no `quality` is given."""
     buffer = io.BytesIO()
     if SUFFIX == ".png":
         picture.save(buffer, "PNG", optimize=True)
-    elif exact:
+    elif quality is None:
         picture.save(buffer, "WEBP", lossless=True, quality=100, method=4)
     else:
-        picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+        picture.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()

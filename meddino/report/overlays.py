@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 import SimpleITK as sitk
 
-from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
 from meddino.ct3m import volumes
@@ -50,7 +49,7 @@ def run(
             options,
             number,
             case,
-            _files(description, dataset, case),
+            overlay.read_case(dataset, description, case),
             dict(_predicted(predictions, case)),
             {labels[name]: colour for name, colour in colours.items()},
             output.parent,
@@ -83,21 +82,6 @@ def _clear(folder: Path) -> None:
     for suffix in (".webp", ".png"):
         for path in folder.glob(f"*{suffix}"):
             path.unlink()
-
-
-def _files(description: dict[str, Any], dataset: Path, case: str) -> tuple[sitk.Image, sitk.Image]:
-    """A case's image and reference."""
-    try:
-        files = description["dataset"][case]
-    except KeyError as error:
-        raise MeddinoError(
-            f"{dataset} has no case {case!r}, which was scored; run convert and what follows again"
-        ) from error
-    image, reference = (
-        volumes.read_made(dataset.parent / name, dataset)
-        for name in (files["images"][0], files["label"])
-    )
-    return image, reference
 
 
 def _predicted(predictions: list[Path], case: str) -> Iterator[tuple[str, Path]]:

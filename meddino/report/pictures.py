@@ -13,8 +13,8 @@ import SimpleITK as sitk
 
 from meddino.core.files import read_json
 from meddino.ct3m import volumes
-from meddino.report.options import FigureOptions, PlotOptions
-from meddino.report.overlay import telling_slice
+from meddino.report import overlay
+from meddino.report.options import PlotOptions
 from meddino.report.style import MUTED, Figure, bare, body, figure, grey
 
 OPACITY = 0.45
@@ -123,7 +123,7 @@ def _benchmark(
     description = read_json(dataset)
     structures = {value: name for name, value in description["labels"].items() if value}
     structures = dict(sorted(structures.items()))
-    colours = _palette(options.look, max(structures))
+    colours = _by_label(structures, overlay.colours(options.look.colours, [*structures.values()]))
     path = folder / f"predictions_{benchmark}.png"
     lines = ceil((2 + len(runs)) / PANELS_A_ROW)
     columns = ceil((2 + len(runs)) / lines)
@@ -156,12 +156,8 @@ def _case(
     colours: npt.NDArray[np.float32],
 ) -> set[int]:
     """Draw one case; return the labels that are seen."""
-    files = description["dataset"][chosen.case]
-    image, reference = (
-        volumes.read_made(dataset.parent / name, dataset)
-        for name in (files["images"][0], files["label"])
-    )
-    number = telling_slice(sitk.GetArrayViewFromImage(reference))
+    image, reference = overlay.read_case(dataset, description, chosen.case)
+    number = overlay.telling_slice(sitk.GetArrayViewFromImage(reference))
     spacing = image.GetSpacing()
     pixels = sitk.GetArrayFromImage(image)[number]
     window = _around(body(pixels)) if pixels.min() < 0 else (slice(None), slice(None))
@@ -221,9 +217,9 @@ def _legend(drawn: Any, structures: dict[int, str], colours: npt.NDArray[np.floa
     drawn.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
 
 
-def _palette(options: FigureOptions, labels: int) -> npt.NDArray[np.float32]:
-    """Colour of every label, RGB from 0 to 1; the palette is repeated, lighter, where too short."""
-    base = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in options.colours]) / 255
-    rounds = [base + (1 - base) * share for share in (0.0, 0.5)]
-    tiled = np.resize(np.concatenate(rounds), (labels, 3))
-    return np.concatenate([np.zeros((1, 3)), tiled]).astype(np.float32)
+def _by_label(structures: dict[int, str], colour_of: dict[str, str]) -> npt.NDArray[np.float32]:
+    """Colour of every label, RGB from 0 to 1, by its value."""
+    found = np.zeros((max(structures) + 1, 3), np.float32)
+    for value, name in structures.items():
+        found[value] = [part / 255 for part in bytes.fromhex(colour_of[name][1:])]
+    return found
