@@ -43,8 +43,8 @@ check: setup  ## formatting, types, import layers, schema and revisions
 	@mypy
 	@lint-imports
 	@snakefmt --check workflow
-	@python -m meddino.schema --check
-	@python -m meddino.fingerprint
+	@python -m meddino.study.schema --check
+	@python -m meddino.pipeline.fingerprint
 
 format: setup  ## format Python and Snakemake files
 	@ruff format . && ruff check --fix . && snakefmt workflow
@@ -62,10 +62,10 @@ verify: setup  ## read all results again and compare them with their records
 	@python -m meddino verify
 
 accept: setup  ## take edited code as giving the same results
-	@python -m meddino.fingerprint --accept
+	@python -m meddino.pipeline.fingerprint --accept
 
 schema: setup  ## write workflow/schemas/config.schema.yaml from the options
-	@python -m meddino.schema
+	@python -m meddino.study.schema
 
 rulegraph: setup  ## write docs/rulegraph.md from the workflow
 	@mkdir -p docs

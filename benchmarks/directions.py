@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from meddino.config import load
 from meddino.evaluate import statistics
-from meddino.report.tables import case_values
+from meddino.report.tables.tables import case_values
+from meddino.study.model import load
 
 OVERLAYS = ["profiles/demo/study.yaml", "profiles/directions/study.yaml"]
 STEPS = {

@@ -31,7 +31,6 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from phantoms import scanned
 
-from meddino.config import load
 from meddino.core.files import read_json, write_json
 from meddino.datasets.options import Layout
 from meddino.datasets.phantom.layouts import HABITS, labels_of
@@ -51,6 +50,7 @@ from meddino.finetune.settings import Settings, read_settings, write_settings
 from meddino.finetune.trainer import StudyTrainer
 from meddino.models.architectures import ARCHITECTURES, named
 from meddino.models.device import choose
+from meddino.study.model import load
 
 STUDY = load([Path(__file__).parents[1] / "config.yaml"])
 CONFIGURATION = "2d_large"

@@ -20,7 +20,7 @@ from phantoms import indexed, scanned
 from meddino.evaluate import probe
 from meddino.evaluate.options import Probe, ProbeOptions
 from meddino.models import load_backbone
-from meddino.pretrain import loop, quality
+from meddino.pretrain import pretrain, quality
 from meddino.pretrain.options import (
     Augmentation,
     Head,
@@ -112,7 +112,7 @@ def run(folder: Path, stages: dict[str, StageOptions], seed: int) -> None:
             "state": folder / "state",
             "output": folder / name / "history.jsonl",
         }
-        loop.run(PretrainOptions(name=name, backbone="vittiny8", stage=stage), **given)
+        pretrain.run(PretrainOptions(name=name, backbone="vittiny8", stage=stage), **given)
         reference = load_backbone(files["gram_teacher"])
         for iteration in stage.snapshots:
             vit = load_backbone(folder / name / f"{iteration:06d}.pth")

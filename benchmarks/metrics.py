@@ -25,7 +25,7 @@ import SimpleITK as sitk
 from phantoms import scanned
 from scipy import ndimage
 
-from meddino.evaluate import score, surface
+from meddino.evaluate import evaluate, surface
 from meddino.evaluate.options import EvaluateOptions, Evaluation
 
 STRUCTURES = 15
@@ -104,7 +104,7 @@ def _meddino(reference: sitk.Image, predicted: sitk.Image) -> Scores:
         evaluation=Evaluation(tolerance_mm=TOLERANCE_MM),
     )
     labels = {str(label): label for label in _labels(reference)}
-    found = score.score_case(reference, predicted, labels, options)
+    found = evaluate.score_case(reference, predicted, labels, options)
     return {n: (s["dsc_area"], s["nsd_area"], s["hd95_mm"]) for n, s in found.items()}
 
 

@@ -28,7 +28,6 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from phantoms import scanned
 
-from meddino.config import load as load_study
 from meddino.finetune import model
 from meddino.finetune.networks import build_network
 from meddino.finetune.nnunet import quiet
@@ -37,6 +36,7 @@ from meddino.finetune.segmenter import Segmenter
 from meddino.finetune.settings import Settings, write_settings
 from meddino.models.architectures import ARCHITECTURES, named
 from meddino.models.device import choose
+from meddino.study.model import load as load_study
 
 STUDY = load_study([Path(__file__).parents[1] / "config.yaml"])
 CLASSES, IMAGE_PX = 16, 512

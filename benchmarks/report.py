@@ -28,11 +28,13 @@ from phantoms import scanned
 from PIL import Image
 from selenium import webdriver
 
-from meddino.config import Study, load
 from meddino.core.files import read_json, write_json, write_lines
-from meddino.report import figures, html, overlays, tables
-from meddino.report.card import PAPER_SLICES
-from meddino.report.style import bare, figure, grey
+from meddino.report.cards.card import PAPER_SLICES
+from meddino.report.figures import figures, overlays
+from meddino.report.figures.style import bare, figure, grey
+from meddino.report.page import report
+from meddino.report.tables import tables
+from meddino.study.model import Study, load
 
 CASES = {"amos22": 72, "btcv": 6, "kits23": 98, "lits": 26}
 """Validation cases of one fold, an 80/20 split of docs/datasets.md's labelled cases."""
@@ -58,7 +60,7 @@ def main() -> None:
         study = load([Path(__file__).parents[1] / "config.yaml"])
         files = made(study, root)
         started = time.monotonic()
-        html.run(study.report_options(), **files, output=root / "report.html")
+        report.run(study.report_options(), **files, output=root / "report.html")
         took = time.monotonic() - started
         shown = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
         charts = peer_charts(study, files, root)
@@ -68,7 +70,7 @@ def main() -> None:
             "pictures": root / "pictures.html",
             "pictures, no cases": root / "charts.html",
         }
-        html.run(
+        report.run(
             study.report_options(), **{**files, "overlays": []}, output=pages["report, no cases"]
         )
         write_peer(pages["pictures, no cases"], files, charts, [])
@@ -78,10 +80,10 @@ def main() -> None:
     print(
         f"{cases} cases of {sum(CASES.values())}, {len(study.runs())} runs; written in {took:.0f} s"
     )
-    report(pages, times)
+    compare(pages, times)
 
 
-def report(pages: dict[str, Path], times: dict[Path, Times]) -> None:
+def compare(pages: dict[str, Path], times: dict[Path, Times]) -> None:
     """Print the table; ratios are the peer's over ours."""
     print("| page | MB | loaded (s) | all drawn (s) |\n|---|---:|---:|---:|")
     numbers = {n: (SIZES[p] / 1e6, *times[p]) for n, p in pages.items()}
@@ -167,7 +169,7 @@ def scored(study: Study, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def stage_lines(iterations: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    keys = [key for _, names in html.charts.MEASURES.values() for key in names]
+    keys = [key for _, names in report.charts.MEASURES.values() for key in names]
     steps = range(20, iterations + 1, 20)
     noise = rng.normal(size=(len(steps), len(keys)))
     return [

@@ -12,10 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from meddino import __version__, verbs
+from meddino import __version__
 from meddino.core.errors import MeddinoError
-from meddino.recorder import recorded
-from meddino.verbs import VERBS
+from meddino.pipeline import verbs
+from meddino.pipeline.recorder import recorded
+from meddino.pipeline.verbs import VERBS
 
 EXTRAS = {"altair": "report", "submitit": "slurm", "vl_convert": "report"}
 """Packages that only some verbs need, and the extra of this project that installs each."""
@@ -86,7 +87,7 @@ def _run(name: str, arguments: list[str]) -> None:
     if raw is not None:
         options = verbs.parse_options(_hints(run)["options"], raw)
     else:
-        from meddino.config import load
+        from meddino.study.model import load
 
         missing = [key for key, value in selectors.items() if value is None]
         if missing:

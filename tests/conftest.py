@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 LOCALE = locale.setlocale(locale.LC_ALL)
 
 

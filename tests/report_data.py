@@ -13,7 +13,8 @@ import torch
 from meddino.core.files import write_json
 from meddino.ct3m import duplicates, index
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions
-from meddino.report import card, figures, html, overlays, provenance
+from meddino.report.cards import card, provenance
+from meddino.report.figures import figures, overlays
 from meddino.report.options import (
     CardOptions,
     FigureOptions,
@@ -24,6 +25,7 @@ from meddino.report.options import (
     Table,
     TableOptions,
 )
+from meddino.report.page import report as page
 
 METHODS = ("nnunet", "meddinov3")
 SCRIPT = "</script><script>alert(1)</script>"
@@ -232,5 +234,5 @@ def drawn(study: dict[str, Any]) -> None:
 def report(study: dict[str, Any], name: str = "report.html", **changes: Any) -> Path:
     """Write the report with other files, and give its path."""
     output = study["root"] / name
-    html.run(told(), **{**study["report"], **changes}, output=output)
+    page.run(told(), **{**study["report"], **changes}, output=output)
     return output

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from meddino import __main__ as command_line
-from meddino import status
-from meddino.config import Study, load
-from meddino.cost import hours
+from meddino.cli import status
+from meddino.cli.cost import hours
+from meddino.cli.estimate import Assumptions, Effort, Estimator, Figures, together
 from meddino.datasets.options import Dataset
-from meddino.estimate import Assumptions, Effort, Estimator, Figures, together
+from meddino.pipeline.verbs import VERBS
 from meddino.pretrain.meter import PEAK_FLOPS
-from meddino.verbs import VERBS
+from meddino.study.model import Study, load
 
 ROOT = Path(__file__).parents[2]
 PAPER = "config.yaml"
@@ -239,10 +239,10 @@ def _columns(width: int) -> Iterator[None]:
 PUBLIC = {
     "Segmenting": ["meddino.finetune.segmenter"],
     "Backbones and checkpoints": ["meddino.models", "meddino.models.export"],
-    "Slices": ["meddino.ct3m.shards", "meddino.ct3m.loader", "meddino.ct3m.volumes"],
+    "Slices": ["meddino.ct3m.shards", "meddino.ct3m.loader", "meddino.volumes.reader"],
     "Metrics": ["meddino.evaluate.surface", "meddino.evaluate.statistics"],
     "Quality of features": ["meddino.pretrain.quality"],
-    "Configuration": ["meddino.config", "meddino.verbs"],
+    "Configuration": ["meddino.study.model", "meddino.pipeline.verbs"],
     "Files and errors": ["meddino.core.files", "meddino.core.errors"],
 }
 """Modules that are meant to be used from Python, by what one would look for."""

@@ -22,8 +22,8 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
 from meddino.core.progress import track
 from meddino.ct3m import perceptual, shards
-from meddino.ct3m.hounsfield import BODY_HU
 from meddino.ct3m.options import Duplicates, DuplicatesOptions
+from meddino.volumes.hounsfield import BODY_HU
 
 BANDS, VALUES, STEP_HU = 4, 32, 24
 """A key is the lowest frequencies in steps of so many HU. Where a value lies close to the edge of

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
+from meddino.core.parquet import read_frame
 from meddino.ct3m import copies, shards
 from meddino.ct3m.options import IndexOptions
-from meddino.ct3m.parquet import read_frame
 
 COUNTED = ("volumes", "slices", "air_slices", "other_modality")
 """Counts of the chunks' reports that are summed up."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meddino.ct3m.resample import linear
 from meddino.ct3m.shards import FREQUENCIES
+from meddino.volumes.resample import linear
 
 SHRUNK_PX = 32
 """Side that a slice is shrunk to first, whatever its matrix and spacing."""

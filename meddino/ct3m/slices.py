@@ -13,16 +13,16 @@ import numpy.typing as npt
 
 from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
-from meddino.ct3m import volumes
-from meddino.ct3m.badvolume import BadVolume
-from meddino.ct3m.hounsfield import BODY_HU
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
-from meddino.ct3m.resample import Resizer
 from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside
-from meddino.ct3m.volumes import Volume
 from meddino.datasets.cases import Case
 from meddino.datasets.fetch import raw_root
+from meddino.volumes import reader
+from meddino.volumes.errors import BadVolume
+from meddino.volumes.hounsfield import BODY_HU
+from meddino.volumes.reader import Volume
+from meddino.volumes.resample import Resizer
 
 MR_MIN_RANGE = 32
 """MR is stored in whole numbers; fewer steps than this would lose the image."""
@@ -107,7 +107,7 @@ def read_checked(case: Case, curation: Curation) -> Volume:
     Raises:
         BadVolume: it cannot be read, cannot be trusted, or is beyond a limit.
     """
-    volume = volumes.read(case.image, hu=case.modality == "CT")
+    volume = reader.read(case.image, hu=case.modality == "CT")
     if volume.oblique_deg > curation.max_oblique_deg:
         raise BadVolume(
             f"slices are oblique: tilted by {volume.oblique_deg:.1f} degrees from the axial plane,"

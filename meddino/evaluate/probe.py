@@ -21,14 +21,14 @@ from sklearn.preprocessing import StandardScaler
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.core.progress import track
-from meddino.ct3m import volumes
-from meddino.ct3m.resample import Resizer
 from meddino.evaluate.options import ProbeOptions
-from meddino.models import weights
+from meddino.models import loading
 from meddino.models.architectures import named
 from meddino.models.device import choose
 from meddino.models.vit import VisionTransformer, build
 from meddino.pretrain.crops import as_input
+from meddino.volumes import reader
+from meddino.volumes.resample import Resizer
 
 BATCH = 16
 SHRINKAGE = 1.0
@@ -114,9 +114,9 @@ def backbones(
         torch.manual_seed(options.probe.seed)
         yield options.source, build(options.backbone).eval()
     for path in checkpoints:
-        content = weights.read(path)
-        vit = weights.load_backbone(content)
-        weights.check_size(vit.architecture, options.backbone, str(path), "pretrain.backbone")
+        content = loading.read(path)
+        vit = loading.load_backbone(content)
+        loading.check_size(vit.architecture, options.backbone, str(path), "pretrain.backbone")
         meta = content.get("meta", {})
         yield f"{meta['stage']}@{meta['iteration']}" if "stage" in meta else path.stem, vit
 
@@ -130,7 +130,7 @@ def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slice
     files = read_json(dataset)["dataset"]
     images, labels = [], []
     for case in track(cases, f"{options.source}: reading slices", len(cases)):
-        volume, label = volumes.read_labelled(
+        volume, label = reader.read_labelled(
             dataset.parent / files[case]["images"][0], dataset.parent / files[case]["label"]
         )
         resizer = Resizer.of(

@@ -13,10 +13,10 @@ from sklearn.model_selection import KFold
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
-from meddino.ct3m import volumes
 from meddino.datasets.cases import Case
 from meddino.datasets.fetch import raw_root
 from meddino.finetune.options import Benchmark, ConvertOptions
+from meddino.volumes import reader
 
 SPLIT_SEED = 12345  # nnU-Net's
 ENDING = ".nii.gz"
@@ -76,11 +76,11 @@ def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
     assert case.label is not None, "only labelled cases are converted"
     path = case.image
     try:
-        volume = volumes.read(case.image, hu=case.modality == "CT")
+        volume = reader.read(case.image, hu=case.modality == "CT")
         path = case.label
-        label = volumes.read_label(case.label, volume)
+        label = reader.read_label(case.label, volume)
         mapped = map_labels(label.array, benchmark)
-    except volumes.BadVolume as error:
+    except reader.BadVolume as error:
         return Rejected(case.id, str(path), str(error))
     for part, image in (
         ("images", volume.image()),
@@ -109,7 +109,7 @@ def map_labels(
     known = {0, *(value for ids in benchmark.labels.values() for value in ids)}
     unknown = [f"{value:g}" for value in np.unique(values) if value not in known]
     if unknown:
-        raise volumes.BadVolume(
+        raise reader.BadVolume(
             f"label value {', '.join(unknown)} is not in the benchmark's label map; add it to"
             " `labels` of this benchmark, or leave the case out"
         )

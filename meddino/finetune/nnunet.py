@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from meddino.core.files import read_json
-from meddino.ct3m.volumes import check_made
+from meddino.volumes.reader import check_made
 
 
 @contextmanager

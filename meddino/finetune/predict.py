@@ -7,10 +7,10 @@ import SimpleITK as sitk
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
-from meddino.ct3m.volumes import read_made
 from meddino.finetune.failures import explained
 from meddino.finetune.options import PredictOptions
 from meddino.finetune.segmenter import Segmenter
+from meddino.volumes.reader import read_made
 
 
 @explained("take a GPU with more memory, prediction.device: cpu, or a job with more memory")

@@ -14,12 +14,12 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from meddino.core.errors import MeddinoError
-from meddino.ct3m import volumes
 from meddino.finetune.failures import explained
 from meddino.finetune.model import Model, load
 from meddino.finetune.nnunet import quiet
 from meddino.finetune.options import Prediction
 from meddino.models.device import choose
+from meddino.volumes import reader
 
 SLAB = 4
 """Slices whose logits are in memory at a time, in each thread that resamples."""
@@ -145,20 +145,20 @@ class Segmenter:
         labels = plans.get_label_manager(self.model.dataset_json)
         result[:] = np.asarray(labels.convert_logits_to_segmentation(resampled))
 
-    def _read(self, path: Path) -> volumes.Volume:
+    def _read(self, path: Path) -> reader.Volume:
         """Read a volume as `convert` reads it for training."""
         channel = self.model.channel.upper()
         try:
             if "CT" not in channel:
-                return volumes.read(path, hu=False)
+                return reader.read(path, hu=False)
             try:
-                return volumes.read(path)
-            except volumes.BadVolume:
+                return reader.read(path)
+            except reader.BadVolume:
                 if channel == "CT":
                     raise
                 # Trained on both: what is no CT is read as MR, which has no scale to check.
-                return volumes.read(path, hu=False)
-        except volumes.BadVolume as error:
+                return reader.read(path, hu=False)
+        except reader.BadVolume as error:
             raise MeddinoError(f"{path} (for a model of {channel}): {error}") from error
 
 

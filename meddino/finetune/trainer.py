@@ -25,7 +25,7 @@ from meddino.finetune.snapshot import restore, seed_everything, snapshot, unwrap
 from meddino.finetune.vit import read_start, start_of
 from meddino.models import checkpoints
 from meddino.models.distributed import Team
-from meddino.models.weights import load_strictly
+from meddino.models.loading import load_strictly
 
 nnunet_dataset.load_pickle = load_pickle  # its own would run whatever a file of a case holds
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from meddino.core.errors import MeddinoError
 from meddino.finetune.options import Method
 from meddino.finetune.settings import Settings
-from meddino.models import weights
+from meddino.models import loading
 from meddino.models.architectures import library_of, named
 from meddino.models.vit import build
 
@@ -67,7 +67,7 @@ def read_start(path: Path | None, method: Method) -> tuple[dict[str, Any], dict[
     if path is None:
         return {}, {}
     if method.network == "segformer":
-        return {}, _of_kind(weights.read(path), "segformer", path)
+        return {}, _of_kind(loading.read(path), "segformer", path)
     return _read_ours(path, method)
 
 
@@ -82,7 +82,7 @@ def _read_library(path: Path | None, method: Method) -> tuple[dict[str, Any], di
     backbone = str(method.backbone)
     if path is None:
         return library.describe(backbone), {}
-    content = weights.read(path)
+    content = loading.read(path)
     tensors = _of_kind(content, backbone, path)
     description: dict[str, Any] = content["meta"]["description"]
     return description, {f"model.{key}": value for key, value in tensors.items()}
@@ -100,8 +100,8 @@ def _of_kind(content: Mapping[str, Any], kind: str, path: Path) -> dict[str, Ten
 
 def _read_ours(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
     assert method.backbone is not None, "Method demands a backbone for these networks"
-    vit = weights.load_backbone(path)
-    weights.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
+    vit = loading.load_backbone(path)
+    loading.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
     asked = _asked(method)
     found, usual = asdict(vit.architecture) | asked, asdict(named(method.backbone))
     # Used for local crops in pretraining only.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.models import library, weights
+from meddino.models import library, loading
 from meddino.models.options import DINOV3
 
 
@@ -24,22 +24,22 @@ def load(path: Path) -> Backbone:
     """Load the ViT of a checkpoint, whatever layout it has.
 
     Args:
-        path: what `weights.load_backbone` takes; a file that the verb `weights` has made of a ViT
+        path: what `loading.load_backbone` takes; a file that the verb `weights` has made of a ViT
             of a library; or a folder of timm or transformers whose `config.json` names their ViT.
 
     Raises:
         MeddinoError: it cannot be read, or holds no plain ViT.
     """
-    file = weights.file_of(path)
+    file = loading.file_of(path)
     beside = file.with_name("config.json")
     if path.is_dir() and (foreign := _foreign(beside)):
         description, tensors = library.adopt(foreign, path)
         return _foreign_backbone(path.name, description, tensors, path)
-    content = weights.read(path)
+    content = loading.read(path)
     meta = content.get("meta", {})
     if meta.get("kind", DINOV3) == DINOV3:
         try:
-            vit = weights.load_backbone(content)
+            vit = loading.load_backbone(content)
         except MeddinoError as error:
             raise MeddinoError(f"{path}: {error}") from error
         staged = "stage" in meta and "iteration" in meta
@@ -70,7 +70,7 @@ def _foreign_backbone(
     name: str, description: dict[str, Any], tensors: dict[str, Any], path: Path
 ) -> Backbone:
     vit = library.build(description)
-    weights.load_strictly(vit.model, tensors, str(path))
+    loading.load_strictly(vit.model, tensors, str(path))
     return Backbone(name, vit.eval(), vit.depth)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
-from meddino.models import weights
+from meddino.models import loading
 
 KEPT = 2
 """Checkpoints to resume from: the one before the last, in case that the last is damaged."""
@@ -44,7 +44,7 @@ def newest(state: Path) -> dict[str, Any] | None:
     paths = found(state)
     for path in paths:
         try:
-            return weights.read(path)
+            return loading.read(path)
         except MeddinoError as error:
             print(f"passed over: {error}", file=sys.stderr, flush=True)
     if paths:

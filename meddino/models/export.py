@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
-from meddino.models import layouts, weights
+from meddino.models import layouts, loading
 from meddino.models.vit import VisionTransformer
 
 FORMATS = ("dinov3", "transformers", "timm")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     given = parser.parse_args(arguments)
-    vit = weights.load_backbone(given.weights)
+    vit = loading.load_backbone(given.weights)
     try:
         lost = export(vit, given.format, given.output)
     except MeddinoError as error:

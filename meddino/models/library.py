@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.models import layouts, weights
+from meddino.models import layouts, loading
 from meddino.models.architectures import library_of
 
 Description = dict[str, Any]
@@ -227,9 +227,9 @@ def adopt(backbone: str, path: Path) -> tuple[Description, dict[str, Tensor]]:
     Raises:
         MeddinoError: it cannot be read, or does not fit the ViT.
     """
-    file = weights.file_of(path)
+    file = loading.file_of(path)
     beside = file.with_name("config.json")
-    content = weights.read(file)
+    content = loading.read(file)
     tensors = {k: v.float() for k, v in content.items() if isinstance(v, Tensor)}
     config = read_json(beside) if file.name in layouts.FILES and beside.exists() else None
     description = describe(backbone, config)
@@ -237,7 +237,7 @@ def adopt(backbone: str, path: Path) -> tuple[Description, dict[str, Tensor]]:
     if isinstance(vit, TransformersViT):
         tensors = _renamed(vit.model, tensors, str(file))
     tensors = {k: v for k, v in tensors.items() if not k.startswith(HEADS)}
-    weights.load_strictly(vit.model, tensors, str(file))
+    loading.load_strictly(vit.model, tensors, str(file))
     return description, tensors
 
 

@@ -1,8 +1,7 @@
-"""Checkpoints of ViTs: reading every layout that is about, and refusing what does not fit."""
+"""The `weights` verb: put a published checkpoint where the study looks for it, checked."""
 
-import zipfile
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,228 +9,126 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.models import layouts
-from meddino.models.architectures import Architecture, named
-from meddino.models.vit import VisionTransformer
+from meddino.core.files import atomic, sha256
+from meddino.datasets import clients
+from meddino.datasets.download import download
+from meddino.datasets.sources import LOCAL, local_path
+from meddino.models import layouts, loading
+from meddino.models.options import DINOV3, SEGFORMER, WeightsOptions
 
-State = dict[str, Tensor]
-NOT_BACKBONE = ("dino_head.", "ibot_head.", "dino_loss.", "ibot_patch_loss.")
 
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint as it is: safetensors, or what `torch.load` can read safely.
+def run(options: WeightsOptions, *, output: Path) -> None:
+    """Obtain one checkpoint, check it, and store what a network starts from.
 
     Args:
-        path: a file; or a folder of transformers or timm, with weights beside a `config.json`. What
-            this says is put under `meta`, also where the path is that of the weights.
+        options: where it is, and what it must be.
+        output: `<name>.pth`, a state dict with what tensors do not tell under `meta`: a ViT's under
+            the public key names, SegFormer's encoder under ours, a library's under its own.
 
     Raises:
-        MeddinoError: the file is absent, damaged, or holds code.
+        MeddinoError: it cannot be had, its checksum is another, or it is of another network.
     """
-    path = file_of(path)
-    content = _read_file(path)
-    config = path.with_name("config.json")
-    if path.name in layouts.FILES and config.exists() and (meta := layouts.recorded(config)):
-        content["meta"] = meta
-    return content
-
-
-def file_of(path: Path) -> Path:
-    """The file of the weights: `path` itself, or the one in that folder.
-
-    Raises:
-        MeddinoError: it is a folder that transformers or timm would not have written.
-    """
-    if not path.is_dir():
-        return path
-    held = [path / name for name in layouts.FILES if (path / name).is_file()]
-    if not held or not (path / "config.json").is_file():
-        raise MeddinoError(
-            f"{path} is a folder, but holds no config.json with {' or '.join(layouts.FILES)}; give"
-            " the file of the weights, or the folder that save_pretrained wrote"
-        )
-    return held[0]
-
-
-def _read_file(path: Path) -> dict[str, Any]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        source = _obtain(options, output)
+        _check(options, output.stem, source)
+        content = _content(options.kind, source)
+    finally:
+        _download_path(options, output).unlink(missing_ok=True)
+        shutil.rmtree(_hub_folder(output), ignore_errors=True)
+    with atomic(output) as temporary:
+        torch.save(content, temporary)
 
-            return dict(load_file(path))
-        _check_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
-    except Exception as error:  # torch raises nearly anything for a damaged file
+
+def _content(kind: str, source: Path) -> dict[str, Any]:
+    """What is stored of a checkpoint of a kind."""
+    if kind == DINOV3:
+        vit = loading.load_backbone(source)
+        return {**vit.state_dict(), "meta": {"norm_eps": vit.architecture.norm_eps}}
+    if kind == SEGFORMER:
+        from meddino.models.segformer import encoder_state
+
+        found = {k: v for k, v in loading.read(source).items() if isinstance(v, Tensor)}
+        return {**encoder_state(found, str(source)), "meta": {"kind": kind}}
+    from meddino.models import library
+
+    description, tensors = library.adopt(kind, source)
+    return {**tensors, "meta": {"kind": kind, "description": description}}
+
+
+def _download_path(options: WeightsOptions, output: Path) -> Path:
+    # A checkpoint's reader goes by the suffix of its file.
+    suffix = Path(options.url or "").suffix
+    return output.with_name(f".tmp-{output.stem}.original{suffix}")
+
+
+def _hub_folder(output: Path) -> Path:
+    return output.with_name(f".tmp-{output.stem}.hub")
+
+
+def _obtain(options: WeightsOptions, output: Path) -> Path:
+    """The published checkpoint: where it lies already, or downloaded beside `output`."""
+    name = output.stem
+    if options.hub is not None:
+        return loading.file_of(_from_hub(options.hub, name, _hub_folder(output)))
+    if options.url is not None and not options.url.startswith(LOCAL):
+        local = _download_path(options, output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        download(options.url, local, resume=options.sha256 is not None)
+        return local
+    if options.url is None and options.file is None:
         raise MeddinoError(
-            f"{path} is not a checkpoint that can be read safely ({error}); fetch it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise MeddinoError(f"{path} holds {type(content).__name__}, not a dictionary of tensors")
-    return content
-
-
-def _check_zip(path: Path) -> None:
-    """Compare the checksums of a file of `torch.save`, which `torch.load` does not."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if damaged := file.testzip():
-                raise ValueError(f"the checksum of {damaged} in it is another")
-
-
-def backbone_state(content: Mapping[str, Any]) -> State:
-    """The ViT's tensors of a checkpoint under the public key names.
-
-    They may be bare, under `teacher`, behind `backbone.`, or laid out as in transformers or timm.
-
-    Raises:
-        MeddinoError: of a layout that leaves it open, the heads are not known.
-    """
-    return _opened(content)[0]
-
-
-def _opened(content: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
-    """The ViT's tensors, and fields of its architecture that are known beside them."""
-    tensors = content.get("teacher", content)
-    state = {}
-    for key, value in tensors.items():
-        if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
-            state[key.removeprefix("module.").removeprefix("backbone.")] = value
-    return layouts.to_public(state, content.get("meta", {}))
-
-
-def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dict") -> Architecture:
-    """Read the architecture off the tensors; the heads' width shows in the rotary periods.
-
-    Raises:
-        MeddinoError: these are not the tensors of a DINOv3 ViT.
-    """
-    needed = ("cls_token", "patch_embed.proj.weight", "rope_embed.periods", "norm.weight")
-    missing = [key for key in (*needed, "blocks.0.mlp.fc1.weight") if key not in state]
-    if missing:
-        raise MeddinoError(
-            f"{source} is no DINOv3 ViT as S, B and L are: it lacks {', '.join(missing)} (it has "
-            f"{len(state)} tensors, such as {', '.join(sorted(state)[:3])})"
+            f"weights.{name}: {options.how or 'no source is known'}; then put the path of the file"
+            f" or folder under weights.{name}.file in the configuration (or, for a model on"
+            f" Hugging Face, owner/name under weights.{name}.hub)"
         )
-    width = state["cls_token"].shape[-1]
-    storage = state.get("storage_tokens")
-    qkv_bias = "blocks.0.attn.qkv.bias" in state
-    gamma = state.get("blocks.0.ls1.gamma")
-    return Architecture(
-        embed_dim=width,
-        depth=1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks.")),
-        num_heads=width // (4 * len(state["rope_embed.periods"])),
-        patch_size=state["patch_embed.proj.weight"].shape[-1],
-        ffn_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        storage_tokens=0 if storage is None else storage.shape[1],
-        qkv_bias=qkv_bias,
-        mask_k_bias=not qkv_bias or "blocks.0.attn.qkv.bias_mask" in state,
-        layerscale=None if gamma is None else 1e-5,
-        norm_eps=_norm_eps(state),
-        untie_cls_norm="cls_norm.weight" in state,
-        untie_local_cls_norm="local_cls_norm.weight" in state,
+    source = Path(options.file) if options.file else local_path(options.url or "")
+    if not source.exists():
+        raise MeddinoError(
+            f"weights.{name}: {options.file or options.url} does not exist; {options.how}"
+        )
+    return loading.file_of(source)
+
+
+def _from_hub(place: str, name: str, folder: Path) -> Path:
+    """Bring the weights of a model on Hugging Face and their `config.json` to a folder."""
+    from huggingface_hub import HfApi
+
+    repo, _, revision = place.partition("@")
+    # Kept where the client fails, so that it resumes.
+    scratch = folder.with_name(f"{folder.name}.client")
+
+    def bring() -> None:
+        held = HfApi().list_repo_files(repo, revision=revision or None)
+        best = [file for file in layouts.FILES if file in held][:1]
+        if not best or "config.json" not in held:
+            raise MeddinoError(
+                f"weights.{name}: {place} holds no config.json with {' or '.join(layouts.FILES)}"
+            )
+        for file in (*best, "config.json"):
+            HfApi().hf_hub_download(repo, file, revision=revision or None, local_dir=scratch)
+
+    remedy = (
+        f"accept its terms on huggingface.co and log in with `hf auth login`, or give what you"
+        f" have as weights.{name}.file"
     )
+    clients.patiently(bring, f"weights.{name}: {place} on Hugging Face", remedy)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(scratch, folder)
+    return folder
 
 
-def _norm_eps(state: Mapping[str, Tensor]) -> float:
-    """Epsilon of the norms, which no file stores: 1e-5 in the published DINOv3 models.
-
-    The released MedDINOv3, the one ViT-B/16 without a bias of queries and values, has 1e-6, and so
-    have models with untied class norms, which only DINOv3's default norm goes with.
-    """
-    vitb16 = state["cls_token"].shape[-1] == 768 and "blocks.11.norm1.weight" in state
-    medd = vitb16 and "blocks.0.attn.qkv.bias" not in state
-    return 1e-6 if medd or "cls_norm.weight" in state else 1e-5
-
-
-def architecture_of(content: Mapping[str, Any], source: str = "the state dict") -> Architecture:
-    """The architecture of a checkpoint's ViT; what a file records of it goes first.
-
-    Raises:
-        MeddinoError: it holds no DINOv3 ViT.
-    """
-    state, known = _opened(content)
-    return replace(infer_architecture(state, source), **known)
-
-
-def check_size(found: Architecture, backbone: str, source: str, key: str) -> None:
-    """Refuse a checkpoint's ViT that is of another size than a named architecture.
-
-    Raises:
-        MeddinoError: says what differs, and which key of the configuration names the architecture.
-    """
-    expected = named(backbone)
-    wrong = [
-        f"{size} is {getattr(found, size):g}, not {getattr(expected, size):g}"
-        for size in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio")
-        if getattr(found, size) != getattr(expected, size)
-    ]
-    if wrong:
+def _check(options: WeightsOptions, name: str, local: Path) -> None:
+    if options.sha256 is None:
+        return
+    try:
+        found = sha256(local)
+    except OSError as error:
         raise MeddinoError(
-            f"{source} is no {backbone}: {', '.join(wrong)}; name its architecture as {key}"
-        )
-
-
-def load_backbone(
-    source: Path | str | Mapping[str, Any], num_heads: int | None = None
-) -> VisionTransformer:
-    """Build the ViT of a checkpoint and load it strictly.
-
-    Args:
-        source: a file (of torch or safetensors; under the key names of DINOv3, MedDINOv3, meddino,
-            transformers or timm), a folder with `config.json` of the latter two, or what a file
-            holds.
-        num_heads: attention heads, which tensors of transformers and timm do not tell. Without it
-            `config.json` says them; where that is missing too, heads are taken as 64 wide, as in
-            DINOv3's S, B and L.
-
-    Returns:
-        The ViT in evaluation mode, fp32.
-
-    Raises:
-        MeddinoError: unreadable, or the tensors do not fit; the message names them.
-    """
-    if isinstance(source, Path | str):
-        content, name = read(Path(source)), str(source)
-    else:
-        content, name = dict(source), "the state dict"
-    if num_heads is not None:
-        content["meta"] = {**content.get("meta", {}), "num_heads": num_heads}
-    state, known = _opened(content)
-    architecture = replace(infer_architecture(state, name), **known)
-    if num_heads not in (None, architecture.num_heads):
+            f"weights.{name}: {local} cannot be read ({error}); mend that, or set"
+            f" weights.{name}.file to a copy"
+        ) from error
+    if found != options.sha256:
         raise MeddinoError(
-            f"{name} has {architecture.num_heads} heads by its rotary periods, not {num_heads}"
+            f"weights.{name}: SHA-256 of {options.url or options.file or options.hub} is {found},"
+            f" expected {options.sha256}; it is damaged or another version: obtain it again"
         )
-    vit = VisionTransformer(architecture)
-    load_strictly(vit, state, name)
-    return vit.eval()
-
-
-def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict of exactly a module's keys and shapes.
-
-    Raises:
-        MeddinoError: keys are missing, unknown, or of another shape; some of them are named.
-    """
-    own = module.state_dict()
-    problems = {
-        "lacks": sorted(own.keys() - state.keys()),
-        "has unknown": sorted(state.keys() - own.keys()),
-        "has another shape for": sorted(
-            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
-        ),
-    }
-    found = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
-    if found:
-        raise MeddinoError(
-            f"{source} does not fit the network: it {'; it '.join(found)}; choose the backbone"
-            " that this checkpoint was made with"
-        )
-    module.load_state_dict(state)
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, sha256
-from meddino.models import weights
+from meddino.models import loading
 from meddino.models.architectures import Architecture, named
 from meddino.pretrain.options import PretrainOptions
 
@@ -65,7 +65,7 @@ def expected(reference: str | None, path: Path | None, flag: str) -> Source | No
         raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {given}")
     if reference is None or path is None:
         return None
-    source = Source(path, weights.read(path))
+    source = Source(path, loading.read(path))
     if "@" in reference:
         stage, _, iteration = reference.partition("@")
         meta = source.content.get("meta", {})
@@ -87,8 +87,8 @@ def architecture_of(options: PretrainOptions, init: Source | None) -> Architectu
     if init is None:
         usual = named(options.backbone)
         return usual if options.qkv_bias is None else replace(usual, qkv_bias=options.qkv_bias)
-    found = weights.architecture_of(init.content, str(init.path))
-    weights.check_size(found, options.backbone, str(init.path), "pretrain.backbone")
+    found = loading.architecture_of(init.content, str(init.path))
+    loading.check_size(found, options.backbone, str(init.path), "pretrain.backbone")
     return found
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make slurm-test`: a real SLURM on this machine; the shortened demo through profiles/slurm, with
-# pretraining on two nodes; then what may befall jobs (tests/test_submit.py). `SLURM=faults` leaves
+# pretraining on two nodes; then what may befall jobs (tests/slurm/test_submit.py). `SLURM=faults` leaves
 # the study out, `SLURM=short` most of the faults too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -36,4 +36,4 @@ if [ "$what" = all ]; then
 fi
 chosen=()
 [ "$what" = short ] && chosen=(-k "two_nodes or requeued")
-MEDDINO_TEST_SLURM=1 python -m pytest -q tests/test_submit.py --durations=5 "${chosen[@]}"
+MEDDINO_TEST_SLURM=1 python -m pytest -q tests/slurm/test_submit.py --durations=5 "${chosen[@]}"

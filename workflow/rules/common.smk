@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 from meddino.core import layers
-from meddino.config import Study
+from meddino.study.model import Study
 from meddino.core.errors import MeddinoError
-from meddino.verbs import VERBS, options_json, run_folder
+from meddino.pipeline.verbs import VERBS, options_json, run_folder
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 # Refuses what Snakemake takes in silence, such as a key that is given twice.

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
-from meddino.models import weights
+from meddino.models import loading
 from meddino.models.architectures import Architecture
 from meddino.models.checkpoints import write
 from meddino.models.vit import VisionTransformer
@@ -47,9 +47,9 @@ def write_start(
     torch.manual_seed(stage.seed)
     network = Network(architecture, stage)
     if init is not None and "student" in init:
-        weights.load_strictly(network, init["teacher"], source)
+        loading.load_strictly(network, init["teacher"], source)
     elif init is not None:
-        weights.load_strictly(network.backbone, weights.backbone_state(init), source)
+        loading.load_strictly(network.backbone, loading.backbone_state(init), source)
     _write_folder(path, network.state_dict())
 
 
@@ -62,7 +62,7 @@ def write_gram(
         MeddinoError: the checkpoint does not fit.
     """
     backbone = VisionTransformer(architecture)
-    weights.load_strictly(backbone, weights.backbone_state(content), source)
+    loading.load_strictly(backbone, loading.backbone_state(content), source)
     _write_folder(path, {f"backbone.{k}": v for k, v in backbone.state_dict().items()})
 
 
@@ -82,7 +82,7 @@ def write_snapshot(
     for part in ("teacher", "student"):
         network = Network(architecture, stage)
         state = read_state(checkpoint, f"model.{part}.")
-        weights.load_strictly(network, state, f"{checkpoint}, {part}")
+        loading.load_strictly(network, state, f"{checkpoint}, {part}")
         content[part] = network.state_dict()
     write(path, content)
 

@@ -1,0 +1,147 @@
+"""What a study would take, before anything is submitted: time, disk, and jobs for a scheduler.
+
+Snakemake's dry run says which jobs would run; `cost.yaml` says what each takes, and how that is
+known. Where jobs of a rule have run in this study, their records correct what is said of the rest.
+"""
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from meddino.cli import status
+from meddino.cli.estimate import Assumptions, Effort, Estimator, Figure, Figures, together
+from meddino.core import layers
+from meddino.core.errors import MeddinoError
+from meddino.study.model import Study, load
+
+
+def configuration(arguments: Sequence[str]) -> Study:
+    """The study that `snakemake ARGUMENTS` would run.
+
+    Raises:
+        MeddinoError: values are given on the command line, or a file does not fit.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="+")
+    parser.add_argument("--config", "-C", nargs="+")
+    given, _ = parser.parse_known_args(arguments)
+    if given.config:
+        raise MeddinoError("--config: put these values into a file, and name it by --configfile")
+    folder, profile = _profile(arguments)
+    beside = profile.get("configfile", [])
+    files = [folder / file for file in ([beside] if isinstance(beside, str) else beside)]
+    return load(["config.yaml", *(given.configfile or files)])
+
+
+def _profile(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of the profile that arguments name, and what stands in it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--profile", default="", type=Path)
+    folder: Path = parser.parse_known_args(arguments)[0].profile
+    path = folder / "profile.yaml"
+    return folder, layers.read([path]) if path.exists() else {}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what `snakemake ARGUMENTS` would take; `--gpu NAME` supposes another GPU.
+
+    Raises:
+        MeddinoError: the workflow does not parse, or the GPU is not known.
+    """
+    from meddino.pretrain.meter import PEAK_FLOPS  # loads torch
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gpu")
+    given, rest = parser.parse_known_args(arguments)
+    rest = rest or ["--profile", "slurm"]
+    figures = Figures.read()
+    gpu = given.gpu or figures.gpu
+    if gpu not in PEAK_FLOPS:
+        raise MeddinoError(f"--gpu: {gpu!r} is not one of {', '.join(PEAK_FLOPS)}")
+    estimator = Estimator(configuration(rest), figures, PEAK_FLOPS[gpu])
+    many = ["--cores", "100000"]  # else the dry run cuts threads to those of this machine
+    with ThreadPoolExecutor(2) as pool:
+        whole, todo = pool.map(status.plan, (["--forceall", *many, *rest], [*many, *rest]))
+    left = {job.output for job in todo.listed}
+    seen = estimator.correct(job for job in whole.listed if job.output not in left)
+    queued = "--executor" in rest or "executor" in _profile(rest)[1]
+    report(Console(), estimator, whole, todo, seen, gpu, queued)
+
+
+def report(
+    console: Console,
+    estimator: Estimator,
+    whole: status.Plan,
+    todo: status.Plan,
+    seen: Counter[str],
+    gpu: str,
+    queued: bool,
+) -> None:
+    """Print the estimate, and what it rests on; submissions where a scheduler takes them."""
+    efforts: dict[str, list[Effort]] = defaultdict(list)
+    for job in todo.listed:
+        efforts[job.rule].append(estimator.effort(job))
+    table = Table("rule", "jobs", "h each", "core-h", "GPU-h", "disk (GB)", "time is")
+    for rule, each in efforts.items():
+        total = together(each)
+        table.add_row(
+            rule, str(len(each)), hours(total.wall_s / len(each)), hours(total.core_s),
+            hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, seen),
+        )  # fmt: skip
+    if todo.listed:
+        console.print(table)
+    _summary(console, estimator, "to run", todo, queued)
+    if len(whole.listed) != len(todo.listed):
+        _summary(console, estimator, "the whole study", whole, queued)
+    if todo.listed:
+        _foundations(console, estimator, efforts, gpu)
+
+
+def hours(seconds: float) -> str:
+    """Seconds as hours of two digits or more; `-` for none."""
+    spent = seconds / 3600
+    return "-" if not spent else f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
+
+
+def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
+    key = estimator.figures.key(rule)
+    if seen[key]:
+        return f"corrected by {seen[key]} job{'s' if seen[key] > 1 else ''} that ran"
+    rate = estimator.figures.rules.get(key)
+    return rate.basis if rate else "nothing to do"
+
+
+def _summary(
+    console: Console, estimator: Estimator, what: str, plan: status.Plan, queued: bool
+) -> None:
+    total = together(map(estimator.effort, plan.listed))
+    submissions = f" in {plan.submissions} submissions" if queued else ""
+    console.print(
+        f"{what}: {len(plan.listed)} jobs{submissions}, {hours(total.gpu_s)} GPU-hours, "
+        f"{hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
+        highlight=False,
+    )
+
+
+def _foundations(console: Console, estimator: Estimator, rules: Iterable[str], gpu: str) -> None:
+    """Every figure that was used, with where it is from."""
+    figures = estimator.figures
+    table = Table("figure", "value", "known", "from (benchmarks/RESULTS.md, if no more is said)")
+    for name in Assumptions.model_fields:
+        figure: Figure = getattr(figures.assumptions, name)
+        table.add_row(name.replace("_", " "), f"{figure.value:g}", figure.basis, figure.source)
+    for key in dict.fromkeys(figures.key(rule) for rule in rules):
+        if rate := figures.rules.get(key):
+            table.add_row(key, f"{rate.seconds:g} s a {rate.per}", rate.basis, rate.source)
+    console.print(table)
+    console.print(
+        f"GPU-hours are those of {gpu}s, by floating point operations: none was measured on a GPU."
+        " Disk leaves out what is there for a while: archives while they are unpacked, checkpoints"
+        " under way. Retries and waiting for a place are not counted."
+    )

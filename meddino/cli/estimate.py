@@ -1,0 +1,351 @@
+"""What each job of a study takes, by the figures of `cost.yaml` and the study's own records."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from meddino.cli.status import Job
+from meddino.core import layers, records
+from meddino.core.errors import MeddinoError
+from meddino.core.explain import explain
+from meddino.core.options import Options
+from meddino.models.architectures import ARCHITECTURES, Architecture, named
+from meddino.pretrain.options import Head, StageOptions
+from meddino.study.model import Study
+
+FIGURES = Path(__file__).with_name("cost.yaml")
+ON_GPU = {"pretrain", "finetune", "predict"}
+"""Rules that hold a GPU also where a profile, such as that of one machine, does not say so."""
+BACKWARD = 3
+"""Operations of a training step over those of a forward pass."""
+Basis = Literal["measured", "derived", "assumed"]
+Unit = Literal[
+    "job", "GB", "volume", "slice", "case slice", "megapixel", "validation slice",
+    "validation case", "probed slice", "GPU second",
+]  # fmt: skip
+
+
+class Figure(Options):
+    """A number and where it is from."""
+
+    value: float
+    """The number."""
+    basis: Basis
+    """How it is known."""
+    source: str
+    """Who says so."""
+
+
+class Rate(Options):
+    """What a rule takes for a unit of its work."""
+
+    per: Unit
+    """The unit."""
+    seconds: float
+    """Seconds of one core, or of a GPU that the job holds."""
+    basis: Basis
+    """How it is known."""
+    source: str
+    """Who says so."""
+    workers: Literal["one", "planning", "cores"] = "one"
+    """What shares it: one core, `planning.num_processes`, or all cores of the job."""
+
+
+class Assumptions(Options):
+    """What figures of several rules rest on."""
+
+    pretraining_mfu: Figure
+    """Share of the GPU's peak in pretraining."""
+    finetuning_mfu: Figure
+    """Share of the GPU's peak in finetuning."""
+    slices_per_volume: Figure
+    """Slices of a volume, on average."""
+    patch_px: Figure
+    """Side of an input that nnU-Net plans (px)."""
+    batch_size: Figure
+    """Batch that nnU-Net plans (slices)."""
+    gb_per_volume: Figure
+    """A compressed volume (GB)."""
+    bytes_per_pixel_of_shards: Figure
+    """A pixel of a shard."""
+    bytes_per_pixel_preprocessed: Figure
+    """A pixel that nnU-Net has preprocessed, with its label."""
+    gb_per_prediction: Figure
+    """The labels of a predicted volume (GB)."""
+
+
+class Figures(Options):
+    """The file `cost.yaml`."""
+
+    gpu: str
+    """GPU whose peak counts."""
+    assumptions: Assumptions
+    """What figures rest on."""
+    archives_gb: dict[str, float]
+    """Downloads by dataset (GB)."""
+    labelled: dict[str, int]
+    """Labelled cases by dataset."""
+    rules: dict[str, Rate]
+    """What rules take."""
+
+    @classmethod
+    def read(cls, path: Path = FIGURES) -> "Figures":
+        """Read the figures.
+
+        Raises:
+            MeddinoError: a key or value does not fit.
+        """
+        try:
+            return cls.model_validate(layers.read([path]))
+        except ValidationError as error:
+            raise MeddinoError(explain(error, str(path), cls)) from error
+
+    def key(self, rule: str) -> str:
+        """The rule whose rate holds for one that is named after it, as `pretrain_stage1` is."""
+        return rule if rule in self.rules else rule.split("_")[0]
+
+
+class Effort(NamedTuple):
+    """What jobs take; core and GPU seconds are those that they hold, busy or not."""
+
+    wall_s: float = 0.0
+    core_s: float = 0.0
+    gpu_s: float = 0.0
+    disk_gb: float = 0.0
+
+    def plus(self, other: "Effort") -> "Effort":
+        """Both one after the other."""
+        return Effort(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def together(efforts: Iterable[Effort]) -> Effort:
+    """All of them one after the other."""
+    return reduce(Effort.plus, efforts, Effort())
+
+
+@dataclass
+class Estimator:
+    """Works out what a job of a study takes."""
+
+    study: Study
+    figures: Figures
+    peak_flops: float
+    corrections: dict[str, float] = field(default_factory=dict)
+    """Rule -> measured over estimated time of its jobs that have run."""
+
+    def effort(self, job: Job) -> Effort:
+        """What one job takes."""
+        key = self.figures.key(job.rule)
+        if key not in self.figures.rules:
+            return Effort()
+        rate = self.figures.rules[key]
+        gpus, cores = devices(job, key), cores_of(job)
+        workers = {
+            "one": gpus if rate.per == "GPU second" else 1,
+            "planning": min(cores, self.study.planning.num_processes),
+            "cores": cores,
+        }[rate.workers]
+        wall = self._units(job, rate.per) * rate.seconds / workers * self.corrections.get(key, 1.0)
+        return Effort(wall, wall * cores, wall * gpus, self._disk_gb(job, key))
+
+    def correct(self, done: Iterable[Job]) -> Counter[str]:
+        """Learn from the records of jobs that have run; return how many there are by rule."""
+        seen: Counter[str] = Counter()
+        measured: defaultdict[str, float] = defaultdict(float)
+        estimated: defaultdict[str, float] = defaultdict(float)
+        for job in done:
+            path = records.record_path(Path(job.output[0])) if job.output else None
+            wall = self.effort(job).wall_s
+            if path is not None and path.exists() and wall:
+                key = self.figures.key(job.rule)
+                seen[key] += 1
+                measured[key] += records.read(path)["wall_s"]
+                estimated[key] += wall
+        self.corrections = {key: measured[key] / estimated[key] for key in seen}
+        return seen
+
+    # ---- how much there is to do ----------------------------------------------------------------
+
+    def _units(self, job: Job, unit: Unit) -> float:
+        chosen = job.wildcards
+        match unit:
+            case "job":
+                return 1
+            case "GB":
+                return self._archive_gb(chosen["dataset"])
+            case "volume":
+                return self._volumes(chosen["dataset"])
+            case "slice":
+                return self._slices(chosen.get("dataset"))
+            case "case slice":
+                return self._case_slices(chosen["benchmark"])
+            case "megapixel":
+                px, _ = self._input(chosen["configuration"])
+                return self._case_slices(chosen["benchmark"]) * px**2 / 1e6
+            case "validation slice":
+                return self._case_slices(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+            case "validation case":
+                return self._cases(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+            case "probed slice":
+                probe = self.study.probe
+                checkpoints = len(self.study.probe_inputs(chosen["source"])["checkpoints"]) or 1
+                return self._cases(probe.benchmark) * probe.slices_per_case * checkpoints
+            case "GPU second":
+                return self._gpu_seconds(job)
+
+    def _slices(self, dataset: str | None) -> float:
+        """Slices of one chunk of a dataset, or of all that is curated."""
+        if dataset is None:
+            return sum(self._slices_of(name) for name in self.study.searched_datasets())
+        return self._slices_of(dataset) / self.study.chunks(dataset)
+
+    def _slices_of(self, dataset: str) -> float:
+        return self._volumes(dataset) * self._depth(dataset)
+
+    def _depth(self, dataset: str) -> float:
+        """Slices of a volume."""
+        phantom = self.study.phantom.get(dataset)
+        return phantom.slices if phantom else self.figures.assumptions.slices_per_volume.value
+
+    def _volumes(self, dataset: str) -> int:
+        """Volumes of a dataset; one that does not say is cut as a single chunk."""
+        return self.study.dataset(dataset).volumes or self.study.ct3m.volumes_per_chunk
+
+    def _cases(self, benchmark: str) -> int:
+        dataset = self.study.benchmarks[benchmark].dataset
+        known = {} if dataset in self.study.phantom else self.figures.labelled
+        return known.get(dataset) or self._volumes(dataset)
+
+    def _case_slices(self, benchmark: str) -> float:
+        return self._cases(benchmark) * self._depth(self.study.benchmarks[benchmark].dataset)
+
+    def _folds(self, benchmark: str) -> int:
+        return self.study.benchmarks[benchmark].folds
+
+    def _gpu_seconds(self, job: Job) -> float:
+        """Of one GPU, by the operations of training and the share of its peak that is reached."""
+        assumed = self.figures.assumptions
+        if "method" in job.wildcards:
+            flops, share = self._finetuning_flops(job.wildcards["method"]), assumed.finetuning_mfu
+        else:
+            stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
+            flops, share = self._pretraining_flops(stage), assumed.pretraining_mfu
+        return flops / (self.peak_flops * share.value)
+
+    def _pretraining_flops(self, stage: StageOptions) -> float:
+        from meddino.pretrain.meter import step_flops  # loads torch
+
+        backbone = named(self.study.pretrain.backbone)
+        total = sum(each.ratio for each in stage.resolutions)
+        slice_ = sum(
+            step_flops(backbone, stage, each) * each.ratio / total for each in stage.resolutions
+        )
+        return slice_ * stage.batch_size * stage.iterations
+
+    def _finetuning_flops(self, method: str) -> float:
+        from meddino.pretrain.meter import forward_flops
+
+        options, training = self.study.methods[method], self.study.training
+        steps = training.epochs * (
+            training.iterations_per_epoch + training.val_iterations / BACKWARD
+        )
+        px, batch = self._input(options.configuration)
+        forward = forward_flops(self._backbone(options.backbone), px)
+        return forward * BACKWARD * batch * steps
+
+    def _input(self, configuration: str) -> tuple[int, int]:
+        """Side (px) and batch of a configuration, as far as they are known before nnU-Net plans."""
+        assumed, planning = self.figures.assumptions, self.study.planning
+        px = planning.patch_px or int(assumed.patch_px.value)
+        batch = planning.batch_size or int(assumed.batch_size.value)
+        if configuration == "2d":
+            return px, batch
+        further = planning.configurations[configuration]
+        return further.patch_px, further.batch_size or batch
+
+    @staticmethod
+    def _backbone(name: str | None) -> Architecture:
+        """A ViT of ours; networks that are none of ours count as a ViT-B."""
+        return ARCHITECTURES.get(name or "", ARCHITECTURES["vitb16"])
+
+    # ---- how much it leaves ---------------------------------------------------------------------
+
+    def _archive_gb(self, dataset: str) -> float:
+        known, options = self.figures.archives_gb, self.study.dataset(dataset)
+        if options.folder is not None or dataset in self.study.phantom:
+            return 0.0
+        each = self.figures.assumptions.gb_per_volume.value
+        return known.get(dataset, self._volumes(dataset) * each)
+
+    def _disk_gb(self, job: Job, key: str) -> float:
+        chosen, assumed = job.wildcards, self.figures.assumptions
+        match key:
+            case "fetch":
+                return self._archive_gb(chosen["dataset"])
+            case "slices":
+                pixels = sum(px**2 for px in self.study.ct3m.sizes_px)
+                each = pixels * assumed.bytes_per_pixel_of_shards.value / 1e9
+                return self._slices(chosen["dataset"]) * each
+            case "convert":
+                return self._cases(chosen["benchmark"]) * assumed.gb_per_volume.value
+            case "preprocess":
+                each = assumed.bytes_per_pixel_preprocessed.value / 1e3
+                return self._units(job, "megapixel") * each
+            case "pretrain":
+                stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
+                return len(stage.snapshots) * self._snapshot_gb(stage)
+            case "finetune":
+                return (
+                    4
+                    * _parameters(self._backbone(self.study.methods[chosen["method"]].backbone))
+                    / 1e9
+                )
+            case "predict":
+                cases = self._cases(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+                return cases * assumed.gb_per_prediction.value
+        return 0.0
+
+    def _snapshot_gb(self, stage: StageOptions) -> float:
+        """Student and teacher with both heads, in fp32."""
+        backbone = named(self.study.pretrain.backbone)
+        heads = sum(
+            _head_parameters(h, backbone.embed_dim) for h in (stage.dino_head, stage.ibot_head)
+        )
+        return 2 * 4 * (_parameters(backbone) + heads) / 1e9
+
+
+def _parameters(a: Architecture) -> float:
+    return a.depth * (4 + 2 * a.ffn_ratio) * a.embed_dim**2 + 3 * a.patch_size**2 * a.embed_dim
+
+
+def _head_parameters(head: Head, width: int) -> float:
+    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
+    return inner + head.bottleneck * head.prototypes
+
+
+def _sbatch(job: Job) -> dict[str, str]:
+    """Flags that a job hands to sbatch by itself."""
+    return dict(re.findall(r"--([a-z-]+)[= ]([^\s-]\S*)", job.resources.get("sbatch", "")))
+
+
+def devices(job: Job, key: str) -> int:
+    """GPUs that a job holds."""
+    flags = _sbatch(job)
+    if "gpus-per-node" in flags:
+        return int(flags.get("nodes", "1")) * int(flags["gpus-per-node"].split(":")[-1])
+    given = job.resources.get("gpu", "")
+    return int(given) if given.isdecimal() else int(key in ON_GPU)
+
+
+def cores_of(job: Job) -> int:
+    """Cores that a job holds."""
+    flags = _sbatch(job)
+    if "cpus-per-task" not in flags:
+        return job.threads
+    return devices(job, "") * int(flags["cpus-per-task"]) or int(flags["cpus-per-task"])

@@ -1,0 +1,286 @@
+"""Every verb of the command line: the module that does it, its revision, and its options.
+
+This is the only list of what the pipeline can do. The workflow asks it for each rule's options, so
+that Snakemake tracks exactly what a job is told; the command line asks it when a person runs a
+verb by hand.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from meddino.core.errors import MeddinoError
+from meddino.core.explain import explain
+from meddino.study.model import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb.
+
+    `revision` rises whenever the verb's results change for the same options and inputs: it is a
+    parameter of the rule, so that old results rerun. `options` cuts the verb's slice out of a study
+    and is None for tools that make no result of the study. `beside` are the files that belong to
+    its result, as patterns below the folder of its main output, whose name without suffix they may
+    hold as `{stem}`, and its options as `{options}`. `usage` are the arguments of a tool that
+    passes them on to Snakemake, whose own help would say nothing of the tool.
+    """
+
+    module: str
+    summary: str
+    revision: int = 1
+    options: Callable[..., Any] | None = None
+    beside: tuple[str, ...] = ()
+    usage: str = ""
+
+
+VERBS: dict[str, Verb] = {
+    "phantom": Verb(
+        module="meddino.datasets.phantom.phantom",
+        summary="make the procedural CT phantom of one dataset",
+        options=Study.phantom_options,
+        beside=("*",),
+    ),
+    "fetch": Verb(
+        module="meddino.datasets.fetch",
+        summary="download, check and unpack one dataset",
+        options=Study.fetch_options,
+    ),
+    "slices": Verb(
+        module="meddino.ct3m.slices",
+        revision=3,
+        summary="cut a chunk of a dataset's volumes into axial slices",
+        options=Study.slice_options,
+        beside=("{stem}.*.parquet",),
+    ),
+    "duplicates": Verb(
+        module="meddino.ct3m.duplicates",
+        summary="find volumes that are copies of others, by content",
+        options=Study.duplicates_options,
+        beside=("overlap.csv",),
+    ),
+    "index": Verb(
+        module="meddino.ct3m.index",
+        revision=3,
+        summary="index the slices of all datasets at one size",
+        options=Study.index_options,
+        beside=("{stem}.card.json",),
+    ),
+    "leaves": Verb(
+        module="meddino.pretrain.leaves",
+        revision=3,
+        summary="make dead-leaves pictures, the demo's stand-in for natural images",
+        options=Study.leaves_options,
+        beside=("leaves.{options.size_px}.parquet",),
+    ),
+    "weights": Verb(
+        module="meddino.models.weights",
+        revision=2,
+        summary="check and place published weights",
+        options=Study.weights_options,
+    ),
+    "pretrain": Verb(
+        module="meddino.pretrain.pretrain",
+        revision=2,
+        summary="run one stage of self-supervised pretraining",
+        options=Study.pretrain_options,
+        beside=("[0-9]*.pth",),
+    ),
+    "convert": Verb(
+        module="meddino.finetune.convert",
+        summary="convert a benchmark to nnU-Net's raw layout, with its split",
+        options=Study.convert_options,
+        beside=("imagesTr/*", "labelsTr/*", "splits_final.json", "quarantine.json"),
+    ),
+    "plan": Verb(
+        module="meddino.finetune.plan",
+        summary="let nnU-Net plan a benchmark, and add the high-resolution configuration",
+        options=Study.plan_options,
+        beside=("dataset_fingerprint.json", "dataset.json", "splits_final.json"),
+    ),
+    "preprocess": Verb(
+        module="meddino.finetune.preprocess",
+        summary="let nnU-Net preprocess a benchmark in one configuration",
+        options=Study.preprocess_options,
+        beside=("*_{stem}/*",),
+    ),
+    "finetune": Verb(
+        module="meddino.finetune.finetune",
+        revision=2,
+        summary="train one method on one benchmark",
+        options=Study.finetune_options,
+        beside=("model.json", "history.jsonl"),
+    ),
+    "predict": Verb(
+        module="meddino.finetune.predict",
+        summary="segment the validation cases of a fold",
+        options=Study.predict_options,
+        beside=("*.nii.gz",),
+    ),
+    "evaluate": Verb(
+        module="meddino.evaluate.evaluate",
+        revision=3,
+        summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
+        options=Study.evaluate_options,
+    ),
+    "probe": Verb(
+        module="meddino.evaluate.probe",
+        summary="probe frozen backbones: organs from patch tokens, by k-NN and linearly",
+        options=Study.probe_options,
+    ),
+    "scores": Verb(
+        module="meddino.evaluate.scores",
+        summary="put the scores of all runs into one file",
+        options=Study.scores_options,
+    ),
+    "tables": Verb(
+        module="meddino.report.tables.tables",
+        revision=5,
+        summary="write one of the paper's tables beside the paper's values",
+        options=Study.table_options,
+        beside=("{stem}.md", "{stem}.tex"),
+    ),
+    "model_card": Verb(
+        module="meddino.report.cards.model_card",
+        summary="write the model card of one run",
+        options=Study.model_card_options,
+    ),
+    "card": Verb(
+        module="meddino.report.cards.card",
+        revision=2,
+        summary="write the data card of CT-3M",
+        options=Study.card_options,
+        beside=("card.md", "figures.json", "*.png", "*.pdf"),
+    ),
+    "figures": Verb(
+        module="meddino.report.figures.figures",
+        revision=6,
+        summary="draw the figures",
+        options=Study.figure_options,
+        beside=("*.png", "*.pdf"),
+    ),
+    "feature_figures": Verb(
+        module="meddino.report.figures.feature_figures",
+        summary="draw dense features along the chain of pretraining",
+        options=Study.feature_options,
+        beside=("*.png", "*.pdf"),
+    ),
+    "overlays": Verb(
+        module="meddino.report.figures.overlays",
+        summary="draw a slice of each case with its labels, for the report",
+        options=Study.overlay_options,
+        beside=("*.webp", "*.png"),
+    ),
+    "provenance": Verb(
+        module="meddino.report.cards.provenance",
+        summary="collect the records of all that the results were made from (RO-Crate)",
+        options=Study.provenance_options,
+        beside=("provenance.json",),
+    ),
+    "report": Verb(
+        module="meddino.report.page.report",
+        revision=6,
+        summary="write the HTML report",
+        options=Study.report_options,
+    ),
+    "export": Verb(
+        module="meddino.models.export",
+        summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
+    ),
+    "segment": Verb(
+        module="meddino.finetune.segment",
+        summary="segment your own volumes with a trained model",
+    ),
+    "features": Verb(
+        module="meddino.report.figures.features",
+        summary="draw what backbones make of an image of yours, side by side",
+    ),
+    "highres": Verb(
+        module="meddino.finetune.highres",
+        summary="add 896 x 896 px to plans that nnU-Net's own planner wrote",
+    ),
+    "submit": Verb(
+        module="meddino.slurm.submit",
+        summary="run a verb that trains as a SLURM job, and wait for it",
+    ),
+    "study": Verb(
+        module="meddino.cli.study",
+        summary="run the workflow with a live display (arguments go to Snakemake)",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "watch": Verb(
+        module="meddino.cli.watch",
+        summary="show a running study: what runs, losses, failures, time left",
+    ),
+    "status": Verb(
+        module="meddino.cli.status",
+        summary="say what would rerun, and why, before anything runs",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "cost": Verb(
+        module="meddino.cli.cost",
+        summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
+        usage="[--gpu NAME] [SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "tensorboard": Verb(
+        module="meddino.cli.tensorboard",
+        summary="write what trainings have logged as event files for TensorBoard",
+    ),
+    "verify": Verb(
+        module="meddino.cli.verify",
+        summary="read all results again and compare them with their records",
+    ),
+}
+
+
+def selectors(name: str) -> list[str]:
+    """The names that pick a verb's slice out of a study, such as `stage` for `pretrain`."""
+    options = VERBS[name].options
+    return [] if options is None else list(inspect.signature(options).parameters)[1:]
+
+
+def select(study: Study, name: str, **chosen: str) -> Any:
+    """Cut the options of a verb out of `study`.
+
+    Raises:
+        MeddinoError: the study has no stage, method or dataset of the chosen name.
+    """
+    options = VERBS[name].options
+    assert options is not None, f"{name} takes no options from a study"
+    return options(study, **chosen)
+
+
+def options_json(study: Study, name: str, **chosen: str) -> str:
+    """The same as canonical JSON: equal options give equal text."""
+    options = select(study, name, **chosen)
+    value = TypeAdapter(type(options)).dump_python(options, mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def run_folder(study: Study, name: str, **chosen: str) -> str:
+    """A folder for what a killed job resumes from.
+
+    Its name ends in a digest of the options and the revision, so that a run of other settings
+    never finds it. It is no output, since Snakemake deletes those of a failed job.
+    """
+    picked = {key: chosen[key] for key in selectors(name)}
+    identity = f"{options_json(study, name, **picked)}{VERBS[name].revision}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return f"{study.results}/runs/{name}/{'-'.join([*chosen.values(), digest])}"
+
+
+def parse_options(kind: Any, text: str) -> Any:
+    """Read options from JSON.
+
+    Raises:
+        MeddinoError: a key or value does not fit, named with what is allowed.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise MeddinoError(explain(error, "--options", kind)) from error

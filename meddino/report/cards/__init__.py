@@ -1,0 +1,1 @@
+"""Data card, model cards and provenance."""

@@ -1,0 +1,244 @@
+"""The `card` verb: what CT-3M is made of, in figures and numbers."""
+
+import html
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic, read_json, write_json
+from meddino.core.parquet import read_frame
+from meddino.ct3m import shards
+from meddino.ct3m.index import COUNTED, quarantined
+from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
+from meddino.report.figures.style import MUTED, Figure, bare, figure, grey
+from meddino.report.options import CardOptions, FigureOptions
+
+PAPER_SLICES = 3_868_833
+"""Slices of CT-3M (3.2)."""
+COLUMNS = 8
+"""Slices of each dataset that are shown."""
+VARIANTS = {
+    "paper": "the paper's setting: nothing is removed for a benchmark's sake",
+    "leak-free": "without the benchmarks' validation cases and every copy of them",
+}
+
+
+def run(
+    options: CardOptions,
+    *,
+    reports: list[Path],
+    index: Path,
+    cards: list[Path],
+    duplicates: Path,
+    overlap: Path,
+    output: Path,
+) -> None:
+    """Write the data card.
+
+    Args:
+        options: look of the figures, and sizes of the slices.
+        reports: reports of the stage `slices`; the shards lie beside them.
+        index: index of the slices of one size, as in the paper.
+        cards: `index.<size>.card.json` and, where it is used, that of the leak-free variant.
+        duplicates: pairs of volumes that are copies.
+        overlap: the same as a matrix of datasets, CSV.
+        output: `card.json`; beside it appear `card.md`, for people, and for the report
+            `figures.json` with its pictures.
+    """
+    folder = output.parent
+    chunks = [(read_json(path), path) for path in reports]
+    matrix = _matrix(overlap)
+    card = {
+        "datasets": _datasets(chunks, options.sizes_px),
+        "paper_slices": PAPER_SLICES,
+        "variants": [_variant(read_json(path)) for path in cards],
+        "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
+        "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
+        "quarantined": quarantined([report for report, _ in chunks]),
+    }
+    look = options.figures
+    made = [
+        contact_sheet(look, index, folder / "slices.png"),
+        histograms(look, index, [report for report, _ in chunks], folder / "histograms.png"),
+        overlap_matrix(look, matrix, folder / "overlap.png"),
+    ]
+    write_json(folder / "figures.json", [entry._asdict() for entry in made])
+    with atomic(folder / "card.md") as temporary:
+        temporary.write_text(_markdown(card, made), encoding="utf-8")
+    write_json(output, card)
+
+
+def _matrix(overlap: Path) -> pd.DataFrame:
+    """Volumes of data sets, and copies between them: a row and a column for each."""
+    try:
+        matrix = pd.read_csv(overlap, index_col="dataset").astype(int)
+    except ValueError as error:
+        raise MeddinoError(f"{overlap} is damaged ({error}); delete it and rerun") from error
+    if ["volumes", *matrix.index] != matrix.columns.tolist():
+        raise MeddinoError(f"{overlap} is cut off; delete it and rerun")
+    return matrix
+
+
+def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Counts and disk use of every dataset, by name."""
+    found: dict[str, Counter[str]] = {}
+    for report, path in chunks:
+        counts = {key: report[key] for key in COUNTED}
+        counts["quarantined"] = len(report["quarantined"])
+        files = [shards.beside(path, size) for size in sizes_px]
+        counts["bytes"] = sum(file.stat().st_size for file in files)
+        found.setdefault(report["dataset"], Counter()).update(counts)
+    return [{"dataset": name, **counts} for name, counts in sorted(found.items())]
+
+
+def _variant(card: dict[str, Any]) -> dict[str, Any]:
+    """One variant's counts, and what was removed from it."""
+    removal = card.get("leak_free")
+    name = "paper" if removal is None else "leak-free"
+    return {
+        "variant": name,
+        "meaning": VARIANTS[name],
+        "volumes": card["indexed_volumes"],
+        "slices": card["indexed_slices"],
+        "dedupe": card["dedupe"],
+        "repeated": card["slices_left_out_as_repeated"],
+        **(removal or {"removed": [], "without_slices": [], "slices_removed": 0}),
+    }
+
+
+# ---- figures --------------------------------------------------------------------------------
+
+
+def contact_sheet(look: FigureOptions, index: Path, path: Path) -> Figure:
+    """Slices drawn at random from each dataset, a row for each, from the feet up."""
+    columns = ["dataset", "case", "slice", "shard", "group", "row"]
+    table = read_frame(index, columns).astype({"dataset": str})
+    shuffled = table.sample(frac=1, random_state=0).groupby("dataset", sort=True).head(COLUMNS)
+    names = sorted(table["dataset"].unique())
+    with figure(look, path, len(names), COLUMNS, (1.15, 1.2)) as axes:
+        for axis in axes.flat:
+            bare(axis)
+        for line, name in zip(axes, names, strict=True):
+            picked = shuffled[shuffled["dataset"] == name].sort_values(["slice", "case"])
+            line[0].set_title(name, fontsize=7, color=MUTED, pad=2, loc="left")
+            for axis, (_, row) in zip(line, picked.iterrows(), strict=False):
+                shard = index.parent / str(row["shard"])
+                pixels = shards.read_slice(shard, int(row["group"]), int(row["row"]))
+                axis.imshow(grey(pixels, look.window_hu), cmap="gray", vmin=0, vmax=1)
+    caption = (
+        f"Slices of each data set at random, window {look.window_hu[0]:g}/{look.window_hu[1]:g} HU."
+        f" {len(table)} slices in all."
+    )
+    return Figure(path.name, "Curation", "What the ViT learns from", caption)
+
+
+def histograms(look: FigureOptions, index: Path, chunks: list[Any], path: Path) -> Figure:
+    """Spacings of the volumes, and HU of the stored pixels."""
+    columns = ["dataset", "case", "spacing_mm_x", "spacing_mm_z"]
+    volumes = read_frame(index, columns).drop_duplicates(columns[:2])
+    with figure(look, path, 1, 3, (3.3, 2.6)) as axes:
+        for axis, column, title in (
+            (axes[0, 0], "spacing_mm_x", "spacing in plane (mm)"),
+            (axes[0, 1], "spacing_mm_z", "spacing of slices (mm)"),
+        ):
+            axis.hist(volumes[column], bins=30, color=look.colours[0])
+            axis.set_title(title)
+        axes[0, 0].set_ylabel("volumes")
+        edges = HU_LOWEST + HU_BIN * np.arange(HU_BINS + 1)
+        for name in sorted({chunk["dataset"] for chunk in chunks}):
+            counts = np.sum([c["hu_histogram"] for c in chunks if c["dataset"] == name], axis=0)
+            if counts.sum():
+                axes[0, 2].stairs(100 * counts / counts.sum(), edges, label=name, lw=0.9)
+        axes[0, 2].set_title("pixels (HU)")
+        axes[0, 2].set_ylabel(f"% per {HU_BIN} HU")
+        axes[0, 2].set_yscale("log")
+        axes[0, 2].yaxis.set_major_formatter("{x:g}")  # the default writes mathematics
+        axes[0, 2].legend(fontsize=5, ncols=2)
+    caption = (
+        f"Spacing of {len(volumes)} volumes as acquired, and values of all stored pixels by data"
+        " set; the outermost bins hold what lies beyond."
+    )
+    return Figure(path.name, "Curation", "Spacing and HU", caption)
+
+
+def overlap_matrix(look: FigureOptions, matrix: pd.DataFrame, path: Path) -> Figure:
+    """How many volumes of each dataset have a copy in each other one.
+
+    Args:
+        look: colours and resolution.
+        matrix: rows are datasets, columns `volumes` and the datasets.
+        path: where it goes.
+    """
+    names, counts = matrix.index.tolist(), matrix.drop(columns="volumes").to_numpy()
+    share = counts / np.maximum(matrix["volumes"].to_numpy(), 1)[:, None]
+    side = max(3.0, 0.42 * len(names) + 1.4)
+    with figure(look, path, 1, 1, (side, side * 0.9)) as axes:
+        axis = axes[0, 0]
+        axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.argwhere(counts > 0):
+            dark = share[row, column] > 0.5
+            axis.text(
+                column,
+                row,
+                counts[row, column],
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if dark else "black",
+            )
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        labels = [f"{name} ({total})" for name, total in matrix["volumes"].items()]
+        axis.set_yticks(range(len(names)), labels, fontsize=7)
+        axis.grid(False)
+    caption = (
+        "Volumes of the row's data set (how many there are) that have a copy in the column's, in"
+        " whole or in part; on the diagonal, within it. Copies are found by what slices show, also"
+        " where mirrored, cropped along z, or stored otherwise. Shade: share of the row's volumes."
+    )
+    return Figure(path.name, "Curation", "Copies between data sets", caption)
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
+    datasets = card["datasets"]
+    total = {key: sum(d[key] for d in datasets) for key in datasets[0] if key != "dataset"}
+    heads = ["volumes", "slices", "slices of air", "not CT", "left out", "MB"]
+    keys = [*COUNTED, "quarantined"]
+    lines = ["# CT-3M", "", f"{total['slices']:,} slices; the paper has {PAPER_SLICES:,}.", ""]
+    lines += [f"| Dataset | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for entry in [*datasets, {"dataset": "**all**", **total}]:
+        cells = [f"{entry[key]:,}" for key in keys] + [f"{entry['bytes'] / 1e6:,.1f}"]
+        lines.append(f"| {entry['dataset']} | {' | '.join(cells)} |")
+    lines += ["", "## Variants", ""]
+    for variant in card["variants"]:
+        lines.append(f"- **{variant['variant']}**: {variant['meaning']}. {_counts(variant)}")
+    for entry in figures:
+        lines += ["", f"## {entry.title}", "", f"![{entry.title}]({entry.file})", "", entry.caption]
+    lines += ["", f"## Left out ({len(card['quarantined'])})", ""]
+    lines += [
+        f"- {e['dataset']}/{_inert(e['case'])}: {_inert(e['reason'])}" for e in card["quarantined"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    """Names and reasons come from strangers' files: no markup, no lines of their own."""
+    return html.escape(" ".join(text.split()), quote=False)
+
+
+def _counts(variant: dict[str, Any]) -> str:
+    text = f"{variant['slices']:,} slices of {variant['volumes']:,} volumes"
+    if variant["dedupe"] != "off":
+        text += f"; {variant['repeated']:,} repeated slices left out ({variant['dedupe']})"
+    if variant["variant"] == "leak-free":
+        text += (
+            f"; {len(variant['removed'])} volumes ({variant['slices_removed']:,} slices) removed;"
+            f" {len(variant['without_slices'])} validation cases had no slices to compare"
+        )
+    return f"{text}."

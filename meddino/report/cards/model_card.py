@@ -1,0 +1,123 @@
+"""The `model_card` verb: what whoever gets a model must know, as the README.md beside it."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from meddino import __version__
+from meddino.core.files import atomic, read_json
+from meddino.evaluate.scores import read_scores
+from meddino.finetune.settings import read_settings
+from meddino.report.options import ModelCardOptions
+
+METRICS = {
+    "dsc_paper": "DSC",
+    "nsd_paper": "NSD",
+    "dsc_area": "DSC, area",
+    "nsd_area": "NSD, area",
+}
+"""Columns of the scores, in %, and their heads."""
+
+
+def run(options: ModelCardOptions, *, description: Path, scores: Path, output: Path) -> None:
+    """Write the model card of one run, with a front matter as Hugging Face reads it.
+
+    It has no date, so that equal studies give equal files.
+
+    Args:
+        options: names, and where data and weights come from.
+        description: `model.json`, from `finetune`.
+        scores: scores of the same run, from `evaluate`.
+        output: `README.md`, to lie beside the model.
+
+    Raises:
+        MeddinoError: a file is missing or damaged.
+    """
+    model, scored = read_json(description), read_scores([scores])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", r"\|")
+    values = sorted(model["dataset_json"]["labels"].items(), key=lambda item: item[1])
+    labels = {name: value for name, value in values if value != 0}
+    text = environment.get_template("modelcard.md.j2").render(
+        front=yaml.safe_dump(_front(options), sort_keys=False, allow_unicode=True),
+        options=options,
+        fold=model["fold"],
+        channel=model["dataset_json"]["channel_names"]["0"],
+        labels=labels,
+        configuration=_configuration(model),
+        heads=list(METRICS.values()),
+        rows=_rows(scored, list(labels)),
+        cases=scored["case"].nunique(),
+        versions=model.get("versions", {"nnunetv2": version("nnunetv2"), "meddino": __version__}),
+    )
+    with atomic(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _front(options: ModelCardOptions) -> dict[str, Any]:
+    """The front matter: `license: other` wherever anyone else's terms may bind."""
+    data = [options.data, *options.pretraining]
+    licence: dict[str, Any] = {"license": "apache-2.0"}  # this project's
+    if options.weights or not all(source.phantom for source in data):
+        licence = {"license": "other", "license_name": "terms-of-data-and-weights"}
+    for source in options.weights:
+        if source.licence:
+            name = source.licence.lower().replace(" ", "-")
+            licence |= {"license_name": name, "license_link": source.home}
+    return {
+        **licence,
+        "library_name": "meddino",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["medical", "ct", "segmentation", "nnunet", "meddino"],
+        "datasets": list(dict.fromkeys(source.name for source in data)),
+    }
+
+
+def _configuration(model: dict[str, Any]) -> dict[str, Any]:
+    """What was trained, and how: name -> value."""
+    plans, settings = model["plans"], read_settings(model["plans"])
+    known = plans["configurations"]
+    chosen = {**known["2d"], **known[model["configuration"]]}
+    method, training = settings.method, settings.training
+    facts = {
+        "network": method.network,
+        "ViT": method.backbone,
+        "blocks to the decoder": ", ".join(map(str, method.blocks)),
+        "initial weights of the ViT": method.weights or ("random" if method.backbone else None),
+        "nnU-Net configuration": model["configuration"],
+        "input (px)": " x ".join(map(str, chosen["patch_size"])),
+        "spacing in plane (mm)": " x ".join(f"{mm:.3f}" for mm in chosen["spacing"]),
+        "intensities": ", ".join(chosen["normalization_schemes"]),
+        "batch": chosen["batch_size"],
+        "training": f"{training.epochs} epochs of {training.iterations_per_epoch} steps",
+        "augmentation": training.augmentation,
+        "optimiser": f"{method.optimizer}, rate {method.lr:g}, decay {method.weight_decay:g}",
+        "rate of the ViT": method.backbone_lr,
+        "seed": training.seed,
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _rows(scores: pd.DataFrame, structures: list[str]) -> list[tuple[str, int, list[str]]]:
+    """Structure, number of cases that have it, and its means; last their mean."""
+    columns = list(METRICS)
+    means = scores.groupby("structure")[columns].mean().reindex(structures) * 100
+    counts = scores[scores["reference_ml"] > 0].groupby("structure")["case"].nunique()
+    rows = [
+        (str(name), int(counts.get(name, 0)), _cells(values)) for name, values in means.iterrows()
+    ]
+    return [*rows, ("**mean**", scores["case"].nunique(), _cells(means[columns].mean()))]
+
+
+def _cells(values: pd.Series) -> list[str]:
+    return ["-" if pd.isna(value) else f"{value:.1f}" for value in values]

@@ -1,0 +1,1 @@
+"""The configuration of a study, and all that follows from it."""

@@ -1,0 +1,1 @@
+"""Reading volumes of any format: one grid, one orientation, Hounsfield units."""

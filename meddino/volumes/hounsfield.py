@@ -1,0 +1,82 @@
+"""Whether values are Hounsfield units: water 0, air -1000."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from meddino.volumes.errors import BadVolume
+
+LOWEST, HIGHEST = -1024, 32767
+"""Range of values kept, in HU: below is padding, above is more than int16 holds."""
+BODY_HU = -500
+"""Halfway between air and water: above is patient, or table."""
+FAT_HU = -200
+"""Every part of the body has fat, which with noise reaches below this; most scans show air."""
+SOFT_TISSUE_HU = (-200, 300)
+MIN_SOFT_TISSUE = 0.002
+"""Smallest fraction of voxels that soft tissue fills in a scan of anything alive."""
+MAX_HU = 65536
+"""Metal in scanners with an extended range stays below 31,000 HU."""
+
+
+def check_values(array: npt.NDArray[Any]) -> None:
+    """Refuse an empty or constant volume, and one with values that are no numbers.
+
+    Raises:
+        BadVolume: says which.
+    """
+    if array.size == 0:
+        raise BadVolume("has no voxels; exclude the file")
+    if array.dtype.kind == "f":
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise BadVolume(
+                f"holds {bad} values that are NaN or infinite; get the original scan, or exclude"
+                " the case"
+            )
+
+
+def check_hu(array: npt.NDArray[Any]) -> None:
+    """Refuse values that cannot be HU, however they came about.
+
+    Raises:
+        BadVolume: the image is constant, or of grey values, or its scale or offset was lost.
+    """
+    low, high = float(array.min()), float(array.max())
+    remedy = f"(values from {low:g} to {high:g}); take the original scan, or exclude the case"
+    if low == high:
+        raise BadVolume(f"is constant: an empty image {remedy}")
+    if low >= 0 and high <= 255:
+        raise BadVolume(f"is not in HU but in 8-bit grey values {remedy}")
+    if low >= 0:
+        raise BadVolume(f"is not in HU: no value below 0, the offset of -1024 was lost {remedy}")
+    if low > FAT_HU:
+        raise BadVolume(f"is not in HU: neither air nor fat is below {FAT_HU} {remedy}")
+    if high > MAX_HU or low < -MAX_HU:
+        raise BadVolume(f"is not in HU: values are beyond any scanner's range {remedy}")
+    if _soft_voxels(array) < MIN_SOFT_TISSUE * array.size:
+        raise BadVolume(
+            "is not in HU, or shows no body: hardly a voxel has a value of soft tissue"
+            f" ({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]}), as after subtracting the offset twice"
+            f" {remedy}"
+        )
+
+
+def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+    """Round to whole HU; padding below -1024 becomes -1024. What is so already stays as it is.
+
+    Slice by slice, so that no copy of the whole volume in another number type is made.
+    """
+    if array.dtype == np.int16 and array.min() >= LOWEST:
+        return array
+    result = np.empty(array.shape, np.int16)
+    for whole, values in zip(result, array, strict=True):
+        rounded = np.rint(values) if values.dtype.kind == "f" else values
+        np.clip(rounded, LOWEST, HIGHEST, out=whole, casting="unsafe")
+    return result
+
+
+def _soft_voxels(array: npt.NDArray[Any]) -> int:
+    low, high = SOFT_TISSUE_HU
+    return sum(int(np.count_nonzero((image > low) & (image < high))) for image in array)

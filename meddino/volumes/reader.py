@@ -1,0 +1,248 @@
+"""Reading CT volumes: any format, one canonical orientation, HU, and no silent surprises."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from isal import igzip, isal_zlib
+
+from meddino.core.errors import MeddinoError
+from meddino.volumes import dicom, geometry, nifti
+from meddino.volumes.errors import BadVolume
+from meddino.volumes.hounsfield import check_hu, check_values, to_int16
+from meddino.volumes.raw import AGAIN, Raw, from_image, reason
+
+__all__ = ["BadVolume", "Volume", "check_made", "read", "read_label", "read_made"]
+
+GRID_TOLERANCE = 0.1
+"""How far the voxels of a label may lie from its image's, in voxels."""
+
+# tuple[Any] since isal's stubs call its error an instance.
+DAMAGES: tuple[Any, ...] = (OSError, EOFError, isal_zlib.IsalError)
+PIECE_BYTES = 1 << 24
+"""How much of a volume is unpacked at a time where only its checksum matters."""
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie.
+
+    Attributes:
+        axes: (3, 3); columns are the steps from voxel to voxel along i, j, k, in mm, LPS.
+        origin_mm: (3,), centre of the first voxel, LPS.
+    """
+
+    axes: npt.NDArray[np.float64]
+    origin_mm: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume whose axes run, as nearly as can be, foot to head, front to back, right to left.
+
+    Attributes:
+        array: (z, y, x); int16 HU for CT, float32 for MR, unsigned for labels.
+        spacing_mm: (z, y, x).
+        origin_mm: centre of the first voxel, (x, y, z) in LPS.
+        direction: (3, 3); columns are the unit vectors of the axes x, y, z in LPS. A rotation.
+        oblique_deg: angle between the slices and the axial plane.
+        remarks: what was mended or looks suspect, in words.
+        stored: the grid as the file has it; None for a volume of another origin.
+    """
+
+    array: npt.NDArray[Any]
+    spacing_mm: Vector
+    origin_mm: Vector
+    direction: npt.NDArray[np.float64]
+    oblique_deg: float
+    remarks: tuple[str, ...] = ()
+    stored: Grid | None = None
+
+    def image(self) -> sitk.Image:
+        """The same volume for SimpleITK."""
+        return _image(self.array, np.array(self.spacing_mm[::-1]), self.direction, self.origin_mm)
+
+    def as_stored(self, array: npt.NDArray[Any]) -> sitk.Image:
+        """Values (z, y, x) of this volume's voxels, on the grid of the file that it was read from.
+
+        Raises:
+            ValueError: the volume was not read from a file.
+        """
+        if self.stored is None:
+            raise ValueError("a volume that was not read from a file has no stored grid")
+        sizes = np.linalg.norm(self.stored.axes, axis=0)
+        values = np.ascontiguousarray(geometry.restore(array, self.stored.axes))
+        return _image(values, sizes, self.stored.axes / sizes, self.stored.origin_mm)
+
+    def points_mm(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Where voxels are: (3, n) indices (z, y, x) to (3, n) points (x, y, z) in mm, LPS."""
+        steps = self.direction * np.array(self.spacing_mm[::-1])
+        return np.asarray(self.origin_mm)[:, None] + steps @ indices[::-1]
+
+
+def read(path: Path, *, hu: bool = True) -> Volume:
+    """Read a CT (or MR) volume.
+
+    Args:
+        path: a file (NIfTI, MetaImage, NRRD, ...) or the folder of a DICOM series.
+        hu: whether values must be HU. If so they are rounded to int16, and padding (-2000, -3024)
+            becomes -1024; otherwise they stay as they are, in float32.
+
+    Raises:
+        BadVolume: it cannot be read or cannot be trusted; the message says why and what to do.
+    """
+    raw = _load(path, "CT" if hu else None)
+    check_values(raw.array)
+    volume = _canonical(raw)
+    geometry.check_sides(volume.array)
+    if hu:
+        check_hu(volume.array)
+        array: npt.NDArray[Any] = to_int16(volume.array)
+    else:
+        array = volume.array.astype(np.float32)
+    return replace(volume, array=np.ascontiguousarray(array))
+
+
+def read_label(path: Path, like: Volume) -> Volume:
+    """Read a segmentation that lies on the grid of `like`.
+
+    Returns:
+        Labels as uint8, or uint16 where values exceed 255.
+
+    Raises:
+        BadVolume: unreadable, not whole numbers, or on another grid.
+    """
+    raw = _load(path, None)
+    check_values(raw.array)
+    volume = _canonical(raw)
+    _check_grid(volume, like)
+    array = volume.array
+    low, high = array.min(), array.max()
+    whole = array.dtype.kind != "f" or np.array_equal(np.rint(array), array)
+    if not whole or low < 0 or high > 65535:
+        raise BadVolume(
+            f"label holds values that are not whole numbers from 0 on ({low:g} to {high:g}), as an"
+            " image does; mend `labels` of this dataset"
+        )
+    kind = np.uint8 if high <= 255 else np.uint16
+    return replace(volume, array=np.ascontiguousarray(array.astype(kind)))
+
+
+def read_labelled(image: Path, label: Path) -> tuple[Volume, npt.NDArray[Any]]:
+    """Read a converted case: its volume, and its labels on the volume's grid.
+
+    Raises:
+        MeddinoError: one of the two cannot be used.
+    """
+    path = image
+    try:
+        volume = read(path)
+        path = label
+        return volume, read_label(path, volume).array
+    except BadVolume as error:
+        raise MeddinoError(f"{path}: {error}") from error
+
+
+def check_made(path: Path, marker: Path) -> None:
+    """Refuse a volume (`.nii.gz`) that an earlier stage made and that is not whole any more.
+
+    ITK, and so nnU-Net, reads what is cut off or damaged as far as it goes, and the rest as zeros,
+    without a word. gzip's checksum tells.
+
+    Args:
+        path: the volume.
+        marker: the file that vouches for it; a rerun without that makes both anew.
+
+    Raises:
+        MeddinoError: it is missing, cut off or damaged.
+    """
+    try:
+        with igzip.open(path) as file:
+            while file.read(PIECE_BYTES):
+                pass
+    except DAMAGES as error:
+        raise MeddinoError(
+            f"{path} is missing, cut off or damaged ({error}); delete {marker} and rerun"
+        ) from error
+
+
+def read_made(path: Path, marker: Path) -> sitk.Image:
+    """Read a volume that an earlier stage made.
+
+    Raises:
+        MeddinoError: it is missing or not whole (see `check_made`).
+    """
+    check_made(path, marker)
+    return sitk.ReadImage(str(path))
+
+
+def _load(path: Path, modality: str | None) -> Raw:
+    """Read a file or a folder, as it is."""
+    if path.is_dir():
+        return dicom.load(path, modality)
+    if not path.is_file():
+        raise BadVolume("does not exist, or is a link to nowhere; fetch the dataset again")
+    if path.stat().st_size == 0:
+        raise BadVolume(f"is an empty file; {AGAIN}")
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        return nifti.load(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise BadVolume(
+            f"cannot be read, it is truncated or damaged or no image ({reason(error)}); {AGAIN}"
+        ) from error
+    return from_image(image)
+
+
+def _canonical(raw: Raw) -> Volume:
+    """Turn a volume into canonical orientation, with a grid that is checked."""
+    turned = geometry.orient(raw)
+    sizes, rotation, remarks = geometry.split(turned.axes)
+    x, y, z = (float(value) for value in turned.origin_mm)
+    return Volume(
+        array=turned.array,
+        spacing_mm=(float(sizes[2]), float(sizes[1]), float(sizes[0])),
+        origin_mm=(x, y, z),
+        direction=rotation,
+        oblique_deg=geometry.oblique_deg(rotation),
+        remarks=turned.remarks + remarks,
+        stored=Grid(raw.axes, raw.origin_mm),
+    )
+
+
+def _image(
+    array: npt.NDArray[Any],
+    sizes: npt.NDArray[np.float64],
+    direction: npt.NDArray[np.float64],
+    origin: Any,
+) -> sitk.Image:
+    """An array (k, j, i) as an image; sizes (mm) and columns of `direction` are along i, j, k."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(sizes.tolist())
+    image.SetOrigin([float(mm) for mm in origin])
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+def _check_grid(label: Volume, image: Volume) -> None:
+    """Refuse a label whose corner voxels are not where the image's are."""
+    if label.array.shape != image.array.shape:
+        shapes = " and ".join(" x ".join(map(str, volume.array.shape)) for volume in (label, image))
+        raise BadVolume(
+            f"label lies on another grid than its image ({shapes} voxels); resample it onto the"
+            " image, or exclude the case"
+        )
+    last = np.array(image.array.shape) - 1
+    corners = np.array(np.meshgrid(*((0, end) for end in last))).reshape(3, -1)
+    apart = np.linalg.norm(label.points_mm(corners) - image.points_mm(corners), axis=0).max()
+    if apart > GRID_TOLERANCE * min(image.spacing_mm):
+        raise BadVolume(
+            f"label lies on another grid than its image (voxels are up to {apart:.1f} mm apart);"
+            " resample it onto the image, or exclude the case"
+        )

@@ -1,0 +1,223 @@
+"""Image, conda environment and audit: what they name agrees with the locks and the rules."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from places import ROOT
+
+DEFINITION = (ROOT / "containers/meddino.def").read_text()
+SCRIPTS = sorted([*ROOT.glob("containers/*.sh"), *ROOT.glob("envs/*.sh"), ROOT / ".ci/run"])
+BILL = ROOT / "build/containers/meddino.sbom.cdx.json"
+
+
+def module(path: str) -> ModuleType:
+    """Load a script of the repository that is no part of the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def section(name: str) -> str:
+    match = re.search(rf"^%{name}\n(.*?)(?=^%|\Z)", DEFINITION, re.M | re.S)
+    assert match, name
+    return match[1]
+
+
+def pins(name: str) -> dict[str, Requirement]:
+    found = map(Requirement, module("envs/lock.py").pins(name))
+    return {requirement.name: requirement for requirement in found}
+
+
+def programs(folder: Path, **scripts: str) -> str:
+    """Make shell programs; return a search path with them first."""
+    for name, body in scripts.items():
+        program = folder / name.replace("_", "-")
+        program.write_text(f"#!/bin/bash\n{body}\n")
+        program.chmod(0o755)
+    return f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin"
+
+
+# --- The definition --------------------
+def test_every_template_of_the_definition_has_a_default() -> None:
+    used = set(re.findall(r"\{\{ (\w+) \}\}", DEFINITION))
+    defaults = dict(re.findall(r"^    ([A-Z]+)=(.*)$", section("arguments"), re.M))
+    assert used == set(defaults)
+    assert defaults["BOOTSTRAP"] == "docker" and defaults["TORCH"] == "cuda"
+    assert re.fullmatch(r"debian:12\.\d+-slim", defaults["FROM"]), "a base pinned by its release"
+
+
+def test_the_definition_installs_what_make_setup_does() -> None:
+    assert 'bash src/envs/setup.sh python3 venv "{{ TORCH }}"' in section("post")
+    assert "--require-hashes -r src/envs/lock-tools.txt" in section("post")
+    for source in (line.split()[0] for line in section("files").splitlines() if line.strip()):
+        assert (ROOT / source).exists(), source
+
+
+def test_building_without_apptainer_says_what_is_missing(tmp_path: Path) -> None:
+    path = programs(tmp_path)
+    if shutil.which("apptainer", path=path):
+        pytest.skip("Apptainer is installed here")
+    command = ["bash", str(ROOT / "containers/build.sh"), str(tmp_path / "x.sif")]
+    run = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "needs Apptainer" in run.stderr
+    assert not (tmp_path / "x.sif").exists()
+
+
+def test_a_container_test_that_cannot_run_says_so_loudly() -> None:
+    if os.getuid():
+        pytest.skip("takes root to become somebody else")
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", "bash", "containers/test.sh"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "Permission denied" in run.stderr:
+        pytest.skip("others may not read this checkout")
+    assert run.returncode == 0, run.stderr
+    assert "CONTAINER TEST SKIPPED: only root" in run.stdout
+
+
+def test_scripts_pass_shellcheck() -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    run = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_bill_of_materials_lists_what_is_locked() -> None:
+    if not BILL.exists():
+        pytest.skip("no image was built here (make container-test)")
+    bill = json.loads(BILL.read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert bill["metadata"]["component"]["name"] == "meddino"
+    listed = {part["purl"] for part in bill["components"]}
+    for pin in pins("lock.txt").values():
+        if not pin.marker or pin.marker.evaluate():
+            name = re.sub(r"[-_.]+", "-", pin.name)
+            assert f"pkg:pypi/{name}@{str(pin.specifier).removeprefix('==')}" in listed
+    assert any(part.startswith("pkg:deb/debian/libc6@") for part in listed)
+
+
+# --- The conda environment --------------------
+def test_the_conda_environment_is_the_locks() -> None:
+    text = (ROOT / "envs/meddino.yaml").read_text()
+    assert text == module("envs/lock.py").conda(), "run `make lock`"
+    environment = yaml.safe_load(text)
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    *programs, pip = environment["dependencies"]
+    assert programs == ["python=3.11", "pip"]
+    found = {pin.name: pin for pin in map(Requirement, pip["pip"])}
+    assert found == pins("lock.txt") | pins("lock-torch.txt")
+
+
+def test_torch_is_one_release_in_all_locks() -> None:
+    cuda, cpu = pins("lock-torch.txt"), pins("lock-torch-cpu.txt")
+    assert str(cpu["torch"].specifier) == f"{cuda['torch'].specifier}+cpu"
+    assert "nvidia-cudnn-cu13" in cuda and set(cpu) == {"torch"}
+
+
+# --- The rules --------------------
+def test_every_rule_with_a_command_names_its_environment() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    rules = re.split(r"^ *rule\b", text, flags=re.M)[1:]
+    assert len(rules) > 15
+    for rule in rules:
+        assert re.search(r'conda:\s+"../../envs/meddino.yaml"', rule), rule[:60]
+        # Rules that submit their own jobs put these into the image themselves.
+        assert ("container:" in rule) == ("meddino submit" in rule), rule[:60]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    return tmp_path
+
+
+def snakemake(
+    folder: Path, path: str, *arguments: str, image: str = ""
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "1"]
+    command += ["--configfile", "profiles/demo/study.yaml", "containers/study.yaml", *arguments]
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment |= {"MEDDINO_IMAGE": image} if image else {}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_rules_run_in_the_image_and_another_image_reruns_nothing(study: Path) -> None:
+    """Apptainer is played by a program that notes how it is called and runs the command here."""
+    (study / "bin").mkdir()
+    path = programs(
+        study / "bin",
+        apptainer='[ "$1" = --version ] && { echo apptainer version 1.4.5; exit; }\n'
+        f'echo "$@" >> {study}/calls\n'
+        'while [ "$1" != -c ]; do shift; done; exec bash -c "$2"',
+    )
+    target = "resources/demo/phantom/amos22/SHA256SUMS"
+    contained = ["--sdm", "apptainer", "--", target]
+
+    missing = snakemake(study, path, *contained)
+    assert missing.returncode and "containers/meddino.sif is not there: `make container`" in (
+        missing.stdout + missing.stderr
+    )
+
+    (study / "my.sif").touch()
+    assert snakemake(study, path, *contained, image="my.sif").returncode == 0
+    assert re.search(
+        r"exec --home .* my\.sif bash -c .*meddino phantom", (study / "calls").read_text()
+    )
+    assert (study / target).exists()
+
+    (study / "other.sif").touch()
+    again = snakemake(study, path, "--dry-run", *contained, image="other.sif")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+# --- The audit --------------------
+@pytest.mark.parametrize(
+    ("control", "locked", "status", "says"),
+    [
+        ("", "", 0, "AUDIT SKIPPED"),
+        ('{"name": "jinja2", "skip_reason": "not found"}', "", 0, "AUDIT SKIPPED"),
+        ("FLAW", '{"name": "numpy", "version": "2", "vulns": []}', 0, "1 packages, 0 known flaws"),
+        ("FLAW", "FLAW", 1, "jinja2 2.10: PYSEC-1, mended in 2.10.1"),
+    ],
+    ids=["unreachable", "knows-nothing", "clean", "flawed"],
+)
+def test_an_audit_without_a_database_is_no_clean_bill(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    control: str,
+    locked: str,
+    status: int,
+    says: str,
+) -> None:
+    """pip-audit is played by a program with one answer for the control and one for the locks."""
+    flaw = json.dumps(
+        {
+            "name": "jinja2",
+            "version": "2.10",
+            "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.10.1"]}],
+        }
+    )
+    answer = {
+        key: f"echo '{{\"dependencies\": [{text.replace('FLAW', flaw)}]}}'" if text else "exit 1"
+        for key, text in (("control", control), ("locked", locked))
+    }
+    body = f'case "$*" in *control.txt*) {answer["control"]};; *) {answer["locked"]};; esac'
+    programs(tmp_path, pip_audit=body)
+    audit = module("envs/audit.py")
+    monkeypatch.setattr(audit, "tools", lambda: tmp_path)
+    assert audit.main([]) == status
+    assert says in capsys.readouterr().out

@@ -1,0 +1,394 @@
+"""Figures and report: whole, self-contained, deterministic, and safe against odd names."""
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import report_data as made
+from PIL import Image
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import read_json, write_json
+from meddino.report.figures import charts, figures, overlay, overlays
+from meddino.report.options import FigureOptions, PlotOptions, Prices
+from meddino.report.page import glance
+from meddino.study.model import Study, load
+
+
+class Page(HTMLParser):
+    """Elements of a page, and the contents of its scripts and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and self.cdata_elem == "script":
+            attributes, before = self.scripts[-1]
+            self.scripts[-1] = (attributes, before + data)
+        elif self.lasttag != "style":
+            self.text += data
+
+    def json(self, **attributes: str) -> Any:
+        """The data of the script with these attributes (`_` for `-`)."""
+        wanted = {"type": "application/json"}
+        wanted |= {key.replace("_", "-"): value for key, value in attributes.items()}
+        (found,) = [content for have, content in self.scripts if have == wanted]
+        return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found = made.study(tmp_path_factory.mktemp("study"))
+    made.drawn(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(study: dict[str, Any]) -> Page:
+    return Page(made.report(study).read_text(encoding="utf-8"))
+
+
+def test_every_figure_exists_and_is_described(study: dict[str, Any]) -> None:
+    sections = set()
+    for path in (*study["report"]["figures"], study["root"] / "ct3m/card/figures.json"):
+        for entry in read_json(path):
+            sections.add(entry["section"])
+            assert (path.parent / entry["file"]).read_bytes().startswith(b"\x89PNG")
+            assert entry["title"] and entry["caption"]
+    assert sections == {"Curation", "Pretraining", "Finetuning", "Evaluation"}
+
+
+def test_the_probes_caption_says_what_guessing_gives(study: dict[str, Any], tmp_path: Path) -> None:
+    (caption,) = [
+        e["caption"] for e in read_json(study["report"]["figures"][0]) if e["file"] == "probe.png"
+    ]
+    assert "2 classes (background, liver)" in caption and "50 %" in caption
+    files = {**study["figures"], "probes": []}
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **files, output=tmp_path / "figures.json")
+    assert all(e["file"] != "probe.png" for e in read_json(tmp_path / "figures.json"))
+
+
+def test_figures_do_not_change_from_run_to_run(study: dict[str, Any]) -> None:
+    (drawn,) = study["report"]["figures"]
+    again = study["root"] / "again/figures.json"
+    figures.run(PlotOptions(look=FigureOptions(dpi=60)), **study["figures"], output=again)
+    for entry in read_json(drawn):
+        name = entry["file"]
+        assert (again.parent / name).read_bytes() == (drawn.parent / name).read_bytes(), name
+
+
+# ---- the report -------------------------------------------------------------------------------
+
+
+def test_the_report_is_one_file_that_asks_nothing_of_the_network(page: Page) -> None:
+    named = [
+        attributes[key]
+        for _, attributes in page.elements
+        for key in ("src", "href", "action", "data", "poster", "srcset")
+        if attributes.get(key)
+    ]
+    assert named
+    assert all(source.startswith(("data:", "#")) for source in named)
+    identities = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {source[1:] for source in named if source.startswith("#")} <= identities
+    assert "link" not in {tag for tag, _ in page.elements}
+
+
+def test_only_the_reports_own_scripts_may_run(page: Page) -> None:
+    (policy,) = [a["content"] for t, a in page.elements if a.get("http-equiv")]
+    assert policy is not None and "default-src 'none'" in policy and "unsafe-eval" not in policy
+    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
+    own = [content for attributes, content in page.scripts if not attributes]
+    digests = [hashlib.sha256(content.encode()).digest() for content in own]
+    assert {base64.b64encode(digest).decode() for digest in digests} == allowed
+    assert len(own) == 3
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+
+
+def test_every_picture_has_a_text_and_every_heading_its_level(page: Page) -> None:
+    assert all(attributes.get("alt") for tag, attributes in page.elements if tag == "img")
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    tags = {tag for tag, _ in page.elements}
+    assert {"header", "nav", "main"} <= tags
+
+
+def test_the_report_says_what_was_left_out_and_why(page: Page) -> None:
+    assert "2 volumes could not be trusted" in page.text
+    assert "truncated; fetch it again" in page.text and "on another grid; mend it" in page.text
+    assert "benchmark LiTS" in page.text
+
+
+def test_a_table_shows_the_paper_the_difference_and_the_best(study: dict[str, Any]) -> None:
+    text = made.report(study).read_text(encoding="utf-8")
+    assert "41.50 to 58.25" in text and "p &lt; 0.001" in text and "not run" not in text
+    assert "75.00" in text and "\N{MINUS SIGN}25.00" in text
+    assert "<b>50.00</b>" in text and "<b>48.00</b>" not in text and "<b>75.00</b>" in text
+    assert "NSD by edge voxels" not in text and "DSC in %." in text, "the table's footnote"
+
+
+def test_missing_runs_are_in_the_report(study: dict[str, Any]) -> None:
+    lines = made.table_lines()
+    lines.loc[lines["method"] == "nnunet", ["ours", "low", "high", "p", "difference"]] = np.nan
+    lines.loc[lines["method"] == "nnunet", "cases"] = 0
+    path = study["root"] / "missing.csv"
+    lines.assign(metric="HD95", unit="mm").to_csv(path, index=False)
+    text = made.report(study, "missing.html", tables=[path]).read_text(encoding="utf-8")
+    assert (
+        ">not run" in text
+        and "HD95 (mm)" in text
+        and ">nan" not in text
+        and "NaN" not in Page(text).text
+    )
+    assert "74.00" in text, "the paper's value stays"
+
+
+def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
+    study: dict[str, Any], page: Page
+) -> None:
+    found = read_json(study["report"]["card"])
+    (toy,) = found["datasets"]
+    assert (toy["volumes"], toy["slices"], toy["quarantined"]) == (3, 30, 1)
+    assert toy["bytes"] == (study["root"] / "ct3m/shards/toy/0.32.parquet").stat().st_size
+    paper, leak_free = found["variants"]
+    assert (paper["variant"], paper["slices"], paper["removed"]) == ("paper", 30, [])
+    assert (leak_free["variant"], leak_free["slices"]) == ("leak-free", 10)
+    assert [entry["because"] for entry in leak_free["removed"]] == [
+        "toys validates on it",
+        "copy of toy/a",
+    ]
+    assert found["overlap"] == {"datasets": ["toy"], "counts": [[3, 2]]}
+    markdown = study["report"]["card"].with_name("card.md").read_text()
+    assert "3,868,833" in markdown and "cannot be read" in markdown
+    assert "3,868,833" in page.text and "copy of toy/a" in page.text
+    for shown in (markdown, page.text):
+        assert "every copy of them" in " ".join(shown.split())
+
+
+def test_no_copies_are_a_sentence(study: dict[str, Any]) -> None:
+    card = read_json(study["report"]["card"])
+    path = study["root"] / "ct3m/card/none.json"
+    write_json(path, {**card, "overlap": {"datasets": ["toy"], "counts": [[3, 0]]}})
+    shown = Page(made.report(study, "none.html", card=path).read_text(encoding="utf-8"))
+    assert "no volume of 1 dataset is a copy of another" in " ".join(shown.text.split())
+    assert "overlap" not in shown.json(id="charts")
+
+
+def test_names_from_files_are_text_everywhere(study: dict[str, Any], page: Page) -> None:
+    text = (study["root"] / "report.html").read_text(encoding="utf-8")
+    for name in (made.SCRIPT, made.HOSTILE, made.CASES[0], made.LESION):
+        assert name not in text
+    assert made.SCRIPT in page.text and "Read <this> first." in page.text
+    scores = page.json(id="scores")["lits"]
+    assert scores["cases"] == sorted(made.CASES)
+    assert scores["structures"] == ["liver", made.LESION]
+    pictures = page.json(data_overlays="lits")
+    assert {case["case"] for case in pictures["cases"]} == set(made.CASES)
+    assert "onerror" not in {key for _, attributes in page.elements for key in attributes}
+
+
+def test_keys_of_histories_are_never_shown(page: Page) -> None:
+    shown = {
+        name
+        for key, chart in page.json(id="charts").items()
+        if key.startswith(("pretraining/", "finetuning/"))
+        for name in chart["series"]
+    }
+    assert "iBOT" in shown and "MedDINOv3" in shown
+    assert not any("_" in name or name in ("ibot", "koleo", "meddinov3") for name in shown)
+
+
+def test_equal_studies_give_equal_reports(study: dict[str, Any]) -> None:
+    assert made.report(study, "a.html").read_bytes() == made.report(study, "b.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flag", "broken"),
+    [
+        ("tables", "table,row"),
+        ("tables", "table,row\n"),
+        ("tables", "\n"),
+        ("card", "[]"),
+        ("provenance", "{}"),
+        ("scores", "junk"),
+        ("card", "{"),
+        ("provenance", ""),
+        ("overlays", "{}x"),
+        ("pretraining", "{"),
+    ],
+)
+def test_a_damaged_input_is_one_clear_error(
+    study: dict[str, Any], tmp_path: Path, flag: str, broken: str
+) -> None:
+    path = tmp_path / "broken"
+    path.write_text(broken)
+    many = isinstance(study["report"][flag], list)
+    with pytest.raises(MeddinoError, match=r"broken.*(rerun|run )"):
+        made.report(study, "broken.html", **{flag: [path] if many else path})
+    assert not (study["root"] / "broken.html").exists()
+
+
+def test_a_missing_picture_is_one_clear_error(study: dict[str, Any], tmp_path: Path) -> None:
+    index = tmp_path / "lits/index.json"
+    index.parent.mkdir()
+    index.write_bytes(study["report"]["overlays"][0].read_bytes())
+    with pytest.raises(MeddinoError, match=r"does not exist; delete .*index.json and rerun"):
+        made.report(study, "broken.html", overlays=[index])
+
+
+def test_the_configuration_in_the_report_is_the_study(page: Page) -> None:
+    (link,) = [a["href"] for t, a in page.elements if t == "a" and "download" in a]
+    assert link is not None
+    assert made.SCRIPT in base64.b64decode(link.partition(",")[2]).decode()
+
+
+@pytest.mark.parametrize(
+    "files", [[], ["profiles/demo/study.yaml"], ["config.leak-free.yaml"]], ids=str
+)
+def test_a_study_said_as_one_file_is_the_same_study(files: list[str]) -> None:
+    study = load(["config.yaml", *files])
+    assert Study.parse(json.loads(json.dumps(study.configuration()))) == study
+
+
+# ---- pictures of cases --------------------------------------------------------------------------
+
+
+def test_the_slice_that_is_shown_tells_most_structures() -> None:
+    labels = np.zeros((4, 8, 8), np.uint8)
+    labels[1, :8] = 1
+    labels[2, :6] = 1
+    labels[2, 0, 0] = 2
+    assert overlay.telling_slice(labels) == 2, "two structures before more voxels"
+    assert overlay.telling_slice(np.zeros((5, 2, 2), np.uint8)) == 2
+
+
+def test_pictures_show_a_slice_undistorted_and_labels_in_their_colours(tmp_path: Path) -> None:
+    assert overlay.fitted((100, 50), (1.0, 2.0), 64) == (64, 64)
+    assert overlay.fitted((100, 50), (1.0, 1.0), 64) == (32, 64)
+    labels = np.array([[0, 1], [2, 7]])
+    path = tmp_path / f"layer{overlay.SUFFIX}"
+    path.write_bytes(overlay.layer(labels, {1: "#0072b2", 2: "#d55e00"}, (4, 4)))
+    pixels = np.asarray(Image.open(path).convert("RGBA"))
+    assert pixels.shape == (4, 4, 4)
+    assert pixels[0, 3].tolist() == [0, 0x72, 0xB2, 255]
+    assert pixels[3, 0].tolist() == [0xD5, 0x5E, 0, 255]
+    assert pixels[0, 0, 3] == pixels[3, 3, 3] == 0
+    many = overlay.colours(FigureOptions().colours, [f"s{n}" for n in range(24)])
+    assert len(set(many.values())) == 24
+
+
+def test_cases_are_spread_from_worst_to_best_and_not_picked() -> None:
+    scores = pd.DataFrame(
+        {"case": [f"c{n:02d}" for n in range(50)], "dsc_paper": np.arange(50) / 50}
+    )
+    shuffled = scores.sample(frac=1, random_state=0)
+    assert overlays.spread(shuffled, 100) == scores["case"].tolist()
+    assert overlays.spread(shuffled, 6) == ["c00", "c10", "c20", "c29", "c39", "c49"]
+    assert overlays.spread(scores.assign(dsc_paper=np.nan), 3) == ["c00", "c24", "c49"]
+    assert overlays.spread(scores, 1) == ["c00"]
+
+
+def test_the_overlays_index_lists_what_was_drawn(study: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "lits/index.json"
+    output.parent.mkdir()
+    (output.parent / "0009.image.webp").write_bytes(b"of an earlier run")
+    overlays.run(made.look(cases_per_benchmark=1), **study["overlays"], output=output)
+    found = read_json(output)
+    assert found["scored"] == 2
+    assert [entry["name"] for entry in found["structures"]] == ["liver", made.LESION]
+    (case,) = found["cases"]
+    assert case["slice"] == 3 and case["slices"] == 4 and case["size_px"] == [64, 53]
+    assert set(case["methods"]) == set(made.METHODS)
+    named = {case["image"], case["reference"], *case["methods"].values()}
+    assert named == {path.name for path in output.parent.iterdir()} - {"index.json"}
+    again = tmp_path / "again/index.json"
+    overlays.run(made.look(cases_per_benchmark=1), **study["overlays"], output=again)
+    for name in (*named, "index.json"):
+        assert (again.parent / name).read_bytes() == (output.parent / name).read_bytes()
+
+
+def test_a_scored_case_that_is_gone_is_one_clear_error(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    scores = tmp_path / "scores.parquet"
+    pd.DataFrame(made.score_rows()).assign(case="gone").drop_duplicates(
+        ["method", "label"]
+    ).to_parquet(scores)
+    files = {**study["overlays"], "scores": [scores]}
+    with pytest.raises(MeddinoError, match="has no case 'gone'"):
+        overlays.run(made.look(), **files, output=tmp_path / "index.json")
+
+
+# ---- charts and glance --------------------------------------------------------------------------
+
+
+def test_long_histories_are_thinned_to_means() -> None:
+    lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(12_000)]
+    (chart,) = charts.pretraining("Stage 1", lines).values()
+    (rows,) = chart.spec["datasets"].values()
+    assert len(rows) == charts.POINTS and {row["series"] for row in rows} == {"total"}
+    assert all(row["y"] == 0.5 for row in rows)
+
+
+def test_a_method_has_one_colour_in_all_charts() -> None:
+    every = [f"m{n}" for n in range(12)]
+    some = charts.cases(every[3:5], every, "DSC (%)").spec
+    assert some["layer"][0]["encoding"]["color"]["scale"]["range"] == ["var(--c4)", "var(--c5)"]
+    lines = charts.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
+    assert lines["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
+
+
+def job(verb: str, start: str, wall_s: float, gpus: list[str], energy: float | None = None) -> Any:
+    end = f"2026-01-01T{start[:2]}:30:00.000+00:00"
+    host = {"name": "a", "cpus": 4, "gpus": gpus, "system": "Linux"}
+    files = {"inputs": {"some_files": [{"path": "a b"}]}, "outputs": [{"path": "out"}]}
+    when = {"started": f"2026-01-01T{start}:00.000+00:00", "ended": end}
+    took = {"wall_s": wall_s, "cpu_s": 7200.0, "cpu_energy_j": energy}
+    return {"verb": verb, "options": {"k": "it's"}, "host": host, **files, **when, **took}
+
+
+def test_effort_adds_hours_energy_and_cost() -> None:
+    jobs = [job("slices", "00:00", 3600, []), job("finetune", "02:00", 1800, ["H100"] * 4, 5e3)]
+    found = glance.effort(jobs, Prices(gpu_hour=2.0, core_hour=0.1))
+    assert (found["elapsed_s"], found["core_h"], found["gpu_h"]) == (9000, 4.0, 2.0)
+    assert (found["energy_kj"], found["metered"]) == (5.0, 1)
+    assert found["cost"] == pytest.approx(2 * 2.0 + 2 * 0.1)
+    assert glance.effort(jobs, Prices())["cost"] is None
+    assert glance.effort([], Prices())["jobs"] == 0
+    (host,) = glance.hosts(jobs)
+    assert (host["jobs"], host["gpus"]) == (2, "4 x H100")
+
+
+def test_commands_are_what_a_shell_takes() -> None:
+    (entry,) = glance.commands([job("slices", "00:00", 1, []), job("slices", "01:00", 1, [])])
+    words = shlex.split(entry["command"])
+    assert words[:5] == ["python", "-m", "meddino", "slices", "--options"]
+    assert json.loads(words[5]) == {"k": "it's"}
+    assert words[6:] == ["--some-files", "a b", "--output", "out"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "< 1 s"), (59, "59 s"), (200, "3 min 20 s"), (7200, "2 h"), (273_600, "3 d 4 h")],
+)
+def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
+    assert glance.duration(seconds) == said

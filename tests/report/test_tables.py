@@ -1,0 +1,268 @@
+"""Tables: the paper's way of averaging, its values, and all three formats."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from meddino.core.errors import MeddinoError
+from meddino.evaluate import statistics
+from meddino.report.options import Table, TableOptions
+from meddino.report.tables import tables
+from meddino.study.model import load
+
+NAN = float("nan")
+
+
+def scores(folder: Path, method: str, values: list[tuple[str, str, float]]) -> Path:
+    rows = [
+        {
+            "benchmark": "lits",
+            "method": method,
+            "fold": 0,
+            "case": case,
+            "label": {"liver": 1, "tumour": 2}[structure],
+            "structure": structure,
+            "dsc_paper": value,
+            "nsd_paper": value / 2,
+            "dsc_area": 0.0 if np.isnan(value) else value,
+            "nsd_area": value / 4,
+        }
+        for case, structure, value in values
+    ]
+    path = folder / f"{method}.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+def options(**changes: Any) -> TableOptions:
+    values: dict[str, Any] = {
+        "title": "A & B_1",
+        "rows": ("nnunet", "mine"),
+        "benchmarks": ("lits",),
+        "metrics": ("DSC", "NSD"),
+    }
+    return TableOptions(
+        name="table2",
+        table=Table(**{**values, **changes}),
+        method_labels={"nnunet": "nnU-Net", "mine": "my_method"},
+        method_data={"nnunet": "none", "mine": "leak-free"},
+        benchmark_labels={"lits": "LiTS|CT"},
+        tolerance_mm=1.5,
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    ours = [("a", "liver", 0.9), ("b", "liver", 0.7), ("a", "tumour", 0.2), ("b", "tumour", NAN)]
+    return [
+        scores(tmp_path, "nnunet", ours),
+        scores(tmp_path, "mine", [(c, s, v / 2) for c, s, v in ours]),
+    ]
+
+
+def test_mean_over_cases_then_structures_without_absent_ones(
+    files: list[Path], tmp_path: Path
+) -> None:
+    tables.run(options(), scores=files, output=tmp_path / "t/table2.csv")
+    table = pd.read_csv(tmp_path / "t/table2.csv").set_index(["method", "metric", "protocol"])
+    row = table.loc[("nnunet", "DSC", "paper")]
+    assert row["ours"] == pytest.approx(100 * (0.8 + 0.2) / 2)
+    assert row["paper"] == 75.00
+    assert row["difference"] == pytest.approx(-25)
+    assert row["cases"] == 2
+    assert table.loc[("nnunet", "DSC", "area"), "ours"] == pytest.approx(100 * (0.8 + 0.1) / 2)
+    assert np.isnan(table.loc[("mine", "DSC", "paper"), "paper"])
+
+
+def test_markdown_and_latex_show_it(files: list[Path], tmp_path: Path) -> None:
+    tables.run(options(), scores=files, output=tmp_path / "table2.csv")
+    markdown = (tmp_path / "table2.md").read_text()
+    assert r"| Method | CT-3M | LiTS\|CT DSC | LiTS\|CT NSD |" in markdown
+    assert "| nnU-Net | - |" in markdown and "| my_method | leak-free |" in markdown
+    assert "leak-free: it saw no validation case" in markdown and "CT-3M paper:" not in markdown
+    assert "NSD by edge voxels within 1.5 mm" in markdown
+    assert "| nnU-Net | - | **50.00 (75.00, -25.00)** |" in markdown
+    assert "| my_method | leak-free | 25.00 |" in markdown
+    latex = (tmp_path / "table2.tex").read_text()
+    assert r"my\_method" in latex and r"A \& B\_1" in latex
+    assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+    widths = {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")}
+    assert widths == {3}
+
+
+def test_a_missing_run_is_shown_as_missing(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = options(rows=("mine", "nnunet"), compare_with="mine", intervals=True)
+    tables.run(compared, scores=files[:1], output=tmp_path / "table2.csv")
+    assert "table2: mine on lits is missing: not run" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "table2.csv").set_index(["method", "metric", "protocol"])
+    row = table.loc[("mine", "DSC", "paper")]
+    assert row["cases"] == 0 and row[["ours", "low", "high", "difference", "p"]].isna().all()
+    assert table.loc[("nnunet", "DSC", "paper"), "ours"] == 50
+    markdown = (tmp_path / "table2.md").read_text()
+    assert "| my_method | leak-free | not run | not run |" in markdown
+    assert "**50.00" in markdown and "LiTS|CT 2." in markdown
+    assert "not run & not run" in (tmp_path / "table2.tex").read_text()
+
+
+def test_a_missing_run_of_the_paper_keeps_the_papers_value(
+    files: list[Path], tmp_path: Path
+) -> None:
+    tables.run(options(), scores=files[1:], output=tmp_path / "table2.csv")
+    assert "| nnU-Net | - | not run (75.00) |" in (tmp_path / "table2.md").read_text()
+
+
+def test_a_table_without_any_run_is_an_error(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(MeddinoError, match="table2: there are no scores of any run"):
+        tables.run(options(rows=("mine",)), scores=files[:1], output=tmp_path / "table2.csv")
+    with pytest.raises(MeddinoError, match="the scores hold no hd95_mm; run evaluate again"):
+        tables.run(options(metrics=("HD95",)), scores=files, output=tmp_path / "table2.csv")
+    assert not (tmp_path / "table2.csv").exists()
+
+
+def test_tables_say_which_recipe_ran(files: list[Path], tmp_path: Path) -> None:
+    changes = {"backbone_lr": ["mine"], "segformer.variant": ["nnunet", "mine"]}
+    for recipe, said in (
+        ("controlled", "Recipe controlled: rows differ as they say, in nothing else; the authors'"),
+        ("official", "Recipe official: rows as in the authors' code; `controlled` differs in back"),
+    ):
+        asked = options().model_copy(update={"recipe": recipe, "recipe_changes": changes})
+        tables.run(asked, scores=files, output=tmp_path / "table2.csv")
+        markdown = (tmp_path / "table2.md").read_text()
+        assert said in markdown
+        assert "backbone_lr (my_method), segformer.variant (nnU-Net; my_method)." in markdown
+        assert f"Recipe {recipe}" in (tmp_path / "table2.tex").read_text()
+        assert set(pd.read_csv(tmp_path / "table2.csv")["recipe"]) == {recipe}
+
+
+def test_distances_and_volumes_are_in_their_units(files: list[Path], tmp_path: Path) -> None:
+    for path, mm, ml in zip(files, (4.0, 6.0), (-9.0, 2.5), strict=True):
+        table = pd.read_parquet(path)
+        volumes = np.where(table["dsc_paper"].isna(), 1000.0, ml)  # invented: protocol area only
+        table.assign(hd95_mm=mm, volume_difference_ml=volumes).to_parquet(path)
+    tables.run(options(metrics=("HD95", "VD")), scores=files, output=tmp_path / "table2.csv")
+    markdown = (tmp_path / "table2.md").read_text()
+    assert r"| LiTS\|CT HD95 (mm) | LiTS\|CT VD (ml) |" in markdown
+    assert "| **4.00** | -9.00 |" in markdown and "| 6.00 | **+2.50** |" in markdown
+    assert "predicted less reference" in markdown and "in %" not in markdown
+    table = pd.read_csv(tmp_path / "table2.csv").set_index(["method", "metric", "protocol"])
+    assert table.loc[("mine", "VD", "area"), "ours"] == pytest.approx((2.5 + 501.25) / 2)
+    assert set(table["unit"]) == {"mm", "ml"}
+
+
+@pytest.mark.parametrize("protocol", ["paper", "area"])
+def test_the_footnote_names_protocol_and_tolerances(
+    files: list[Path], tmp_path: Path, protocol: str
+) -> None:
+    told = options(protocol=protocol, metrics=("NSD",))
+    own = {"lits": {"liver": 5.0, "tumour": 2.0}}
+    told = told.model_copy(update={"tolerances_mm": own})
+    tables.run(told, scores=files, output=tmp_path / "table2.csv")
+    text = (tmp_path / "table2.md").read_text()
+    assert f"Protocol {protocol}: mean over cases" in text
+    expected = {
+        "paper": "NSD by edge voxels within 1.5 mm.",
+        "area": "NSD by area within 1.5 mm but for some (LiTS|CT: tumour 2 mm; liver 5 mm).",
+    }
+    assert expected[protocol] in text
+
+
+def many(folder: Path, method: str, shift: float, cases: int = 40) -> Path:
+    rng = np.random.default_rng(0)
+    values = [
+        (f"c{n}", structure, float(mean + 0.1 * rng.standard_normal() + shift))
+        for n in range(cases)
+        for structure, mean in (("liver", 0.8), ("tumour", 0.4))
+    ]
+    return scores(folder, method, values)
+
+
+def test_intervals_and_tests_are_shown_when_asked(tmp_path: Path) -> None:
+    found = [many(tmp_path, "nnunet", 0.0), many(tmp_path, "mine", -0.05)]
+    asked = options(metrics=("DSC",), intervals=True, compare_with="nnunet")
+    tables.run(asked, scores=found, output=tmp_path / "a/table2.csv")
+    tables.run(options(metrics=("DSC",)), scores=found, output=tmp_path / "b/table2.csv")
+    table = pd.read_csv(tmp_path / "a/table2.csv").set_index(["method", "protocol"])
+    row, base = table.loc[("mine", "paper")], table.loc[("nnunet", "paper")]
+    assert row["low"] < row["ours"] < row["high"] < row["low"] + 6
+    assert row["p"] < 1e-6 and np.isnan(base["p"])
+    text = (tmp_path / "a/table2.md").read_text()
+    assert f"{row['ours']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p < 0.001 |" in text
+    assert "against nnU-Net" in text and text.count("the paper has none") == 2
+    latex = (tmp_path / "a/table2.tex").read_text()
+    assert r"p \textless{} 0.001" in latex and r"95 \% bootstrap" in latex
+    plain = pd.read_csv(tmp_path / "b/table2.csv").set_index(["method", "protocol"])
+    assert plain.loc[("mine", "paper"), "low"] == row["low"], "the CSV has them in any case"
+    assert plain["p"].isna().all()
+    assert "[" not in (tmp_path / "b/table2.md").read_text()
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(50, 10, (200, 3)) + rng.normal(0, 5, (200, 1))
+    low, high = statistics.interval(values)
+    error = values.mean(axis=1).std(ddof=1) / np.sqrt(200)
+    assert (low, high) == pytest.approx(values.mean() + 1.96 * error * np.array([-1, 1]), abs=0.15)
+    assert statistics.interval(values) == (low, high), "seeded"
+    assert statistics.interval(values, seed=1) != (low, high)
+
+
+def test_intervals_leave_out_what_the_mean_leaves_out() -> None:
+    values = np.random.default_rng(0).uniform(0, 1, (30, 2))
+    with_absent = np.concatenate([values, np.full((5, 2), NAN)])
+    assert statistics.interval(with_absent) == statistics.interval(values)
+    rare = np.full((30, 1), NAN)
+    rare[0] = 0.5  # in two of three draws
+    low, high = statistics.interval(np.concatenate([values, rare], axis=1))
+    assert values.min() < low < high < values.max()
+    assert np.isnan(statistics.interval(values[:1])).all()
+    assert np.isnan(statistics.interval(np.empty((0, 0)))).all()
+
+
+def test_the_paired_test_is_scipys_on_means_of_cases() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0, 1, (25, 3))
+    second = first + rng.normal(0.02, 0.05, first.shape)
+    expected = stats.wilcoxon((first - second).mean(axis=1)).pvalue
+    assert statistics.wilcoxon(first, second) == expected
+    second[3:, 1] = NAN  # a structure that only one method has a distance for
+    shared = np.nanmean(first - second, axis=1)
+    assert statistics.wilcoxon(first, second) == stats.wilcoxon(shared).pvalue
+    assert statistics.wilcoxon(first, first) == 1
+    assert np.isnan(statistics.wilcoxon(first, np.full_like(first, NAN)))
+
+
+def test_holm_steps_down() -> None:
+    found = statistics.holm(np.array([0.04, NAN, 0.01, 0.03, 0.9]))
+    np.testing.assert_allclose(found, [0.09, NAN, 0.04, 0.09, 0.9])
+
+
+def test_only_a_table_of_nsd_gives_its_tolerance(files: list[Path], tmp_path: Path) -> None:
+    tables.run(options(metrics=("DSC",)), scores=files, output=tmp_path / "table2.csv")
+    assert " mm" not in (tmp_path / "table2.md").read_text()
+
+
+def test_no_scores_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MeddinoError, match="there are no scores"):
+        tables.run(options(), scores=[], output=tmp_path / "table2.csv")
+
+
+def test_a_table_of_ones_own_has_no_paper_values(files: list[Path], tmp_path: Path) -> None:
+    mine = options(rows=("mine",))
+    tables.run(mine, scores=files[1:], output=tmp_path / "table9.csv")
+    assert pd.read_csv(tmp_path / "table9.csv")["paper"].isna().all()
+    assert "| my_method | leak-free | **25.00** |" in (tmp_path / "table9.md").read_text()
+
+
+def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:
+    study = load([root / "config.yaml"])
+    for name, table in study.tables.items():
+        for method in table.rows:
+            for benchmark in table.benchmarks:
+                values = tables.paper_values()[name][method][benchmark]
+                assert set(values) >= set(table.metrics)

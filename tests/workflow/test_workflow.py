@@ -1,0 +1,190 @@
+"""What Snakemake plans: the whole study, and after a change exactly what it touches.
+
+The finished state is made without running anything: every output is created empty and
+`snakemake --touch` records it as made by the present parameters. What a change reruns is then read
+from a dry run, as a user would see it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from places import ROOT
+
+from meddino.cli.status import Plan, read_plan
+from meddino.core.layers import merge
+
+REPORTING = {"figures", "provenance", "report", "all"}
+SCORING = {"evaluate", "model_card", "scores", "table", "overlays"} | REPORTING
+FINETUNING = {"finetune", "predict"} | SCORING
+Study = dict[str, Any]
+
+
+def snakemake(folder: Path, *arguments: str, package: Path = ROOT) -> str:
+    """Run Snakemake in `folder` with the workflow of `package`; return all it prints."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+    command += ["--cores", "2", "--nolock", "--configfile", "overlay.yaml", *arguments]
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def dry_run(folder: Path, package: Path = ROOT) -> Plan:
+    return read_plan(snakemake(folder, "--dry-run", "all", package=package).splitlines())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demo study counts as finished."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(ROOT / "config.yaml", folder)
+    shutil.copy(ROOT / "profiles/demo/study.yaml", folder / "overlay.yaml")
+    summary = snakemake(folder, "--summary", "all").splitlines()
+    outputs = [line.split("\t")[0] for line in summary if "\t" in line][1:]
+    assert len(outputs) > 50
+    for output in outputs:
+        path = folder / output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    snakemake(folder, "--touch", "all")
+    assert dry_run(folder).jobs.total() == 0
+    return folder
+
+
+@pytest.fixture
+def study(finished: Path) -> Any:
+    """Change the finished study's configuration for one test."""
+    overlay = finished / "overlay.yaml"
+    original = overlay.read_text()
+
+    def change(edit: Callable[[Study], None]) -> Plan:
+        config = yaml.safe_load(original)
+        edit(config)
+        overlay.write_text(yaml.safe_dump(config))
+        return dry_run(finished)
+
+    yield change
+    overlay.write_text(original)
+
+
+def rules(plan: Plan) -> set[str]:
+    return set(plan.jobs)
+
+
+def deep(config: Study, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        config = config.setdefault(key, {})
+    config[last] = value
+
+
+def edges(mermaid: str) -> set[tuple[str, str]]:
+    """Rules and what they need, of a graph in Mermaid's language."""
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", mermaid))
+    return {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", mermaid)}
+
+
+def test_the_rulegraph_in_the_docs_is_the_workflows(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    (tmp_path / "overlay.yaml").write_text("{}")
+    drawn = edges(snakemake(tmp_path, "--rulegraph", "mermaid-js", "--", "all"))
+    assert len(drawn) > 20
+    assert edges((ROOT / "docs/rulegraph.md").read_text()) == drawn, "run `make rulegraph`"
+
+
+def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
+    plan = study(lambda c: deep(c, "pretrain.stages.stage3.optim.lr", 1.0e-5))
+    assert rules(plan) == {"pretrain_stage3", "probe", "feature_figures"} | FINETUNING
+    assert plan.jobs["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
+
+
+def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
+    plan = study(lambda c: deep(c, "methods.segformer.lr", 1.0e-5))
+    assert rules(plan) == FINETUNING
+    assert plan.jobs["finetune"] == 4
+
+
+def test_the_recipe_reruns_what_it_changes_and_nothing_else(study: Any) -> None:
+    plan = study(lambda c: deep(c, "recipe", "official"))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
+    assert rules(plan) == stages | FINETUNING
+    assert plan.jobs["finetune"] == 22 - 4, "all but nnU-Net's"
+    plan = study(lambda c: deep(c, "methods.dino_unet.official.lr", 0.5))
+    said = {"report", "all"}
+    assert rules(plan) == said, "of the recipe that does not run: shown, and used by nothing"
+
+
+def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: Any) -> None:
+    plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
+    assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
+    assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
+
+
+def test_keeping_copies_out_searches_nothing_and_cuts_nothing_anew(study: Any) -> None:
+    plan = study(lambda c: deep(c, "ct3m.dedupe", "keep-first"))
+    stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
+    assert rules(plan) == {"index", "card"} | stages | FINETUNING
+
+
+def test_a_leak_free_chain_beside_the_papers_reruns_none_of_it(study: Any) -> None:
+    overlay = yaml.safe_load((ROOT / "config.leak-free.yaml").read_text())
+    plan = study(lambda c: c.update(merge(c, overlay)))
+    stages = {f"pretrain_stage{number}_leakfree" for number in (1, 2, 3)}
+    assert rules(plan) == {"index_leak_free", "card", "probe"} | stages | FINETUNING
+    assert plan.jobs["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
+
+
+def test_metric_tolerance_reruns_scoring(study: Any) -> None:
+    assert rules(study(lambda c: deep(c, "evaluate.tolerance_mm", 2.0))) == SCORING
+
+
+def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
+    drawn = {"card", "feature_figures"} | REPORTING
+    assert rules(study(lambda c: deep(c, "figures.dpi", 77))) == drawn
+
+
+def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
+    plan = study(lambda c: deep(c, "methods.nnunet.label", "nnU-Net (2d)"))
+    assert rules(plan) <= {"table", "model_card"} | REPORTING
+
+
+def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:
+    plan = study(lambda c: c.update(dict(reversed(list(c.items())))))
+    assert plan.jobs.total() == 0
+
+
+def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    package = tmp_path / "meddino"
+    shutil.copytree(ROOT / "meddino", package, ignore=ignore)
+    verbs = package / "verbs.py"
+    raised = 'dataclasses.replace(VERBS["evaluate"], revision=99)'
+    line = f'import dataclasses\n\nVERBS["evaluate"] = {raised}\n'
+    verbs.write_text(f"{verbs.read_text()}\n\n{line}")
+    assert rules(dry_run(finished, package=tmp_path)) == SCORING
+
+
+def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    (tmp_path / "overlay.yaml").write_text("{}\n")
+    plan = dry_run(tmp_path)
+    assert plan.jobs["finetune"] == plan.jobs["model_card"] == 22
+    assert plan.jobs["fetch"] == 17
+    assert plan.jobs["slices"] >= 100
+    assert "phantom" not in plan.jobs
+    assert "leaves" not in plan.jobs
