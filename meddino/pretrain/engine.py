@@ -210,9 +210,9 @@ def multipliers(name: str, depth: int, options: Optimisation) -> tuple[float, fl
 def set_rates(optimizer: torch.optim.Optimizer, stage: StageOptions, iteration: int) -> float:
     """Set learning rates and weight decays of an iteration (from 0); return the base rate."""
     o = stage.optim
-    end = o.lr if o.final_lr is None else o.final_lr
+    peak, end = stage.learning_rates
     rate = linear_warmup_cosine(
-        iteration, start=0.0, peak=o.lr, end=end, warmup=o.warmup, total=stage.iterations
+        iteration, start=0.0, peak=peak, end=end, warmup=o.warmup, total=stage.iterations
     )
     for group in optimizer.param_groups:
         frozen = group["last_layer"] and iteration < o.freeze_last_layer

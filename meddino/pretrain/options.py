@@ -3,11 +3,13 @@
 Pydantic validates them all the same where a study is read, and refuses unknown keys.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 EngineName = Literal["meddino", "dinov3"]
+LrRule = Literal["none", "sqrt_1024"]
 STRICT: Mapping[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
 
@@ -179,7 +181,10 @@ class Optimisation:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     lr: float
-    """Learning rate after warm-up, as AdamW sees it (section 3.2)."""
+    """Learning rate after warm-up, before `lr_rule` (section 3.2)."""
+    lr_rule: LrRule = "none"
+    """What makes AdamW's learning rate of `lr` and `final_lr`: none takes them as they are;
+    sqrt_1024, DINOv3's rule, multiplies them by 4 sqrt(batch_size / 1024), 2.83 for 512 slices."""
     final_lr: float | None = None
     """Learning rate at the end of a cosine decay; null keeps it constant, as DINOv3 does."""
     warmup: int = 0
@@ -225,6 +230,10 @@ class StageOptions:
     """Side of the stored slices that are read (px)."""
     init: str | None = None
     """What student and teacher start from: a key of `weights`, or `stage@iteration`."""
+    start: Literal["teacher", "own"] = "teacher"
+    """Which networks of an earlier stage's checkpoint student and teacher start from: both from its
+    teacher (section 3.2 names one model for both), or each from its own. Published weights hold one
+    backbone, and both start from it."""
     gram_teacher: str | None = None
     """The Gram teacher: a key of `weights`, or `stage@iteration`."""
     iterations: int
@@ -315,6 +324,14 @@ class StageOptions:
             (gram and None in sizes, "gram_px is needed in every resolution with a Gram teacher"),
             (not gram and any(sizes), "gram_px has no meaning without a Gram teacher"),
         )
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """AdamW's learning rate after the warm-up and at the end of the stage."""
+        optim = self.optim
+        factor = 1.0 if optim.lr_rule == "none" else 4.0 * math.sqrt(self.batch_size / 1024)
+        final = optim.lr if optim.final_lr is None else optim.final_lr
+        return factor * optim.lr, factor * final
 
     @property
     def group(self) -> int:

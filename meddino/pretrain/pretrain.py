@@ -159,7 +159,7 @@ class Trainer:
         architecture = checkpoint.architecture_of(options, init)
         self.engine = ssl.Engine(architecture, self.stage).to(team.device)
         if init is not None:
-            _load(self.engine, init.content, str(init.path))
+            _load(self.engine, init.content, str(init.path), self.stage.start)
         if self.engine.gram is not None:
             assert gram is not None, "checked before"
             teacher = loading.backbone_state(gram.content)
@@ -399,11 +399,12 @@ def _mix(parts: list[int]) -> int:
     return int(words[0]) << 31 | int(words[1]) >> 1
 
 
-def _load(engine: ssl.Engine, content: dict[str, Any], source: str) -> None:
+def _load(engine: ssl.Engine, content: dict[str, Any], source: str, start: str) -> None:
     """Start student and teacher from a checkpoint: whole, or the backbone where that is all."""
     if "student" in content:
-        for part in ("student", "teacher"):
-            loading.load_strictly(getattr(engine, part), content[part], source)
+        student = "student" if start == "own" else "teacher"
+        loading.load_strictly(engine.student, content[student], source)
+        loading.load_strictly(engine.teacher, content["teacher"], source)
         return
     state = loading.backbone_state(content)
     for network in (engine.student, engine.teacher):

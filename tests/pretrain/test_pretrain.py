@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
 from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain
-from meddino.pretrain.engine import Engine, multipliers, parameter_groups
+from meddino.pretrain.engine import Engine, multipliers, parameter_groups, set_rates
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
 from meddino.pretrain.options import (
@@ -448,6 +448,35 @@ def test_a_stage_starts_from_published_weights(index: Path, tmp_path: Path) -> N
     wrong = replace(frozen, backbone="vits16")
     with pytest.raises(MeddinoError, match=r"dinov3\.pth is no vits16: embed_dim is 64, not 384"):
         pretrain.run(wrong, init=tmp_path / "dinov3.pth", **where)
+
+
+@pytest.mark.parametrize(("start", "student"), [("teacher", "teacher"), ("own", "student")])
+def test_a_later_stage_starts_both_networks_from_the_earlier_teacher_or_each_from_its_own(
+    stage1: Path, index: Path, tmp_path: Path, start: Literal["teacher", "own"], student: str
+) -> None:
+    init = stage1 / "000006.pth"
+    frozen = Optimisation(lr=1e-12, momentum=(1.0, 1.0))
+    later = options(init="stage1@6", start=start, optim=frozen, iterations=1, snapshots=(1,))
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    pretrain.run(later, init=init, **where)
+    before, after = loading.read(init), loading.read(tmp_path / "000001.pth")
+    assert any(not torch.equal(before["student"][k], v) for k, v in before["teacher"].items())
+    for part, origin in (("student", student), ("teacher", "teacher")):
+        for name, value in before[origin].items():
+            torch.testing.assert_close(after[part][name], value, rtol=0, atol=1e-9)
+
+
+def test_the_rule_for_batch_sizes_scales_the_learning_rates() -> None:
+    """DINOv3's rule: 4 sqrt(512 / 1024) is 2.83, at the peak and at the end."""
+    rates = Optimisation(lr=2e-4, final_lr=1e-5, warmup=2)
+    plain = make_stage(batch_size=512, optim=rates)
+    scaled = make_stage(batch_size=512, optim=replace(rates, lr_rule="sqrt_1024"))
+    assert plain.learning_rates == (2e-4, 1e-5)
+    assert scaled.learning_rates == pytest.approx((5.657e-4, 2.828e-5), rel=1e-3)
+    parameter = {"params": [torch.zeros(1)], "last_layer": False, "lr_multiplier": 0.5}
+    optimizer = torch.optim.AdamW([parameter | {"wd_multiplier": 1.0}])
+    assert set_rates(optimizer, scaled, iteration=2) == scaled.learning_rates[0]
+    assert optimizer.param_groups[0]["lr"] == scaled.learning_rates[0] / 2
 
 
 def test_the_qkv_bias_can_be_taken_off_on_the_way(

@@ -35,6 +35,8 @@ def refusals(options: PretrainOptions) -> list[str]:
         "device": stage.device == "cpu" and "the public trainer needs a GPU; use auto or cuda",
         "objective.student_temperature": stage.objective.student_temperature != STUDENT_TEMPERATURE
         and f"it is fixed at {STUDENT_TEMPERATURE} in the public trainer",
+        "start": stage.start == "own"
+        and "the public trainer starts student and teacher from one checkpoint; use teacher",
         "masking.ratio": low == high and "the public trainer wants the second above the first",
         "checkpoint_every": bool(between)
         and f"the public trainer keeps no snapshot between checkpoints, such as {between[:1]};"
@@ -164,7 +166,7 @@ def _optim(stage: StageOptions) -> dict[str, Any]:
     o = stage.optim
     return {
         "epochs": stage.iterations,
-        # Rates are AdamW's own: the trainer would multiply them by 4 sqrt(batch / 1024).
+        # `learning_rates` has applied the stage's rule; the trainer must not apply its own again.
         "scaling_rule": "none",
         "clip_grad": o.clip_grad,
         "layerwise_decay": o.layerwise_decay,
@@ -177,12 +179,12 @@ def _optim(stage: StageOptions) -> dict[str, Any]:
 def _schedules(stage: StageOptions) -> dict[str, Any]:
     """The trainer's second form of schedules, whose values are ours."""
     o, objective, total = stage.optim, stage.objective, stage.iterations
-    end = o.lr if o.final_lr is None else o.final_lr
+    peak, end = stage.learning_rates
     temperature, final_temperature = objective.teacher_temperature
     rise = objective.teacher_temperature_warmup
     return {
         "lr": {
-            **_schedule(0.0, o.lr, end, o.warmup, total),
+            **_schedule(0.0, peak, end, o.warmup, total),
             "freeze_last_layer_epochs": o.freeze_last_layer,
         },
         "weight_decay": _steady(o.weight_decay),
