@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test check format watch status cost verify accept schema rulegraph docs lock audit \
+.PHONY: help setup demo demo-short test check format watch status cost verify accept schema golden rulegraph docs lock audit \
   container container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
@@ -66,6 +66,9 @@ accept: setup  ## take edited code as giving the same results
 
 schema: setup  ## write workflow/schemas/config.schema.yaml from the options
 	@python -m meddino.study.schema
+
+golden: setup  ## record anew the commands that four studies plan, after a change that is meant
+	@PYTHONPATH=tests:. python tests/workflow/test_golden_plan.py
 
 rulegraph: setup  ## write docs/rulegraph.md from the workflow
 	@mkdir -p docs

@@ -2,7 +2,7 @@
 
 A command holds the options and the run folder of its job, so that a change of the configuration's
 code that alters any of them shows here, job by job. After a change that is meant, record anew:
-`python tests/workflow/test_golden_plan.py`.
+`make golden`.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ def test_a_study_plans_the_recorded_commands(study: str, tmp_path: Path) -> None
         if recorded[output] != planned[output]
     }
     assert (recorded.keys() - planned.keys(), planned.keys() - recorded.keys()) == (set(), set())
-    assert different == {}, "if this is meant, run `python tests/workflow/test_golden_plan.py`"
+    assert different == {}, "if this is meant, run `make golden`"
 
 
 def record() -> None:
