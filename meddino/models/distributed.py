@@ -59,14 +59,22 @@ class Team(NamedTuple):
             dist.barrier()
 
 
-def launch(work: Callable[..., None], device: str, processes: int | None, *given: Any) -> None:
+def launch(
+    work: Callable[..., None],
+    device: str,
+    processes: int | None,
+    *given: Any,
+    divides: Callable[[int], bool] = lambda size: True,
+) -> None:
     """Call `work(team, *given)` in every process.
 
     Args:
         work: importable by name, as it is sent to new processes.
         device: `auto`, `cpu` or `cuda`.
-        processes: how many to start; None is one a GPU. Without effect where several were started.
+        processes: how many to start; None is one a GPU, or as many as can share the work. Without
+            effect where several were started.
         given: further arguments.
+        divides: whether a number of processes can share the work.
 
     Raises:
         MeddinoError: raised by one of the processes, or one died; the others are stopped.
@@ -78,7 +86,7 @@ def launch(work: Callable[..., None], device: str, processes: int | None, *given
             work(t, *given)
         return
     gpus = torch.cuda.device_count() if kind.type == "cuda" else 0
-    wanted = max(gpus, 1) if processes is None else processes
+    wanted = _most(gpus, divides) if processes is None else processes
     if kind.type == "cuda" and wanted > gpus:
         raise MeddinoError(f"processes: {wanted} are asked for, but torch sees {gpus} GPUs")
     if wanted == 1:
@@ -86,6 +94,14 @@ def launch(work: Callable[..., None], device: str, processes: int | None, *given
         return
     with tempfile.TemporaryDirectory() as meeting:
         _start(work, kind, wanted, Path(meeting), given)
+
+
+def _most(gpus: int, divides: Callable[[int], bool]) -> int:
+    """The largest number of processes, at most one a GPU, that can share the work."""
+    size = next((size for size in range(gpus, 1, -1) if divides(size)), 1)
+    if size < gpus:
+        print(f"training on {size} of {gpus} GPUs: no more can share a batch", file=sys.stderr)
+    return size
 
 
 def _start(

@@ -280,7 +280,8 @@ class StageOptions:
     checkpoint_every: int = 500
     """Iterations between checkpoints that a killed run resumes from; the last two are kept."""
     processes: int | None = None
-    """Processes to train with on this machine; null is one a GPU. torchrun's number goes first."""
+    """Processes to train with on this machine; null is one a GPU, fewer for a batch of few groups.
+    torchrun's number goes first."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """Whether each process holds all parameters (ddp) or a share of them (fsdp, saves memory)."""
     activation_checkpointing: bool = False

@@ -28,7 +28,7 @@ from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.crops import Crops, Draws, multi_crop
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.meter import Meter, step_flops
-from meddino.pretrain.options import PretrainOptions, Resolution
+from meddino.pretrain.options import PretrainOptions, Resolution, StageOptions
 
 SHOWN = 16
 """Slices, always the same, that the signals of collapse are taken of."""
@@ -55,7 +55,7 @@ def run(
     state: Path,
     output: Path,
 ) -> None:
-    """Run one stage, in a process for each GPU (or under torchrun).
+    """Run one stage, in a process for each GPU that a batch can be shared with (or under torchrun).
 
     Args:
         options: the stage.
@@ -76,7 +76,14 @@ def run(
     if options.engine == "dinov3":
         _train_publicly(job)
     else:
-        distributed.launch(_train, options.stage.device, options.stage.processes, job)
+        stage = options.stage
+        distributed.launch(
+            _train,
+            stage.device,
+            stage.processes,
+            job,
+            divides=lambda size: _parts(stage, size) is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -376,14 +383,23 @@ def _spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
         MeddinoError: the batch cannot be divided so.
     """
     stage = options.stage
-    mine, rest = divmod(stage.batch_size, team.size)
-    at_once = min(stage.micro_batch or mine, mine)
-    if rest or at_once == 0 or mine % at_once or at_once % stage.group:
+    parts = _parts(stage, team.size)
+    if parts is None:
+        at_once = stage.micro_batch or stage.batch_size // team.size
         raise MeddinoError(
             f"pretrain.stages.{options.name}: a batch of {stage.batch_size} slices cannot be shared"
-            f" by {team.size} processes of {stage.micro_batch or mine} slices at once in groups of"
+            f" by {team.size} processes of {at_once} slices at once in groups of"
             f" {stage.group}; change batch_size, micro_batch, group_size or processes"
         )
+    return parts
+
+
+def _parts(stage: StageOptions, size: int) -> tuple[int, int] | None:
+    """`_spread` for `size` processes; None where the batch cannot be divided so."""
+    mine, rest = divmod(stage.batch_size, size)
+    at_once = min(stage.micro_batch or mine, mine)
+    if rest or at_once == 0 or mine % at_once or at_once % stage.group:
+        return None
     return at_once, mine // at_once
 
 

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from meddino.core.errors import MeddinoError
-from meddino.models import checkpoints, loading
+from meddino.models import checkpoints, distributed, loading
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
@@ -650,6 +650,36 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         pretrain._spread(options(**EVEN), three)
     with pytest.raises(ValueError, match="micro_batch 3: no multiple of group_size 2"):
         options(**EVEN, micro_batch=3)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4])
+def test_a_batch_of_one_group_trains_in_one_process_on_any_number_of_gpus(
+    gpus: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert processes_on(gpus, monkeypatch, batch_size=8, group_size=8) == 1
+    assert ("training on 1 of" in capsys.readouterr().err) == (gpus > 1)
+
+
+def test_a_batch_is_shared_by_as_many_gpus_as_its_groups_allow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert processes_on(4, monkeypatch, batch_size=8, group_size=2) == 4
+    assert capsys.readouterr().err == ""
+    assert processes_on(3, monkeypatch, batch_size=8, group_size=2) == 2
+    assert capsys.readouterr().err.startswith("training on 2 of 3 GPUs")
+
+
+def processes_on(gpus: int, monkeypatch: pytest.MonkeyPatch, **changes: int) -> int:
+    """How many processes a stage starts on a machine that shows so many GPUs."""
+    sizes: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(distributed, "_start", lambda work, kind, size, *_: sizes.append(size))
+    monkeypatch.setattr(pretrain, "_train", lambda team, job: sizes.append(team.size))
+    files = {name: Path(name) for name in ("index", "state", "output")}
+    pretrain.run(options(**{**EVEN, **changes}), **files)
+    (size,) = sizes
+    return size
 
 
 def test_counted_operations_are_those_that_torch_counts() -> None:
