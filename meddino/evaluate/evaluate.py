@@ -24,12 +24,13 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
     """Score the predictions of one run.
 
     A row of the output has benchmark, method, fold, case, label, structure, and
-    - `dsc_paper`, `nsd_paper`: as the authors' script; NaN where the reference lacks the structure,
-      NSD by edge voxels;
-    - `dsc_area`, `nsd_area`: 0 where a structure is predicted that the reference lacks, NaN where
-      both lack it, NSD by area;
+
+    - `dsc_paper`, `nsd_paper`: protocol of the authors' script: NSD by edge voxels; NaN where the
+      reference lacks the structure, even if it is predicted;
+    - `dsc_area`, `nsd_area`: NSD by area; 0 where a structure is predicted that the reference
+      lacks, NaN where both lack it;
     - `hd95_mm`: NaN unless both have the structure;
-    - `reference_ml`, `predicted_ml`, and `volume_difference_ml`: predicted less reference.
+    - `reference_ml`, `predicted_ml`, and `volume_difference_ml`: predicted minus reference.
 
     Args:
         options: the run's names, and the tolerances of the NSD (mm).
@@ -58,18 +59,18 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
             )
         )
         _check_grid(predicted, reference, predictions.parent / f"{case}.nii.gz")
-        for structure, values in score_case(reference, predicted, labels, options).items():
-            names = {"benchmark": options.benchmark, "method": options.method}
-            where = {"fold": options.fold, "case": case, "label": labels[structure]}
-            rows.append({**names, **where, "structure": structure, **values})
+        run_keys = {"benchmark": options.benchmark, "method": options.method, "fold": options.fold}
+        for structure, scores in score_case(reference, predicted, labels, options).items():
+            case_keys = {"case": case, "label": labels[structure], "structure": structure}
+            rows.append({**run_keys, **case_keys, **scores})
     with atomic(output) as temporary:
         pd.DataFrame(rows).to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def _check_grid(predicted: sitk.Image, reference: sitk.Image, path: Path) -> None:
     same = predicted.GetSize() == reference.GetSize() and all(
-        np.allclose(ours, theirs, atol=1e-3)
-        for ours, theirs in (
+        np.allclose(first, second, atol=1e-3)  # NIfTI stores geometry in single precision
+        for first, second in (
             (predicted.GetSpacing(), reference.GetSpacing()),
             (predicted.GetOrigin(), reference.GetOrigin()),
             (predicted.GetDirection(), reference.GetDirection()),
@@ -88,43 +89,47 @@ def score_case(
         reference: labels.
         predicted: labels on the same grid.
         labels: structure -> label.
-        options: the tolerances of the NSD.
+        options: the tolerances of the NSD (mm).
 
     Returns:
         Structure -> the metrics' columns of `run`.
     """
     spacing = np.array(reference.GetSpacing()[::-1])
     highest = max(labels.values())
-    maps = [_whole(sitk.GetArrayViewFromImage(image), highest) for image in (reference, predicted)]
+    maps = [
+        _as_labels(sitk.GetArrayViewFromImage(image), highest)  # (z, y, x)
+        for image in (reference, predicted)
+    ]
     boxes = [ndimage.find_objects(array, highest) for array in maps]
     default = options.evaluation.tolerance_mm
     scores = {}
     for structure, label in labels.items():
-        box = _around([found[label - 1] for found in boxes])
-        masks = [array[box] == label for array in maps]
+        # Distances need only the box of the structure, a small part of the volume.
+        box = _around([boxes_of_map[label - 1] for boxes_of_map in boxes])
+        masks = [array[box] == label for array in maps]  # (z, y, x) of the box
         by_area = options.tolerances_mm.get(structure, default)
         scores[structure] = score(masks[0], masks[1], spacing, default, by_area)
     return scores
 
 
-def _whole(array: npt.NDArray[Any], highest: int) -> npt.NDArray[Any]:
-    """Labels as unsigned integers; 0 where an array holds no such number."""
-    kind = np.min_scalar_type(highest)
-    if array.dtype == kind:
+def _as_labels(array: npt.NDArray[Any], highest: int) -> npt.NDArray[Any]:
+    """Convert to the smallest unsigned type for `highest`; 0 where a value does not fit it."""
+    dtype = np.min_scalar_type(highest)
+    if array.dtype == dtype:
         return array
-    narrow = array.astype(kind)
-    narrow[narrow != array] = 0
-    return narrow
+    labels = array.astype(dtype)
+    labels[labels != array] = 0
+    return labels
 
 
 def _around(boxes: list[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """The smallest box around boxes; an empty one if there are none."""
-    found = [box for box in boxes if box is not None]
-    if not found:
+    """The smallest box that holds all boxes; an empty one if all are None."""
+    present = [box for box in boxes if box is not None]
+    if not present:
         return (slice(0),) * 3
     return tuple(
         slice(min(side.start for side in sides), max(side.stop for side in sides))
-        for sides in zip(*found, strict=True)
+        for sides in zip(*present, strict=True)
     )
 
 
@@ -134,33 +139,37 @@ def score(
     """Score one structure.
 
     Args:
-        reference: (z, y, x); what lies beyond is outside.
+        reference: (z, y, x); everything beyond the array counts as outside.
         predicted: (z, y, x).
         spacing_mm: (z, y, x).
         tolerance_mm: of the NSD by edge voxels.
         by_area_mm: tolerance of the NSD by area.
+
+    Returns:
+        The metrics' columns of `run`.
     """
-    millilitres = float(np.prod(spacing_mm)) / 1000
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
     counts = [int(np.count_nonzero(mask)) for mask in (reference, predicted)]
-    volumes = {
-        "reference_ml": counts[0] * millilitres,
-        "predicted_ml": counts[1] * millilitres,
-        "volume_difference_ml": (counts[1] - counts[0]) * millilitres,
+    volumes_ml = {
+        "reference_ml": counts[0] * voxel_ml,
+        "predicted_ml": counts[1] * voxel_ml,
+        "volume_difference_ml": (counts[1] - counts[0]) * voxel_ml,
     }
     if not any(counts):
         names = ("dsc_paper", "nsd_paper", "dsc_area", "nsd_area", "hd95_mm")
-        return {**dict.fromkeys(names, NAN), **volumes}
+        return {**dict.fromkeys(names, NAN), **volumes_ml}
     dsc = 2 * int(np.count_nonzero(reference & predicted)) / sum(counts)
     pair = surface.Pair(reference, predicted, spacing_mm)
     by_area = pair.area_surfaces(by_area_mm)
-    present = counts[0] > 0
+    # The authors' script skips structures that the reference lacks: false positives cost nothing.
+    in_reference = counts[0] > 0
     return {
-        "dsc_paper": dsc if present else NAN,
+        "dsc_paper": dsc if in_reference else NAN,
         "nsd_paper": surface.nsd(*pair.voxel_surfaces(tolerance_mm), tolerance_mm)
-        if present
+        if in_reference
         else NAN,
         "dsc_area": dsc,
         "nsd_area": surface.nsd(*by_area, by_area_mm),
         "hd95_mm": surface.hd95(*by_area),
-        **volumes,
+        **volumes_ml,
     }

@@ -1,7 +1,7 @@
 """The `probe` verb: how well the frozen patch tokens of a backbone tell organs apart.
 
-The usual question to self-supervised features (DINO, DINOv2, DINOv3), put to single patches: no
-network is trained, so the answer depends on the pretraining alone, and it takes seconds.
+The usual probe of self-supervised features (DINO, DINOv2, DINOv3), on single patches: no network is
+trained, so the scores depend on the pretraining alone and take seconds.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Sample:
     images: npt.NDArray[np.int16]
     """(N, S, S) in HU."""
     places: npt.NDArray[np.int64]
-    """Of M patches, counted through all slices; ascending."""
+    """(M,) indices of patches, counted through all slices; ascending."""
     labels: Labels
     """(M,)."""
 
@@ -63,10 +63,10 @@ def run(
 ) -> None:
     """Probe one backbone or several.
 
-    Patches of training cases teach a k-NN (cosine) and a linear classifier (ridge regression, which
-    is in closed form: nothing to tune, nothing random); patches of validation cases test them. Each
-    class counts the same: the scores are mean recall (balanced accuracy) and mean F1 on equally
-    many patches of each class, as far as there are any.
+    Patches of training cases fit a k-NN (cosine) and a linear classifier (ridge regression, which
+    has a closed form: nothing to tune, nothing random); patches of validation cases test them. Each
+    class counts the same: the scores are mean recall (balanced accuracy) and mean F1 on the same
+    number of patches of each class, or on all of a class that has fewer.
 
     Args:
         options: what is probed, and how.
@@ -86,24 +86,24 @@ def run(
         draw(read_slices(dataset, fold[part], options), options.probe.patches_per_class, seed)
         for part, seed in (("train", [options.probe.seed, 0]), ("val", [options.probe.seed, 1]))
     ]
-    known = np.intersect1d(samples[0].labels, samples[1].labels)
-    if len(known) < 2:
+    classes = np.intersect1d(samples[0].labels, samples[1].labels)
+    if len(classes) < 2:
         raise MeddinoError(
             f"{dataset.parent}: patches of fold {options.fold} show a single class in training or"
             " validation cases; take another probe.benchmark, or more probe.slices_px"
         )
-    training, validation = (_only(sample, known) for sample in samples)
+    training, validation = (_only(sample, classes) for sample in samples)
     scores = [
         {"name": name, **probe(vit.to(device), training, validation, names, options)}
         for name, vit in backbones(options, checkpoints)
     ]
-    found = {
+    results = {
         "variant": options.variant,
-        "classes": [names[label] for label in known],
+        "classes": [names[label] for label in classes],
         "patches": {"train": len(training.labels), "val": len(validation.labels)},
         "scores": scores,
     }
-    write_json(output, found)
+    write_json(output, results)
 
 
 def backbones(
@@ -122,7 +122,7 @@ def backbones(
 
 
 def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slices:
-    """Read some slices of each case that show a structure, as curation cuts them for pretraining.
+    """Read slices of each case that show a structure, resampled as for pretraining.
 
     Raises:
         MeddinoError: an image or its label cannot be used, or no slice shows a structure.
@@ -139,7 +139,8 @@ def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slice
             target_mm=options.spacing_mm,
             size_px=options.probe.slices_px,
         )
-        for z in _spread(np.flatnonzero(label.any(axis=(1, 2))), options.probe.slices_per_case):
+        labelled_slices = np.flatnonzero(label.any(axis=(1, 2)))
+        for z in _spread(labelled_slices, options.probe.slices_per_case):
             images.append(np.rint(resizer(volume.array[z])).astype(np.int16))
             patch = named(options.backbone).patch_size
             labels.append(patch_labels(label[z], options.probe.slices_px, patch).ravel())
@@ -155,21 +156,22 @@ def _spread(numbers: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]
 
 
 def patch_labels(label: npt.NDArray[Any], size_px: int, patch_px: int) -> Labels:
-    """The most frequent label of each patch of a slice that is stretched to a square.
+    """The most frequent label of each patch of a slice, after stretching it to a square.
 
     Args:
         label: whole numbers (height, width).
         size_px: side of the square.
-        patch_px: side of a patch; what is left beside whole patches is cut off.
+        patch_px: side of a patch; a remainder that fills no patch is cut off.
 
     Returns:
-        (size_px // patch_px, the same); of equally frequent labels the lowest.
+        uint8 (size_px // patch_px, size_px // patch_px); the lowest of equally frequent labels.
     """
     side = size_px // patch_px
     rows, columns = (
         ((np.arange(side * patch_px) + 0.5) * length / size_px).astype(np.int64)
         for length in label.shape
     )
+    # (side, patch_px, side, patch_px): rows of patches, rows in a patch, and so for columns
     pixels = label[rows[:, None], columns].reshape(side, patch_px, side, patch_px)
     counts = [(pixels == value).sum(axis=(1, 3)) for value in range(int(label.max()) + 1)]
     return np.argmax(counts, axis=0).astype(np.uint8)
@@ -186,10 +188,10 @@ def draw(slices: Slices, per_class: int, seed: list[int]) -> Sample:
     return Sample(slices.images, chosen, flat[chosen])
 
 
-def _only(sample: Sample, known: Labels) -> Sample:
-    """Drop patches of classes that not both samples have."""
-    kept = np.isin(sample.labels, known)
-    return Sample(sample.images, sample.places[kept], sample.labels[kept])
+def _only(sample: Sample, classes: Labels) -> Sample:
+    """Keep the patches of some classes."""
+    mask = np.isin(sample.labels, classes)  # (M,)
+    return Sample(sample.images, sample.places[mask], sample.labels[mask])
 
 
 def probe(
@@ -200,8 +202,8 @@ def probe(
     options: ProbeOptions,
 ) -> dict[str, Any]:
     """Score a backbone: `knn` and `linear`, each as in `run`."""
-    seen, unseen = (tokens(vit, sample) for sample in (training, validation))
-    neighbours = min(options.probe.neighbours, len(seen))
+    train_tokens, val_tokens = (tokens(vit, sample) for sample in (training, validation))  # (M, C)
+    neighbours = min(options.probe.neighbours, len(train_tokens))
     classifiers = {
         "knn": KNeighborsClassifier(neighbours, metric="cosine", weights="distance"),
         "linear": make_pipeline(
@@ -209,18 +211,24 @@ def probe(
         ),
     }
     return {
-        name: _score(model.fit(seen, training.labels).predict(unseen), validation.labels, names)
-        for name, model in classifiers.items()
+        name: _score(
+            classifier.fit(train_tokens, training.labels).predict(val_tokens),
+            validation.labels,
+            names,
+        )
+        for name, classifier in classifiers.items()
     }
 
 
 def _score(predicted: Labels, truth: Labels, names: list[str]) -> dict[str, Any]:
-    known = np.unique(truth)
-    recall = recall_score(truth, predicted, labels=known, average=None)
+    classes = np.unique(truth)
+    recall = recall_score(truth, predicted, labels=classes, average=None)
     return {
         "balanced_accuracy": float(recall.mean()),
-        "macro_f1": float(f1_score(truth, predicted, labels=known, average="macro")),
-        "recall": {names[label]: float(value) for label, value in zip(known, recall, strict=True)},
+        "macro_f1": float(f1_score(truth, predicted, labels=classes, average="macro")),
+        "recall": {
+            names[label]: float(value) for label, value in zip(classes, recall, strict=True)
+        },
     }
 
 
@@ -229,13 +237,13 @@ def tokens(vit: VisionTransformer, sample: Sample) -> npt.NDArray[np.float32]:
     """The sampled patches' tokens after the last norm, (M, C)."""
     device = vit.cls_token.device
     patches = (sample.images.shape[-1] // vit.patch_size) ** 2
-    found = []
+    batches = []
     for start in range(0, len(sample.images), BATCH):
         first, last = np.searchsorted(sample.places, np.array([start, start + BATCH]) * patches)
         if first == last:
             continue
-        hu = torch.from_numpy(sample.images[start : start + BATCH]).to(device)
-        seen = vit.forward_features(as_input(hu))
+        hu = torch.from_numpy(sample.images[start : start + BATCH]).to(device)  # (B, S, S)
+        features = vit.forward_features(as_input(hu))["x_norm_patchtokens"]  # (B, patches, C)
         inside = torch.from_numpy(sample.places[first:last] - start * patches).to(device)
-        found.append(seen["x_norm_patchtokens"].flatten(0, 1)[inside].float().cpu())
-    return torch.cat(found).numpy()
+        batches.append(features.flatten(0, 1)[inside].float().cpu())
+    return torch.cat(batches).numpy()

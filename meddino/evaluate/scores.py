@@ -16,7 +16,7 @@ def run(options: ScoresOptions, *, scores: list[Path], output: Path) -> None:
     """Join scores.
 
     Args:
-        options: nothing.
+        options: has no fields.
         scores: files of `evaluate`.
         output: one Parquet file, sorted by benchmark, method, fold, case and label.
 
@@ -43,9 +43,9 @@ def read_scores(scores: list[Path]) -> pd.DataFrame:
         if not set(KEYS) <= set(parts[-1].columns):
             raise MeddinoError(f"{path} holds no scores; give files that `evaluate` wrote")
     table = pd.concat(parts).sort_values(KEYS).reset_index(drop=True)
-    twice = table[table.duplicated(KEYS)]
-    if len(twice) > 0:
-        first = twice.iloc[0]
+    duplicates = table[table.duplicated(KEYS)]
+    if len(duplicates) > 0:
+        first = duplicates.iloc[0]
         raise MeddinoError(
             f"case {first['case']} of {first['benchmark']} is scored twice for {first['method']};"
             " give each file of scores once"

@@ -1,6 +1,6 @@
-"""How sure a mean over cases is: bootstrap intervals, and a paired test between two methods.
+"""Uncertainty of a mean over cases: bootstrap intervals, and a paired test of two methods.
 
-Values are (cases, structures), NaN where a protocol leaves a case out.
+Values are float64 (cases, structures), NaN where a protocol leaves a case out.
 """
 
 import numpy as np
@@ -20,19 +20,22 @@ def interval(values: Floats, seed: int = 0) -> tuple[float, float]:
     is left out of it, as from the mean itself.
 
     Returns:
-        The 95 % interval; NaN with fewer than two cases, which say nothing of others.
+        Both ends of the 95 % interval; NaN with fewer than two cases, which have no spread.
     """
-    known = ~np.isnan(values)
-    cases = int(known.any(axis=1).sum())
+    scored = ~np.isnan(values)  # (cases, structures)
+    has_scores = scored.any(axis=1)
+    cases = int(has_scores.sum())
     if cases < 2:
         return float("nan"), float("nan")
-    known, values = known[known.any(axis=1)], values[known.any(axis=1)]
-    times = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), DRAWS)
-    sums, counts = times @ np.where(known, values, 0.0), times @ known.astype(float)
+    scored, values = scored[has_scores], values[has_scores]
+    # How often each draw takes each case, (DRAWS, cases): sums over draws are then a product.
+    weights = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), DRAWS)
+    # (DRAWS, structures)
+    sums, counts = weights @ np.where(scored, values, 0.0), weights @ scored.astype(float)
     means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-    drawn = means.sum(axis=1) / (counts > 0).sum(axis=1)
-    beyond = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [beyond, 1 - beyond])
+    draws = means.sum(axis=1) / (counts > 0).sum(axis=1)  # (DRAWS,)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -46,7 +49,7 @@ def wilcoxon(first: Floats, second: Floats) -> float:
         second: the same cases and structures.
 
     Returns:
-        p, of both sides; 1 where the methods agree on every case, NaN where they share none.
+        Two-sided p; 1 where the methods agree on every case, NaN where they share none.
     """
     differences = first - second
     shared = ~np.isnan(differences).all(axis=1)
@@ -57,11 +60,11 @@ def wilcoxon(first: Floats, second: Floats) -> float:
 
 
 def holm(p_values: Floats) -> Floats:
-    """Correct for several tests (Holm's step-down); NaN are no tests."""
+    """Correct for several tests (Holm's step-down); NaN is not counted as a test."""
     corrected = np.full(len(p_values), np.nan)
     order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
-    reached = 0.0
+    largest = 0.0  # a corrected p is never below that of a smaller p
     for rank, i in enumerate(order):
-        reached = max(reached, min(1.0, p_values[i] * (len(order) - rank)))
-        corrected[i] = reached
+        largest = max(largest, min(1.0, p_values[i] * (len(order) - rank)))
+        corrected[i] = largest
     return corrected

@@ -5,8 +5,8 @@ voxels of the edge (MONAI, the authors' script), and elements with their area (D
 surface-distance, nnU-Net's challenges).
 
 Neither needs a distance for every voxel: most elements of a surface lie on or near the other one.
-Each element looks for the other surface in its neighbourhood, nearest voxels first, until the
-metrics are settled; a KD-tree finds what is farther.
+Each element is compared with its neighbourhood, nearest voxels first, until the metrics are
+settled; a KD-tree measures the few distances beyond it.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Integers = npt.NDArray[np.int64]
 Spacing = tuple[float, float, float]
 
 NEIGHBOURS = 500
-"""Voxels around each element where the other surface is looked for, before a KD-tree is built."""
+"""Voxels around each element that are searched for the other surface before a KD-tree is built."""
 SHARE = 0.95
 """Share of a surface within its 95th percentile."""
 
@@ -35,9 +35,9 @@ class Surface:
     """How much of one surface lies how far from the other.
 
     Attributes:
-        distance: to the other surface, ascending (mm).
-        area: of the elements at each distance; their number where voxels are counted, else mm2.
-        total: area of all elements, also of those farther than anybody asked for.
+        distance: to the other surface, ascending (mm), (N,).
+        area: of the elements at each distance, (N,): mm2, or their number where voxels are counted.
+        total: area of all elements, including those beyond the largest distance.
     """
 
     distance: Floats
@@ -59,8 +59,8 @@ def nsd(reference: Surface, predicted: Surface, tolerance_mm: float) -> float:
 def hd95(reference: Surface, predicted: Surface) -> float:
     """The larger of the two directions' 95th percentile (mm); NaN if one surface is empty.
 
-    As DeepMind's surface-distance: elements count by their area. MONAI weighs edge voxels alike and
-    interpolates between them, so its numbers differ.
+    As in DeepMind's surface-distance, elements count by their area. MONAI counts edge voxels
+    equally and interpolates between them, so its numbers differ.
     """
     if reference.total == 0 or predicted.total == 0:
         return float("nan")
@@ -68,36 +68,45 @@ def hd95(reference: Surface, predicted: Surface) -> float:
 
 
 def _percentile(surface: Surface) -> float:
-    reached = np.cumsum(surface.area) / surface.total
-    last = len(reached) - 1
-    return float(surface.distance[min(int(np.searchsorted(reached, SHARE)), last)])
+    share = np.cumsum(surface.area) / surface.total
+    # Rounding may leave the last share below SHARE.
+    return float(surface.distance[min(int(np.searchsorted(share, SHARE)), len(share) - 1)])
 
 
 class Pair:
-    """Two masks of one structure, in a margin that no neighbourhood of theirs leaves.
+    """Two masks of one structure, with a margin as wide as the neighbourhoods that are searched.
 
-    Voxels are counted through the whole picture, so that a step to a neighbour is one number.
+    Masks are flattened, so that the step to a neighbour is one number, the same for all voxels.
+    The margin keeps such steps from leaving the array or wrapping around to the next row.
     """
 
     def __init__(self, reference: Mask, predicted: Mask, spacing_mm: Floats) -> None:
-        """Copy masks (z, y, x) into the margin; what lies beyond the picture counts as outside."""
+        """Copy the masks into the margin, which counts as outside.
+
+        Args:
+            reference: (z, y, x).
+            predicted: (z, y, x).
+            spacing_mm: (z, y, x).
+        """
         depth, height, width = (float(value) for value in spacing_mm)
         self.spacing_mm: Spacing = depth, height, width
-        margin = np.max([near.max(axis=0) for _, near in shells(self.spacing_mm)], axis=0) + 1
+        reach = np.max([offsets.max(axis=0) for _, offsets in shells(self.spacing_mm)], axis=0)
+        margin = reach + 1  # (3,) voxels; one more for the cubes of `area_surfaces`
         self.shape = tuple(int(n) for n in np.array(reference.shape) + 2 * margin)
+        # From a voxel to the next along z, y and x in the flattened masks.
         self.steps = np.array([self.shape[1] * self.shape[2], self.shape[2], 1])
         inner = tuple(slice(m, m + n) for m, n in zip(margin, reference.shape, strict=True))
         self.masks = []
         for mask in (reference, predicted):
             padded = np.zeros(self.shape, bool)
             padded[inner] = mask
-            self.masks.append(padded.ravel())
+            self.masks.append(padded.ravel())  # (V,)
 
     def voxel_surfaces(self, tolerance_mm: float) -> tuple[Surface, Surface]:
-        """Edge voxels of both masks: those with a neighbour (by a face) outside, as for MONAI.
+        """Edge voxels of both masks: those with a face neighbour outside, as in MONAI.
 
         Args:
-            tolerance_mm: distances are known that far.
+            tolerance_mm: the surfaces hold all distances up to it.
         """
         edges = []
         for mask in self.masks:
@@ -112,89 +121,104 @@ class Pair:
         """Elements of both masks, one for each cube of 2x2x2 voxels that a surface crosses.
 
         Args:
-            tolerance_mm: distances are known that far, and up to the 95th percentile.
+            tolerance_mm: the surfaces hold all distances up to it, and to the 95th percentile.
         """
         table = areas(self.spacing_mm)
-        crossed, weights = [], []
+        elements, element_areas = [], []
         for mask in self.masks:
-            some = every = mask
+            any_inside = all_inside = mask
             for step in self.steps:
-                some, every = some[:-step] | some[step:], every[:-step] & every[step:]
-            cubes = np.flatnonzero(some ^ every)
+                any_inside = any_inside[:-step] | any_inside[step:]
+                all_inside = all_inside[:-step] & all_inside[step:]
+            cubes = np.flatnonzero(any_inside ^ all_inside)  # (N,) by their first corner
+            # Which of its eight corners are inside, a bit for each, as in `areas`.
             code = np.zeros(len(cubes), np.uint8)
             for bit, corner in enumerate(product((0, 1), repeat=3)):
                 code |= mask[cubes + self.steps @ corner].astype(np.uint8) << bit
-            crossed.append(cubes)
-            weights.append(table[code])
-        return self._between(crossed, weights, tolerance_mm, SHARE)
+            elements.append(cubes)
+            element_areas.append(table[code])
+        return self._between(elements, element_areas, tolerance_mm, SHARE)
 
     def _between(
         self, elements: list[Integers], areas: list[Floats], tolerance_mm: float, share: float
     ) -> tuple[Surface, Surface]:
         first, second = (
-            self._surface(ours, area, theirs, tolerance_mm, share)
-            for ours, area, theirs in zip(elements, areas, elements[::-1], strict=True)
+            self._surface(source, area, target, tolerance_mm, share)
+            for source, area, target in zip(elements, areas, elements[::-1], strict=True)
         )
         return first, second
 
     def _surface(
-        self, ours: Integers, area: Floats, theirs: Integers, tolerance_mm: float, share: float
+        self, source: Integers, area: Floats, target: Integers, tolerance_mm: float, share: float
     ) -> Surface:
-        """Distances of elements to others: all up to a tolerance, and up to a share of the area."""
-        total, reached = float(area.sum()), 0.0
-        found: list[tuple[float, float]] = []
-        for mm, part in self._by_distance(ours, area, theirs):
-            if mm > tolerance_mm and reached >= share * total:
+        """Measure from one surface to the other: up to a tolerance and up to a share of the area.
+
+        Args:
+            source: elements that are measured from, (N,), indices into the flattened masks.
+            area: their areas, (N,).
+            target: elements of the other surface, (M,).
+            tolerance_mm: all distances up to it are measured.
+            share: of the total area; distances are measured until it is reached.
+        """
+        total, measured = float(area.sum()), 0.0
+        bands: list[tuple[float, float]] = []
+        for mm, band_area in self._by_distance(source, area, target):
+            if mm > tolerance_mm and measured >= share * total:
                 break
-            found.append((mm, part))
-            reached += part
-        distance, parts = np.array(found).reshape(-1, 2).T
-        return Surface(distance, parts, total)
+            bands.append((mm, band_area))
+            measured += band_area
+        distances, areas_at = np.array(bands).reshape(-1, 2).T
+        return Surface(distances, areas_at, total)
 
     def _by_distance(
-        self, ours: Integers, area: Floats, theirs: Integers
+        self, source: Integers, area: Floats, target: Integers
     ) -> Iterator[tuple[float, float]]:
-        """Distances (mm) of elements to others, ascending, each with the area that lies there."""
-        if len(theirs) == 0:
+        """Distances (mm) to the target, ascending, each with the area of the source elements."""
+        if len(target) == 0:
             return
-        there = np.zeros(len(self.masks[0]), bool)
-        there[theirs] = True
-        for mm, neighbours in shells(self.spacing_mm):
-            if len(ours) == 0:
+        on_target = np.zeros(len(self.masks[0]), bool)  # (V,)
+        on_target[target] = True
+        for mm, offsets in shells(self.spacing_mm):
+            if len(source) == 0:
                 return
-            steps = neighbours @ self.steps
-            hit = np.logical_or.reduce([there[ours + step] for step in steps])
+            hit = np.logical_or.reduce(
+                [on_target[source + step] for step in offsets @ self.steps]
+            )  # (N,)
             yield mm, float(area[hit].sum())
-            ours, area = ours[~hit], area[~hit]
-        if len(ours) > 0:
-            distance = self._far(ours, theirs)
+            source, area = source[~hit], area[~hit]
+        if len(source) > 0:
+            distance = self._beyond_shells(source, target)
             order = np.argsort(distance)
             yield from zip(distance[order].tolist(), area[order].tolist(), strict=True)
 
-    def _far(self, ours: Integers, theirs: Integers) -> Floats:
-        """Distance (mm) of each element to the nearest of the others, by a KD-tree."""
-        places, others = (np.stack(np.unravel_index(e, self.shape), 1) for e in (ours, theirs))
-        # Quick to build rather than to ask: few elements are far.
+    def _beyond_shells(self, source: Integers, target: Integers) -> Floats:
+        """Distance (mm) of each source element to the nearest target element, by a KD-tree."""
+        points, others = (  # (N, 3) and (M, 3) voxels
+            np.stack(np.unravel_index(elements, self.shape), 1) for elements in (source, target)
+        )
+        # Unbalanced trees build faster and answer slower, which pays: few elements are this far.
         tree = cKDTree(others * self.spacing_mm, 64, compact_nodes=False, balanced_tree=False)
-        _, nearest = tree.query(places * self.spacing_mm)
+        _, nearest = tree.query(points * self.spacing_mm)
         # From whole numbers of voxels, so that an element at the tolerance is not rounded past it.
-        return _length(places - others[nearest], self.spacing_mm)
+        return _length(points - others[nearest], self.spacing_mm)
 
 
 def _length(voxels: Integers, spacing_mm: Spacing) -> Floats:
+    """Lengths (mm) of vectors (N, 3) in voxels."""
     return np.sqrt(((voxels * np.array(spacing_mm)) ** 2).sum(axis=-1))
 
 
 @cache
 def shells(spacing_mm: Spacing) -> list[tuple[float, Integers]]:
-    """Distances (mm) to neighbours, ascending, each with the neighbours there, (N, 3) in voxels.
+    """Distances (mm) to neighbours, ascending, each with the offsets (N, 3) of those neighbours.
 
-    The first is the voxel itself. All together fill a ball of about `NEIGHBOURS` voxels.
+    Offsets are in voxels; the first is that of the voxel itself. Together they fill a ball of about
+    `NEIGHBOURS` voxels.
     """
     mm = np.array(spacing_mm)
     radius = (3 / (4 * np.pi) * NEIGHBOURS * mm.prod()) ** (1 / 3)
-    half = np.ceil(radius / mm).astype(int)
-    ball = np.indices(2 * half + 1).reshape(3, -1).T - half
+    half = np.ceil(radius / mm).astype(int)  # (3,) voxels
+    ball = np.indices(2 * half + 1).reshape(3, -1).T - half  # (N, 3)
     length = _length(ball, spacing_mm)
     ball, length = ball[length <= radius], length[length <= radius]
     order = np.argsort(length, kind="stable")

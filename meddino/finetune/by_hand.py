@@ -1,6 +1,6 @@
 """The study's methods under nnU-Net's own commands: settings and weights from the environment.
 
-nnU-Net gives trainers no arguments, so a training run is told by two variables:
+nnU-Net gives trainers no arguments, so two variables configure a training run:
 
 - `MEDDINO_CONFIG`: YAML files laid over the paper's configuration, separated as paths are.
 - `MEDDINO_WEIGHTS`: the checkpoint that a method starts from.
@@ -52,7 +52,7 @@ class NamedTrainer(MethodTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
 
     def initialize(self) -> None:
-        """Set up as a new training run does: the ViT starts from `MEDDINO_WEIGHTS`.
+        """Set up a new training run: the ViT starts from `MEDDINO_WEIGHTS`.
 
         Raises:
             MeddinoError: the method needs weights and the variable is not set, or they do not fit.
@@ -60,7 +60,7 @@ class NamedTrainer(MethodTrainer):
         self.start(self._weights())
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write what nnU-Net writes; a run killed meanwhile leaves the file of before."""
+        """Write nnU-Net's checkpoint atomically: a killed run leaves the previous one."""
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -68,7 +68,7 @@ class NamedTrainer(MethodTrainer):
             super().save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """Set up as the run was that wrote the checkpoint, and restore it."""
+        """Set up by the settings of the run that wrote the checkpoint, and restore it."""
         if not self.was_initialized:
             self.adopt(read_settings(read_json(Path(self.output_folder_base) / "plans.json")))
             self.set_up()
@@ -76,16 +76,16 @@ class NamedTrainer(MethodTrainer):
 
     def _weights(self) -> Path | None:
         """The checkpoint in `MEDDINO_WEIGHTS`, where the method starts from one."""
-        wanted, given = self.settings.method.weights, os.environ.get("MEDDINO_WEIGHTS")
-        if wanted is None:
+        weights, path = self.settings.method.weights, os.environ.get("MEDDINO_WEIGHTS")
+        if weights is None:
             return None
-        if not given:
+        if not path:
             raise MeddinoError(
-                f"{self.row} starts from {wanted}: set MEDDINO_WEIGHTS to that checkpoint; or, to"
+                f"{self.row} starts from {weights}: set MEDDINO_WEIGHTS to that checkpoint; or, to"
                 " start at random, set MEDDINO_CONFIG to a file with"
                 f" `methods: {{{self.row}: {{weights: null}}}}`"
             )
-        return Path(given)
+        return Path(path)
 
 
 def _configured(row: str, configuration: str) -> Settings:

@@ -23,7 +23,7 @@ ENDING = ".nii.gz"
 
 
 class Rejected(NamedTuple):
-    """A case that is left out, with the file that is to blame."""
+    """A case that is left out, and the file that caused it."""
 
     case: str
     path: str
@@ -72,7 +72,7 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
 
 
 def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
-    """Convert one case, or say why it is left out."""
+    """Convert one case; return the reason if it is left out."""
     assert case.label is not None, "only labelled cases are converted"
     path = case.image
     try:
@@ -106,8 +106,8 @@ def map_labels(
     Raises:
         BadVolume: a value is neither 0 nor in the label map.
     """
-    known = {0, *(value for ids in benchmark.labels.values() for value in ids)}
-    unknown = [f"{value:g}" for value in np.unique(values) if value not in known]
+    mapped_values = {0, *(value for ids in benchmark.labels.values() for value in ids)}
+    unknown = [f"{value:g}" for value in np.unique(values) if value not in mapped_values]
     if unknown:
         raise reader.BadVolume(
             f"label value {', '.join(unknown)} is not in the benchmark's label map; add it to"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meddino.models.distributed import Team
 
 HISTORY = "history.jsonl"
-# Options that change how a run is carried out, not what comes out: a run may resume across them.
+# Options that change how a run is carried out, not its result: a run may resume with other values.
 CONDUCT = {"training": {"checkpoint_every", "num_processes", "device", "compile"}}
 
 
@@ -33,20 +33,21 @@ def run(
         options: the method and the length of training.
         preprocessed: `DatasetNNN_x/<configuration>.json`, from `preprocess`.
         weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
-        state: folder of checkpoints, from which a killed run resumes, and one whose output was lost
-            is soon done again. Whoever has the output can remove it.
+        state: folder of checkpoints. A killed run resumes from it, and one whose output was lost
+            needs no training again. Once the output exists, it can be removed.
         output: `model.safetensors`, written last; beside it appear `model.json` (what it takes to
             rebuild the network) and `history.jsonl` (one line an epoch).
 
     Raises:
         MeddinoError: inputs and options do not belong together, the checkpoint does not fit, memory
-            does not suffice, or a signal asked to stop; what is done by then is kept in `state`.
+            does not suffice, or a signal asked to stop; `state` keeps the progress until then.
     """
     _check(options, preprocessed, weights)
     from meddino.models.distributed import launch
 
-    training, job = options.training, (options, preprocessed, weights, state, output)
-    launch(_train, training.device, training.processes, *job)
+    training = options.training
+    inputs = (options, preprocessed, weights, state, output)
+    launch(_train, training.device, training.processes, *inputs)
 
 
 def _train(
@@ -57,7 +58,7 @@ def _train(
     state: Path,
     output: Path,
 ) -> None:
-    """What each process does; the first one alone writes."""
+    """Train in one of the processes; only the first one writes."""
     from meddino.finetune import model
     from meddino.finetune.failures import explained
     from meddino.models.distributed import on_signals
@@ -76,7 +77,7 @@ def _train(
         trainer.on_epoch = lambda history: _report(history, output)
         trainer.start(weights)
         if options.training.epochs > 0:
-            with on_signals(trainer.note):
+            with on_signals(trainer.stop_after_epoch):
                 trainer.run_training()
         if team.leads:
             write_lines(output.parent / HISTORY, trainer.history)
@@ -84,7 +85,7 @@ def _train(
 
 
 def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, state: Path) -> None:
-    """Make `state` a folder of this very run."""
+    """Bind `state` to the options and inputs of this run."""
     folder = preprocessed.parent
     inputs = {"plans": folder / f"{PLANS}.json", "splits": folder / "splits_final.json"}
     open_state(
@@ -95,7 +96,7 @@ def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, st
 
 
 def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -> None:
-    """Find out now, and not after hours of training, that something does not fit."""
+    """Refuse inputs that do not fit now, not after hours of training."""
     method, fold = options.method, options.fold
     marker = read_json(preprocessed)
     if marker["configuration"] != method.configuration:
@@ -109,14 +110,14 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
     if fold >= len(splits):
         raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
     if (method.weights is None) != (weights is None):
-        given = "given" if weights else "missing"
-        raise MeddinoError(f"weights: the method says {method.weights}, but a file is {given}")
+        presence = "given" if weights else "missing"
+        raise MeddinoError(f"weights: the method says {method.weights}, but a file is {presence}")
     if weights is not None and not weights.exists():
         raise MeddinoError(f"{weights} does not exist; run the stage that makes it")
 
 
 def _trainer(options: FinetuneOptions, folder: Path, team: "Team") -> Any:
-    """nnU-Net's trainer of the method, not yet started."""
+    """Build nnU-Net's trainer of the method, not yet started."""
     from meddino.finetune.settings import Settings, write_settings
     from meddino.finetune.trainer import StudyTrainer
 
@@ -146,9 +147,10 @@ def _batch_key(options: FinetuneOptions) -> str:
 
 
 def _advice(options: FinetuneOptions) -> tuple[str, str]:
-    """What to do where memory does not suffice, and where a process that augments has died."""
-    shared = "share the batch among more GPUs with training.processes"
-    memory = f"lower {_batch_key(options)}, or {shared}"
+    """Remedies where memory does not suffice, and where a process that augments has died."""
+    memory = (
+        f"lower {_batch_key(options)}, or share the batch among more GPUs with training.processes"
+    )
     workers = (
         f"lower training.num_processes (now {options.training.num_processes}), give the job more"
         " memory, or its container more shared memory (/dev/shm)"
@@ -157,7 +159,7 @@ def _advice(options: FinetuneOptions) -> tuple[str, str]:
 
 
 def _report(history: list[dict[str, Any]], output: Path) -> None:
-    """Rewrite the history after an epoch, and say how far training is."""
+    """Rewrite the history after an epoch, and print its losses."""
     write_lines(output.parent / HISTORY, history)
     last = history[-1]
     dice = [value for value in last["pseudo_dice"] if value is not None]

@@ -37,7 +37,7 @@ def add(plans: Path, patch_px: int = 896, batch_size: int | None = None) -> str:
             f"{plans} has another {name}; remove it and its folder of preprocessed volumes first"
         )
     configurations[name] = added
-    # As nnU-Net writes it: its order of keys is what people read.
+    # As nnU-Net writes it, with its order of keys, so that people find what they look for.
     with atomic(plans) as temporary:
         temporary.write_text(json.dumps(content, indent=4), encoding="utf-8")
     print(f"{name}: {summary(added)}", file=sys.stderr)
@@ -54,6 +54,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("plans", type=Path, metavar="PLANS", help="nnUNetPlans.json")
     parser.add_argument("--patch-px", type=int, default=896, help="side of the input (896)")
     parser.add_argument("--batch-size", type=int, help="slices in a batch (that of 2d)")
-    given = parser.parse_args(arguments)
-    name = add(given.plans, given.patch_px, given.batch_size)
-    print(f"next: nnUNetv2_preprocess -d DATASET -plans_name {given.plans.stem} -c {name}")
+    flags = parser.parse_args(arguments)
+    name = add(flags.plans, flags.patch_px, flags.batch_size)
+    print(f"next: nnUNetv2_preprocess -d DATASET -plans_name {flags.plans.stem} -c {name}")

@@ -1,4 +1,4 @@
-"""A trained network on disk: `model.safetensors` and, beside it, `model.json` to rebuild it."""
+"""A trained network on disk: `model.safetensors`, and `model.json` to rebuild the network."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -62,7 +62,7 @@ def save(trainer: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Model:
-    """Rebuild the network of `model.safetensors`, or of a folder that holds it.
+    """Rebuild the network of `model.safetensors`, or of the folder that holds it.
 
     Raises:
         MeddinoError: there is no model, it is damaged, or its weights are not those of the network
@@ -84,7 +84,8 @@ def load(path: Path) -> Model:
             f" build ({type(error).__name__}: {error}); take the file that `finetune` wrote"
         ) from error
     try:
-        if description.get("sha256", found := sha256(path)) != found:
+        digest = sha256(path)
+        if description.get("sha256", digest) != digest:  # older models have none
             raise safetensors.SafetensorError("its SHA-256 is not that of model.json")
         safetensors.torch.load_model(network, str(path))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -96,16 +97,16 @@ def load(path: Path) -> Model:
 
 
 def find(path: Path) -> Path:
-    """The weights of a model that is named by its folder, or by the weights themselves.
+    """Find the weights of a model by its folder, or by the weights themselves.
 
     Raises:
-        MeddinoError: weights or description are not there.
+        MeddinoError: weights or description are missing.
     """
     weights = path / WEIGHTS if path.is_dir() else path
-    for needed in (weights, weights.parent / DESCRIPTION):
-        if not needed.is_file():
+    for file in (weights, weights.parent / DESCRIPTION):
+        if not file.is_file():
             raise MeddinoError(
-                f"{path} is no model: {needed} does not exist; name a folder of `finetune`, which"
+                f"{path} is no model: {file} does not exist; name a folder of `finetune`, which"
                 f" holds {WEIGHTS} and {DESCRIPTION}"
             )
     return weights

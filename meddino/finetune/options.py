@@ -234,13 +234,13 @@ class Method(Options):
     @model_validator(mode="after")
     def _check(self) -> "Method":
         vit = self.network in ("dino_unet", "primus")
-        given = {
+        presence = {
             "backbone": (self.backbone is not None, vit),
             "blocks": (bool(self.blocks), vit),
             "segformer": (self.segformer is not None, self.network == "segformer"),
             "adapter": (self.adapter is not None, self.network == "dino_unet"),
         }
-        for key, (present, needed) in given.items():
+        for key, (present, needed) in presence.items():
             if present != needed:
                 verb = "needs" if needed else "does not use"
                 raise ValueError(f"{key}: network {self.network} {verb} it")
@@ -248,24 +248,24 @@ class Method(Options):
         return self
 
     def _check_useless(self, vit: bool) -> None:
-        """Refuse options that would do nothing: a reader would believe that they act."""
+        """Refuse options without effect, which a reader would believe to have one."""
         random = vit and self.weights is None
-        ours = vit and library_of(self.backbone) is None
+        own_vit = vit and library_of(self.backbone) is None
         useless = {
             "weights": self.weights is not None and self.network == "unet",
             "backbone_lr": self.backbone_lr is not None and (not vit or self.freeze_backbone),
             "freeze_backbone": self.freeze_backbone != (self.network == "dino_unet"),
-            "layerscale": self.layerscale is not None and not (ours and random),
+            "layerscale": self.layerscale is not None and not (own_vit and random),
             # Tokens cannot be made up for a checkpoint, only left out.
             "storage_tokens": self.storage_tokens is not None
-            and not (ours and (random or self.storage_tokens == 0)),
-            "train_k_bias": self.train_k_bias and not ours,
-            "norm_eps": self.norm_eps is not None and not ours,
+            and not (own_vit and (random or self.storage_tokens == 0)),
+            "train_k_bias": self.train_k_bias and not own_vit,
+            "norm_eps": self.norm_eps is not None and not own_vit,
             "drop_path": self.drop_path > 0 and self.network in ("unet", "dino_unet"),
             "deep_supervision": self.deep_supervision and self.network != "unet",
         }
-        for key, wrong in useless.items():
-            if wrong:
+        for key, is_useless in useless.items():
+            if is_useless:
                 value = getattr(self, key)
                 raise ValueError(
                     f"{key}: {value} has no meaning for network {self.network} with backbone "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meddino.core.files import read_json, write_json
-from meddino.finetune.nnunet import check_raw, folders, pools, quiet
+from meddino.finetune.nnunet import check_raw, folders, quiet
 from meddino.finetune.options import Configuration, Planning, PlanOptions
 
 PLANS = "nnUNetPlans"
@@ -22,7 +22,7 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
             (with paths to the raw volumes) and `splits_final.json`.
 
     Raises:
-        MeddinoError: a file of `convert` is missing or not whole.
+        MeddinoError: a file of `convert` is missing or truncated.
     """
     check_raw(dataset, options.planning.num_processes)
     raw, target = dataset.parent, output.parent
@@ -42,6 +42,7 @@ def _plan(name: str, planning: Planning) -> dict[str, Any]:
         DatasetFingerprintExtractor,
     )
 
+    from meddino.finetune.nnunet_patches import pools
     from meddino.finetune.planner import SlicePlanner
 
     with pools(planning.num_processes):
@@ -81,7 +82,7 @@ def finer(base: dict[str, Any], name: str, extra: Configuration, plans_name: str
     scales = [size / extra.patch_px for size in base["patch_size"]]
     return {
         "inherits_from": "2d",
-        # Its own folder: nnU-Net would silently reuse arrays of another spacing.
+        # A folder of its own: nnU-Net would silently reuse arrays of another spacing.
         "data_identifier": f"{plans_name}_{name}",
         "patch_size": [extra.patch_px] * 2,
         "spacing": [mm * scale for mm, scale in zip(base["spacing"], scales, strict=True)],
@@ -115,11 +116,11 @@ def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]
 
     Relative paths keep a moved results folder valid.
     """
-    way = os.path.relpath(raw, target)
+    relative = os.path.relpath(raw, target)
     content["dataset"] = {
         case: {
-            "images": [os.path.join(way, path) for path in files["images"]],
-            "label": os.path.join(way, files["label"]),
+            "images": [os.path.join(relative, path) for path in files["images"]],
+            "label": os.path.join(relative, files["label"]),
         }
         for case, files in content["dataset"].items()
     }
@@ -127,7 +128,7 @@ def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]
 
 
 def summary(configuration: dict[str, Any]) -> str:
-    """A configuration in a few words."""
+    """Describe a configuration on one line."""
     spacing = ", ".join(f"{mm:.3g}" for mm in configuration["spacing"])
     height, width = configuration["patch_size"]
     return f"{height} x {width} px at {spacing} mm, batch {configuration['batch_size']}"

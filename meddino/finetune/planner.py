@@ -1,4 +1,4 @@
-"""nnU-Net's planner without the 3-D configurations, which the study never trains."""
+"""nnU-Net's planner without the 3D configurations, which the study never trains."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class SlicePlanner(ExperimentPlanner):  # type: ignore[misc]
     def get_plans_for_configuration(
         self, spacing: Any, median_shape: Any, *arguments: Any
     ) -> dict[str, Any]:
-        """Plan a configuration; 3-D ones get only what the planner itself looks at."""
+        """Plan a configuration; 3D ones get only the keys that the planner itself reads."""
         if len(spacing) == 3:
             return {"spacing": spacing, "patch_size": median_shape}
         plan: dict[str, Any] = super().get_plans_for_configuration(
@@ -26,6 +26,6 @@ class SlicePlanner(ExperimentPlanner):  # type: ignore[misc]
         from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
         del plans["configurations"]["3d_fullres"]
-        # The name by which nnU-Net looks the planner up; this class is none of its own.
+        # nnU-Net looks the planner up by this name, and would not find this subclass.
         plans["experiment_planner_used"] = ExperimentPlanner.__name__
         recursive_fix_for_json_export(plans)

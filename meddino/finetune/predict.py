@@ -36,7 +36,7 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
     files = read_json(dataset)["dataset"]
     segmenter = Segmenter(model, options.prediction)
     for case in track(cases, f"{output.parent.name}: segmenting", len(cases)):
-        # `convert` has oriented and checked it, and put its label on the same grid.
+        # No checks: `convert` has oriented the image and put its label on the same grid.
         image = read_made(dataset.parent / files[case]["images"][0], dataset)
         voxels = sitk.GetArrayViewFromImage(image)
         segmentation = sitk.GetImageFromArray(segmenter.segment(voxels, image.GetSpacing()[::-1]))

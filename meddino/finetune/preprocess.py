@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
-from meddino.finetune.nnunet import check_raw, folders, pools, quiet
+from meddino.finetune.nnunet import check_raw, folders, quiet
 from meddino.finetune.options import PreprocessOptions
 
 
@@ -18,7 +18,7 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
         output: a marker beside `plans`, written last: configuration, its folder and its cases.
 
     Raises:
-        MeddinoError: the plans lack the configuration, or a raw volume is not whole.
+        MeddinoError: the plans lack the configuration, or a raw volume is truncated.
     """
     read_json(plans.parent / "dataset.json", plans)
     configurations = read_json(plans)["configurations"]
@@ -29,7 +29,7 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
         )
     check_raw(plans.parent / "dataset.json", options.num_processes)
     root = plans.parent.parent
-    # nnU-Net needs a raw folder; the paths of the raw volumes are in dataset.json.
+    # nnU-Net insists on a raw folder but never reads it: dataset.json has the paths of the volumes.
     with quiet(), folders(raw=root, preprocessed=root):
         _preprocess(plans, options)
     cases = sorted(read_json(plans.parent / "dataset.json")["dataset"])
@@ -40,6 +40,8 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
 
 def _preprocess(plans: Path, options: PreprocessOptions) -> None:
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    from meddino.finetune.nnunet_patches import pools
 
     preprocessor = DefaultPreprocessor(verbose=False)
     preprocessor.show_progress_bar = False

@@ -1,4 +1,4 @@
-"""Optimisers with a learning rate of their own for the ViT, and their decay (section 4.1)."""
+"""Optimisers with a separate learning rate for the ViT, and their decay (section 4.1)."""
 
 import torch
 from torch import nn
@@ -9,13 +9,15 @@ from meddino.finetune.options import Method
 def make_optimizer(network: nn.Module, method: Method) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters: one group for the ViT, one for the rest.
 
+    Why two rates: the authors' code trains a pretrained ViT at 1e-4 (DINOv3) or 3e-5 (MedDINOv3),
+    beside a decoder from random weights at 3e-4 (Primus). A random ViT takes the decoder's rate.
     Weight decay covers norms and biases too, as in nnU-Net and the authors' code.
     """
     backbone: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            # torch.compile puts "_orig_mod." in front.
+            # Names of a compiled network start with "_orig_mod.".
             part = backbone if name.removeprefix("_orig_mod.").startswith("backbone.") else rest
             part.append(parameter)
     groups = [

@@ -16,9 +16,9 @@ from meddino.core.files import atomic, read_json, sha256, write_json
 from meddino.finetune.options import Prediction
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
-"""Ends of the names of files that are volumes; other files in a folder are DICOM."""
+"""File name endings of volumes; other files in a folder are taken for DICOM."""
 WRITTEN = (".nii.gz", ".nii", ".mha", ".nrrd")
-"""Formats of one file, so that a segmentation is there as a whole or not at all."""
+"""Output formats: those of a single file, so that no half-written segmentation stays behind."""
 LABELS = "labels.json"
 
 
@@ -29,18 +29,18 @@ def main(arguments: Sequence[str]) -> None:
         MeddinoError: model, inputs or outputs are not usable, or a volume could not be segmented;
             the others are.
     """
-    given = _parser().parse_args(arguments)
-    jobs = plan_outputs(given.inputs, given.output)
+    flags = _parser().parse_args(arguments)
+    jobs = plan_outputs(flags.inputs, flags.output)
     from meddino.finetune.model import find  # torch and nnU-Net: after what can fail at once
 
-    weights = find(given.model)
-    # Nothing is replaced for the sake of a model that cannot be used.
-    segmenter = _load(weights, given) if given.overwrite else None
-    todo = _open(jobs, given, weights)
+    weights = find(flags.model)
+    # Load first when replacing: a model that cannot be used must not cost the old segmentations.
+    segmenter = _load(weights, flags) if flags.overwrite else None
+    todo = _open(jobs, flags, weights)
     if not todo:
-        print(f"all {len(jobs)} segmentations are in {given.output}; --overwrite makes them anew")
+        print(f"all {len(jobs)} segmentations are in {flags.output}; --overwrite makes them anew")
         return
-    failed = _segment(segmenter or _load(weights, given), todo)
+    failed = _segment(segmenter or _load(weights, flags), todo)
     if failed:
         raise MeddinoError(
             f"{len(failed)} of {len(todo)} volumes were not segmented:\n  " + "\n  ".join(failed)
@@ -71,22 +71,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def plan_outputs(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Say where the segmentation of each volume goes: volume -> file.
+    """Choose the output file of each volume.
+
+    Returns:
+        Volume -> the file of its segmentation.
 
     Raises:
         MeddinoError: an input holds no volume, several go to one file, or a format is unknown.
     """
-    found = [volume for path in inputs for volume in find_volumes(path)]
+    volumes = [volume for path in inputs for volume in find_volumes(path)]
     if _ending(output, VOLUMES):
         if not _ending(output, WRITTEN):
             raise MeddinoError(f"{output}: this format is not written; use {', '.join(WRITTEN)}")
-        if len(found) > 1:
-            raise MeddinoError(f"{output} is one file for {len(found)} volumes; name a folder")
-        return {found[0]: output}
+        if len(volumes) > 1:
+            raise MeddinoError(f"{output} is one file for {len(volumes)} volumes; name a folder")
+        return {volumes[0]: output}
     if output.is_file():
         raise MeddinoError(f"{output} is a file; name a folder, or end it in {WRITTEN[0]}")
     jobs: dict[Path, Path] = {}
-    for volume in dict.fromkeys(found):
+    for volume in dict.fromkeys(volumes):
         target = output / f"{_stem(volume)}.nii.gz"
         if target in jobs.values():
             raise MeddinoError(f"two inputs are called {_stem(volume)}; segment them one by one")
@@ -95,7 +98,7 @@ def plan_outputs(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
 
 
 def find_volumes(path: Path) -> list[Path]:
-    """The volumes that a path stands for: itself, those in a folder, or a folder of DICOM files.
+    """Find volumes: the file itself, those in a folder, or a folder as one DICOM series.
 
     Raises:
         MeddinoError: there is none.
@@ -116,50 +119,50 @@ def find_volumes(path: Path) -> list[Path]:
     return series
 
 
-def _load(weights: Path, given: argparse.Namespace) -> Any:
+def _load(weights: Path, flags: argparse.Namespace) -> Any:
     from meddino.finetune.segmenter import Segmenter
 
-    return Segmenter(weights, Prediction(tta=given.tta, device=given.device))
+    return Segmenter(weights, Prediction(tta=flags.tta, device=flags.device))
 
 
-def _open(jobs: dict[Path, Path], given: argparse.Namespace, weights: Path) -> dict[Path, Path]:
-    """Write the names of the labels, and leave out what an earlier run has finished.
+def _open(jobs: dict[Path, Path], flags: argparse.Namespace, weights: Path) -> dict[Path, Path]:
+    """Write the names of the labels, and skip what an earlier run has finished.
 
     Raises:
-        MeddinoError: something is there that must not be replaced.
+        MeddinoError: a file exists that must not be replaced.
     """
     (first, *_) = jobs.values()
-    single = first == given.output
+    single = first == flags.output
     record = first.with_name(f"{_stem(first)}.{LABELS}" if single else LABELS)
     description = read_json(weights.with_name("model.json"))
-    made_by = {
+    origin = {
         "labels": description["dataset_json"]["labels"],
         "model": sha256(weights),
-        "tta": given.tta,
+        "tta": flags.tta,
     }
-    there = [target for target in jobs.values() if target.exists()]
-    inputs = [source for source in jobs if source.resolve() in {t.resolve() for t in there}]
+    existing = [target for target in jobs.values() if target.exists()]
+    inputs = [source for source in jobs if source.resolve() in {t.resolve() for t in existing}]
     if inputs:
         raise MeddinoError(f"{inputs[0]} is an input, and would be replaced; name another OUTPUT")
-    if there and not given.overwrite:
+    if existing and not flags.overwrite:
         if single:
             raise MeddinoError(f"{first} is there already; --overwrite replaces it")
-        if not record.exists() or read_json(record) != made_by:
+        if not record.exists() or read_json(record) != origin:
             raise MeddinoError(
-                f"{given.output} holds segmentations of other volumes, models or settings, such as"
-                f" {there[0].name}; name another folder, or replace them with --overwrite"
+                f"{flags.output} holds segmentations of other volumes, models or settings, such as"
+                f" {existing[0].name}; name another folder, or replace them with --overwrite"
             )
-        jobs = {source: target for source, target in jobs.items() if target not in there}
-    elif there:
-        # First they go, so that a run that is killed leaves none that the record is not true of.
-        for target in there:
+        jobs = {source: target for source, target in jobs.items() if target not in existing}
+    elif existing:
+        # Before the record changes: a killed run must leave none that the record misdescribes.
+        for target in existing:
             target.unlink()
-    write_json(record, made_by)
+    write_json(record, origin)
     return jobs
 
 
 def _segment(segmenter: Any, jobs: dict[Path, Path]) -> list[str]:
-    """Segment volume after volume; give what went wrong, in words."""
+    """Segment the volumes one by one; return the messages of those that failed."""
     failed = []
     with _display(len(jobs)) as (say, advance):
         for source, target in jobs.items():

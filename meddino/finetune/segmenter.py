@@ -1,4 +1,4 @@
-"""A trained model that segments volumes: loaded once, then called on one after the other."""
+"""A trained model that segments volumes: loaded once, called on each volume."""
 
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from meddino.models.device import choose
 from meddino.volumes import reader
 
 SLAB = 4
-"""Slices whose logits are in memory at a time, in each thread that resamples."""
+"""Slices whose logits each resampling thread holds in memory at a time."""
 MAX_THREADS = 4
 
 Progress = Callable[[int, int], None]
@@ -35,9 +35,10 @@ def _silent(done: int, total: int) -> None:
 class Segmenter:
     """Segments volumes with nnU-Net's preprocessing and sliding window.
 
-    The networks see single slices, so a volume is finished slab by slab. That gives what nnU-Net
-    gives for the whole, without its logits of the whole: 16 classes of 200 slices of 896 x 896
-    pixels would take 5 GB, and several times that to resample them.
+    The networks see single slices, so a volume is finished slab by slab. The labels equal those
+    that nnU-Net gives for the volume at once, without the logits of all slices in memory: 16
+    classes of 200 slices of 896 x 896 pixels would take 5 GB, and resampling them several times
+    that.
     """
 
     def __init__(self, model: Path | str, prediction: Prediction | None = None) -> None:
@@ -64,7 +65,7 @@ class Segmenter:
 
         Args:
             path: a file (NIfTI, MetaImage, NRRD, ...) or the folder of a DICOM series.
-            progress: is told the slices that are done, and all there are.
+            progress: called with the number of finished slices, and of all slices.
 
         Returns:
             uint8 labels on the grid of the file: its origin, spacing, direction, order of voxels.
@@ -84,12 +85,12 @@ class Segmenter:
     def segment(
         self, voxels: npt.NDArray[Any], spacing_mm: tuple[float, ...], progress: Progress = _silent
     ) -> npt.NDArray[np.uint8]:
-        """Segment an array that is oriented as the model's training data.
+        """Segment an array in the orientation of the model's training data.
 
         Args:
             voxels: (z, y, x) from foot to head, front to back, right to left; HU for CT.
             spacing_mm: (z, y, x).
-            progress: is told the slices that are done, and all there are.
+            progress: called with the number of finished slices, and of all slices.
 
         Returns:
             uint8 labels, (z, y, x).
@@ -116,18 +117,26 @@ class Segmenter:
         spacing_mm: list[float],
         progress: Progress,
     ) -> None:
-        """Predict slab after slab; threads resample those that are predicted."""
+        """Predict slab after slab, while threads resample those already predicted.
+
+        Args:
+            result: uint8 (z, y, x) on the grid of the cropped volume; filled in place.
+            data: float32 (1, z, height, width), normalised and resampled in plane.
+            spacing_mm: (z, y, x) of `result`.
+            progress: called with the number of finished slices, and of all slices.
+        """
         count = len(result)
         threads = min(MAX_THREADS, torch.get_num_threads())
         waiting: deque[Any] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, count, SLAB):
-                slab = np.ascontiguousarray(data[:, start : start + SLAB])
+                slab = np.ascontiguousarray(data[:, start : start + SLAB])  # (1, <= SLAB, H, W)
                 logits = self._predictor.predict_sliding_window_return_logits(
                     torch.from_numpy(slab)
-                ).cpu()
-                place = result[start : start + SLAB]
-                waiting.append(pool.submit(self._finish, place, logits, spacing_mm))
+                ).cpu()  # (classes, <= SLAB, H, W)
+                target = result[start : start + SLAB]
+                waiting.append(pool.submit(self._finish, target, logits, spacing_mm))
+                # Bounds memory: at most one slab of logits for each thread, and one waiting.
                 if len(waiting) > threads:
                     waiting.popleft().result()
                 progress(min(start + SLAB, count), count)
@@ -156,21 +165,21 @@ class Segmenter:
             except reader.BadVolume:
                 if channel == "CT":
                     raise
-                # Trained on both: what is no CT is read as MR, which has no scale to check.
+                # Trained on CT and MR: read as MR, whose intensities have no scale to check.
                 return reader.read(path, hu=False)
         except reader.BadVolume as error:
             raise MeddinoError(f"{path} (for a model of {channel}): {error}") from error
 
 
 def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:
-    where = choose(prediction.device)
+    device = choose(prediction.device)
     predictor = nnUNetPredictor(
         tile_step_size=prediction.step,
         use_gaussian=prediction.gaussian,
-        # One that was trained without mirroring has no axes to mirror.
+        # A model that was trained without mirroring has no axes to mirror.
         use_mirroring=prediction.tta and bool(model.mirror_axes),
-        perform_everything_on_device=where.type == "cuda",
-        device=where,
+        perform_everything_on_device=device.type == "cuda",
+        device=device,
         allow_tqdm=False,
     )
     predictor.manual_initialization(

@@ -1,4 +1,4 @@
-"""What a trainer must know beyond nnU-Net's plans; it travels in them, under one key.
+"""What a trainer needs beyond nnU-Net's plans, stored in them under one key.
 
 nnU-Net gives its trainers no arguments of their own, but hands the plans to training and
 prediction alike.
@@ -23,8 +23,8 @@ class Settings(Options):
     training: Training
     """The length of training."""
     vit: dict[str, Any] = Field(default={})
-    """How the ViT of the checkpoint differs from its architecture's defaults; or what a library
-    rebuilds it from."""
+    """How the checkpoint's ViT differs from its architecture's defaults; or the description from
+    which a library rebuilds it."""
 
 
 def read_settings(plans: dict[str, Any]) -> Settings:

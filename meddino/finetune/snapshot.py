@@ -1,4 +1,4 @@
-"""The whole state of a training run, in types that `torch.load(weights_only=True)` takes."""
+"""The state of a training run, in types that `torch.load(weights_only=True)` accepts."""
 
 import random
 from typing import Any
@@ -9,9 +9,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def snapshot(trainer: Any) -> dict[str, Any]:
-    """Everything that the next epoch depends on, generators of random numbers included.
+    """Everything that the next epoch depends on, including the random number generators.
 
-    All processes of a team call it.
+    All processes of a team call it together, since it gathers the state of each.
     """
     scaler = trainer.grad_scaler
     return {
@@ -26,7 +26,7 @@ def snapshot(trainer: Any) -> dict[str, Any]:
 
 
 def restore(trainer: Any, state: dict[str, Any]) -> None:
-    """Put a trainer, set up alike, into the state of `snapshot`."""
+    """Put a trainer that was set up alike into the state of `snapshot`."""
     trainer.current_epoch = state["epoch"]
     unwrapped(trainer.network).load_state_dict(state["network"])
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -46,7 +46,7 @@ def unwrapped(network: Any) -> torch.nn.Module:
 
 
 def random_state() -> dict[str, Any]:
-    """States of the generators of Python, numpy and torch, on its GPU too."""
+    """States of the random number generators of Python, numpy and torch, on CPU and GPU."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -74,7 +74,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy numbers as Python's own, which a safe load needs."""
+    """Convert numpy numbers to Python's: `weights_only=True` loads no numpy scalars."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

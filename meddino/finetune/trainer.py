@@ -1,24 +1,22 @@
 """nnU-Net's trainer with the study's methods, and the one that the `finetune` verb drives."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from signal import Signals
 from typing import Any
-from unittest import mock
 
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
-from nnunetv2.training.dataloading import nnunet_dataset
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from meddino.core.errors import MeddinoError, Stopped
+from meddino.finetune import nnunet_patches
 from meddino.finetune.networks import build_network
-from meddino.finetune.properties import load_pickle
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.finetune.settings import Settings, read_settings, write_settings
 from meddino.finetune.snapshot import restore, seed_everything, snapshot, unwrapped
@@ -27,10 +25,8 @@ from meddino.models import checkpoints
 from meddino.models.distributed import Team
 from meddino.models.loading import load_strictly
 
-nnunet_dataset.load_pickle = load_pickle  # its own would run whatever a file of a case holds
 
-
-class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
+class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
     """nnU-Net's training loop, files and resuming, with a method's network and optimiser."""
 
     def __init__(
@@ -41,7 +37,12 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
-        """Read the settings from `plans` and let nnU-Net set up the rest."""
+        """Read the settings from `plans` and let nnU-Net set up the rest.
+
+        Raises:
+            MeddinoError: nnU-Net has another version, or the plans carry no settings.
+        """
+        nnunet_patches.read_pickles_safely()
         settings = read_settings(plans)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.adopt(settings)
@@ -58,7 +59,10 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
         self.enable_deep_supervision = settings.method.deep_supervision
 
     def start(self, weights: Path | None) -> None:
-        """Set up network and optimiser; what starts from `weights` is filled.
+        """Set up network and optimiser, and load `weights` into the pretrained part.
+
+        Args:
+            weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
 
         Raises:
             MeddinoError: the checkpoint does not fit.
@@ -71,8 +75,9 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
 
     def set_up(self) -> None:
         """Set up network, optimiser and loss as nnU-Net does, in one process or several."""
-        with _sharing(self.device) if self.is_ddp else nullcontext():
-            module.nnUNetTrainer.initialize(self)
+        network_sharing = nnunet_patches.any_network_in_any_process(self.device)
+        with network_sharing if self.is_ddp else nullcontext():
+            super().initialize()
 
     @staticmethod
     def build_network_architecture(
@@ -98,7 +103,7 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
         return optimizer, schedule
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Switch the lower-resolution outputs, which only nnU-Net's own U-Net has."""
+        """Switch the outputs of lower resolution, which only nnU-Net's own U-Net has."""
         if self.settings.method.network == "unet":
             super().set_deep_supervision_enabled(enabled)
 
@@ -114,9 +119,9 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
         run would not repeat to the bit: the choice is switched off.
         """
         if self.settings.training.augmentation == "none":
-            kept = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
-            return self.get_validation_transforms(scales, **{key: named[key] for key in kept})
-        transforms = module.nnUNetTrainer.get_training_transforms(
+            names = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
+            return self.get_validation_transforms(scales, **{name: named[name] for name in names})
+        transforms = super().get_training_transforms(
             patch_size, rotation, scales, *arguments, **named
         )
         for step in transforms.transforms:
@@ -127,28 +132,38 @@ class MethodTrainer(module.nnUNetTrainer):  # type: ignore[misc]
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:
         """Without augmentation there is no margin to rotate in, and no mirroring to average."""
-        rotation, dummy, initial, axes = (
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
         if self.settings.training.augmentation == "none":
-            initial, axes = self.configuration_manager.patch_size, None
+            initial_patch_size, mirror_axes = self.configuration_manager.patch_size, None
             self.inference_allowed_mirroring_axes = None
-        return rotation, dummy, initial, axes
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step, as in nnU-Net, with the method's gradient clipping."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = _to(batch["target"], self.device)
+        """Take one step as nnU-Net does, but with the method's gradient clipping.
+
+        Args:
+            batch: `data`, float32 (B, 1, H, W), and `target`, labels (B, 1, H, W), or a list of
+                them from fine to coarse with deep supervision.
+
+        Raises:
+            MeddinoError: the loss is not finite.
+        """
+        data = batch["data"].to(self.device, non_blocking=True)  # (B, 1, H, W)
+        target = _to(batch["target"], self.device)  # (B, 1, H, W), or a list of such
         self.optimizer.zero_grad(set_to_none=True)
+        # As nnU-Net: fp16 on GPUs, fp32 on CPUs, where autocast would only slow training down.
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             loss = self.loss(self.network(data), target)
         if not torch.isfinite(loss):
             raise MeddinoError(
                 f"the loss is {float(loss)} in epoch {self.current_epoch}; lower the learning rate"
             )
+        # fp32 gradients do not underflow: without a scaler, a disabled one passes them through.
         scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
         scaler.scale(loss).backward()
-        scaler.unscale_(self.optimizer)
+        scaler.unscale_(self.optimizer)  # the norm that is clipped is that of the true gradient
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.method.grad_clip)
         scaler.step(self.optimizer)
         scaler.update()
@@ -161,29 +176,8 @@ def _to(target: Any, device: torch.device) -> Any:
     return target.to(device, non_blocking=True)
 
 
-@contextmanager
-def _sharing(device: torch.device) -> Iterator[None]:
-    """Let nnU-Net share any of the study's networks among processes, on CPUs too.
-
-    It takes each process for one with a GPU, and takes it that the loss reaches all parameters. It
-    does not reach a ViT's mask token: finetuning masks nothing.
-    """
-    gpus = device.type == "cuda"
-
-    def share(network: nn.Module, device_ids: list[int]) -> nn.Module:
-        ids = device_ids if gpus else None
-        return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
-
-    norms = nn.SyncBatchNorm.convert_sync_batchnorm if gpus else lambda network: network
-    with (
-        mock.patch.object(module, "DDP", share),
-        mock.patch.object(nn.SyncBatchNorm, "convert_sync_batchnorm", norms),
-    ):
-        yield
-
-
 class StudyTrainer(MethodTrainer):
-    """Of a method, the run that the study drives: quiet, with a history, and resumed exactly."""
+    """The trainer that the `finetune` verb drives: quiet, keeps a history, resumes exactly."""
 
     def __init__(
         self,
@@ -193,9 +187,9 @@ class StudyTrainer(MethodTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        """Set up a run that is alone and keeps no checkpoints, which its caller may change."""
+        """Set up a run in one process without checkpoints; callers set `team` and `state`."""
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type == "cpu":  # in a team of processes nnU-Net wants GPUs
+        if device.type == "cpu":  # among several processes nnU-Net takes a GPU all the same
             self.device, self.grad_scaler = device, None
         self.team = Team(device)
         self.state: Path | None = None
@@ -204,22 +198,25 @@ class StudyTrainer(MethodTrainer):
         self.stopping = False
 
     def set_up(self) -> None:
-        """Seed, then set up; each process of a team goes on to augment by numbers of its own."""
+        """Seed, then set up."""
+        # A seed for each process, since each augments its own share of the batch. The networks are
+        # equal all the same: DDP sends the first process's weights to the others.
         seed_everything(self.settings.training.seed * self.team.size + self.team.rank)
         super().set_up()
 
     def on_train_start(self) -> None:
-        """Start the loaders; restore the state of a run that was killed."""
+        """Start the data loaders; restore the state of a killed run."""
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
-        saved = None if self.state is None else checkpoints.newest(self.state)
-        if saved is not None:
-            restore(self, saved)
+        checkpoint = None if self.state is None else checkpoints.newest(self.state)
+        # After the loaders, which draw random numbers while they start.
+        if checkpoint is not None:
+            restore(self, checkpoint)
             if self.team.leads:
                 print(f"resumed at epoch {self.current_epoch}", file=sys.stderr, flush=True)
 
     def on_epoch_end(self) -> None:
-        """Record the epoch; keep a checkpoint now and then. nnU-Net's plot is left to the report.
+        """Record the epoch and write a checkpoint when due. The report draws nnU-Net's plot.
 
         Raises:
             Stopped: a signal asked to stop; a checkpoint is kept.
@@ -229,7 +226,8 @@ class StudyTrainer(MethodTrainer):
         if self.team.leads:
             self.on_epoch(self.history)
         self.current_epoch += 1
-        # A signal may reach one process before and another after the end of the epoch.
+        # A signal may reach one process before and another after the end of the epoch: they agree
+        # here, or some would wait for the others forever.
         flag = torch.tensor(float(self.stopping), device=self.device)
         stopping = bool(self.team.mean(flag) > 0) and self.current_epoch < self.num_epochs
         due = self.current_epoch % self.settings.training.checkpoint_every == 0
@@ -243,8 +241,8 @@ class StudyTrainer(MethodTrainer):
                 " rerun to go on"
             )
 
-    def note(self, number: int, _: Any) -> None:
-        """A signal came: stop after this epoch."""
+    def stop_after_epoch(self, number: int, _: Any) -> None:
+        """Handle a signal: stop after this epoch."""
         self.stopping = True
         print(f"{Signals(number).name}: stopping", file=sys.stderr, flush=True)
 
@@ -255,7 +253,7 @@ class StudyTrainer(MethodTrainer):
                 loader._finish()
 
     def print_to_log_file(self, *args: Any, **_: Any) -> None:
-        """Write to nnU-Net's log file only; the history says what matters."""
+        """Write to nnU-Net's log file only: the history has the figures that matter."""
         if self.local_rank == 0:
             with suppress(OSError), open(self.log_file, "a", encoding="utf-8") as log:
                 print(*args, file=log)
@@ -269,8 +267,8 @@ class StudyTrainer(MethodTrainer):
             "lr": [group["lr"] for group in self.optimizer.param_groups],
             "train_loss": float(last["train_losses"]),
             "val_loss": float(last["val_losses"]),
-            # Neither predicted nor present in the batches: no value, which JSON calls null.
-            "pseudo_dice": [value if value == value else None for value in dice],
+            # NaN where a structure is neither predicted nor present; JSON has null for that.
+            "pseudo_dice": [None if math.isnan(value) else value for value in dice],
             "seconds": last["epoch_end_timestamps"] - last["epoch_start_timestamps"],
         }
 

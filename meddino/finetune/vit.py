@@ -1,4 +1,4 @@
-"""What a method's network starts from: random weights, or those of a checkpoint."""
+"""Initial weights of a method's network: random, or from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,12 +14,13 @@ from meddino.models import loading
 from meddino.models.architectures import library_of, named
 from meddino.models.vit import build
 
-# What a checkpoint may bring of its own; all else must be that of the backbone that a method names.
+# Fields of the architecture that a checkpoint decides; all others must be those of the method's
+# backbone.
 OWN = ("storage_tokens", "qkv_bias", "mask_k_bias", "layerscale", "norm_eps", "untie_cls_norm")
 
 
 def build_vit(settings: Settings) -> Any:
-    """Build a method's ViT with random weights, made as its checkpoint is.
+    """Build a method's ViT with random weights and the architecture of its checkpoint.
 
     Returns:
         A module with `get_intermediate_layers`, `embed_dim` and `patch_size`.
@@ -32,7 +33,7 @@ def build_vit(settings: Settings) -> Any:
     if library_of(method.backbone) is not None:
         return _library_vit(method, changes)
     if method.weights is None:
-        changes |= _asked(method) | {"layerscale": method.layerscale}
+        changes |= _overrides(method) | {"layerscale": method.layerscale}
     return build(method.backbone, drop_path=method.drop_path, **changes)
 
 
@@ -89,11 +90,12 @@ def _read_library(path: Path | None, method: Method) -> tuple[dict[str, Any], di
 
 
 def _of_kind(content: Mapping[str, Any], kind: str, path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint that `weights` stored as that of another network than ours."""
-    found = content.get("meta", {}).get("kind", "dinov3")
-    if found != kind:
+    """Tensors of a checkpoint that `weights` stored for SegFormer or for a library's ViT."""
+    stored_kind = content.get("meta", {}).get("kind", "dinov3")
+    if stored_kind != kind:
         raise MeddinoError(
-            f"{path} is a checkpoint for {found}, not for {kind}; make it with `meddino weights`"
+            f"{path} is a checkpoint for {stored_kind}, not for {kind}; make it with"
+            " `meddino weights`"
         )
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
@@ -102,22 +104,22 @@ def _read_ours(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Te
     assert method.backbone is not None, "Method demands a backbone for these networks"
     vit = loading.load_backbone(path)
     loading.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
-    asked = _asked(method)
-    found, usual = asdict(vit.architecture) | asked, asdict(named(method.backbone))
+    architecture = asdict(vit.architecture) | _overrides(method)
+    defaults = asdict(named(method.backbone))
     # Used for local crops in pretraining only.
     dropped = ["local_cls_norm."]
-    dropped += ["storage_tokens"] if found["storage_tokens"] == 0 else []
+    dropped += ["storage_tokens"] if architecture["storage_tokens"] == 0 else []
     state = {
         key: value
         for key, value in vit.state_dict().items()
         if not key.startswith(tuple(dropped))
         and not (method.train_k_bias and key.endswith("bias_mask"))
     }
-    return {key: found[key] for key in OWN if found[key] != usual[key]}, state
+    return {key: architecture[key] for key in OWN if architecture[key] != defaults[key]}, state
 
 
-def _asked(method: Method) -> dict[str, Any]:
-    """What a method wants of its ViT's architecture, whatever a checkpoint has."""
-    asked: dict[str, Any] = {"storage_tokens": method.storage_tokens, "norm_eps": method.norm_eps}
-    asked |= {"mask_k_bias": False if method.train_k_bias else None}
-    return {key: value for key, value in asked.items() if value is not None}
+def _overrides(method: Method) -> dict[str, Any]:
+    """Fields of the ViT's architecture that a method sets, whatever its checkpoint has."""
+    fields: dict[str, Any] = {"storage_tokens": method.storage_tokens, "norm_eps": method.norm_eps}
+    fields |= {"mask_k_bias": False if method.train_k_bias else None}
+    return {key: value for key, value in fields.items() if value is not None}
