@@ -91,7 +91,9 @@ def test_folders_are_set_and_put_back(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("nnUNet_raw", "before")
     monkeypatch.delenv("nnUNet_results", raising=False)
     with folders(3, raw=tmp_path, results=tmp_path):
-        assert os.environ["nnUNet_raw"] == os.environ["nnUNet_results"] == str(tmp_path)
-        assert os.environ["nnUNet_n_proc_DA"] == "3"
-    assert os.environ["nnUNet_raw"] == "before"
-    assert "nnUNet_results" not in os.environ
+        inside = dict(os.environ)
+    assert inside["nnUNet_raw"] == inside["nnUNet_results"] == str(tmp_path)
+    assert inside["nnUNet_n_proc_DA"] == "3"
+    after = dict(os.environ)
+    assert after["nnUNet_raw"] == "before"
+    assert "nnUNet_results" not in after
