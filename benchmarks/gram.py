@@ -43,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=120, help="of each of the two stages")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    end, early = given.iterations, given.iterations // 3
+    end, early = arguments.iterations, arguments.iterations // 3
     first = StageOptions(
         slices_px=SIZE_PX,
         iterations=end,
@@ -57,7 +57,7 @@ def main() -> None:
         augmentation=Augmentation(local_crops=4),
         dino_head=HEAD,
         ibot_head=HEAD,
-        seed=given.seed,
+        seed=arguments.seed,
     )
     then = replace(
         first,
@@ -72,7 +72,7 @@ def main() -> None:
         objective=replace(then.objective, gram=2.0),
     )
     with tempfile.TemporaryDirectory() as scratch:
-        run(Path(scratch), {"stage1": first, "without": then, "with": anchored}, given.seed)
+        run(Path(scratch), {"stage1": first, "without": then, "with": anchored}, arguments.seed)
 
 
 def run(folder: Path, stages: dict[str, StageOptions], seed: int) -> None:
@@ -105,23 +105,23 @@ def run(folder: Path, stages: dict[str, StageOptions], seed: int) -> None:
     print("| weights | consistency | cosine of patches | RankMe | k-NN (%) | linear (%) |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, stage in stages.items():
-        given = {
+        paths = {
             "index": slices,
             "init": folder / f"stage1/{end:06d}.pth" if stage.init else None,
             "gram_teacher": files["gram_teacher"] if stage.gram_teacher else None,
             "state": folder / "state",
             "output": folder / name / "history.jsonl",
         }
-        pretrain.run(PretrainOptions(name=name, backbone="vittiny8", stage=stage), **given)
+        pretrain.run(PretrainOptions(name=name, backbone="vittiny8", stage=stage), **paths)
         reference = load_backbone(files["gram_teacher"])
         for iteration in stage.snapshots:
             vit = load_backbone(folder / name / f"{iteration:06d}.pth")
-            found = quality.signals(vit, unseen, reference)
+            values = quality.signals(vit, unseen, reference)
             score = probe.probe(vit, *samples, [str(label) for label in range(64)], PROBED)
             knn, linear = (100 * score[kind]["balanced_accuracy"] for kind in ("knn", "linear"))
             print(
-                f"| {name}@{iteration} | {found['patch_consistency']:.3f}"
-                f" | {found['patch_similarity']:.3f} | {found['rank_patch']:.1f}"
+                f"| {name}@{iteration} | {values['patch_consistency']:.3f}"
+                f" | {values['patch_similarity']:.3f} | {values['rank_patch']:.1f}"
                 f" | {knn:.1f} | {linear:.1f} |",
                 flush=True,
             )

@@ -59,51 +59,55 @@ def main() -> None:
     parser.add_argument("--drop-path", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--threads", type=int)
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stage = _stage(given)
+    stage = _stage(arguments)
     torch.manual_seed(0)
-    slices = torch.randint(-1000, 1000, (given.batch, 512, 512), dtype=torch.int16).to(device)
-    patch_px = named(given.backbone).patch_size
+    slices = torch.randint(-1000, 1000, (arguments.batch, 512, 512), dtype=torch.int16).to(device)
+    patch_px = named(arguments.backbone).patch_size
     crops, masks = _views(slices, stage, patch_px)
-    ours = Ours(given.backbone, stage, device)
+    ours = Ours(arguments.backbone, stage, device)
     steps: dict[str, Callable[[], None]] = {"meddino": lambda: ours.step(crops, masks)}
     with _alone(device):
-        if given.peer is not None:
-            steps["facebookresearch/dinov3"] = _peer(given, stage, crops, masks, device)
-        medians = _alternate(steps, given.steps, device)
-    flops = step_flops(named(given.backbone), stage, stage.resolutions[0]) * given.batch
-    print(f"{given.backbone}, batch {given.batch}, gram {given.gram}, {device}")
+        if arguments.peer is not None:
+            steps["facebookresearch/dinov3"] = _peer(arguments, stage, crops, masks, device)
+        medians = _alternate(steps, arguments.steps, device)
+    flops = step_flops(named(arguments.backbone), stage, stage.resolutions[0]) * arguments.batch
+    print(f"{arguments.backbone}, batch {arguments.batch}, gram {arguments.gram}, {device}")
     print("| step | seconds | slices/s | share of peak | times the public one |")
     print("|---|---:|---:|---:|---:|")
     for name, seconds in medians.items():
         ratio = medians.get("facebookresearch/dinov3", float("nan")) / seconds
         share = _share(flops / seconds, device)
-        print(f"| {name} | {seconds:.3f} | {given.batch / seconds:.1f} | {share} | {ratio:.2f} |")
+        print(
+            f"| {name} | {seconds:.3f} | {arguments.batch / seconds:.1f} | {share} | {ratio:.2f} |"
+        )
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, both together")
-    _print_parts(ours, slices, stage, device, given.steps)
+    _print_parts(ours, slices, stage, device, arguments.steps)
 
 
-def _stage(given: argparse.Namespace) -> StageOptions:
-    head = Head(prototypes=given.prototypes)
-    gram = 2 * given.global_px if given.gram else None
+def _stage(arguments: argparse.Namespace) -> StageOptions:
+    head = Head(prototypes=arguments.prototypes)
+    gram = 2 * arguments.global_px if arguments.gram else None
     return StageOptions(
         slices_px=512,
         iterations=1,
         snapshots=(1,),
-        batch_size=given.batch,
-        group_size=given.batch,
-        resolutions=(Resolution(global_px=given.global_px, local_px=given.local_px, gram_px=gram),),
+        batch_size=arguments.batch,
+        group_size=arguments.batch,
+        resolutions=(
+            Resolution(global_px=arguments.global_px, local_px=arguments.local_px, gram_px=gram),
+        ),
         optim=Optimisation(lr=LR),
-        objective=Objective(gram=2.0 if given.gram else 0.0),
-        gram_teacher="a" if given.gram else None,
+        objective=Objective(gram=2.0 if arguments.gram else 0.0),
+        gram_teacher="a" if arguments.gram else None,
         augmentation=Augmentation(),
         dino_head=head,
         ibot_head=head,
-        drop_path=given.drop_path,
+        drop_path=arguments.drop_path,
     )
 
 
@@ -148,14 +152,14 @@ class Ours:
 
 
 def _peer(
-    given: argparse.Namespace,
+    arguments: argparse.Namespace,
     stage: StageOptions,
     crops: Crops,
     masks: torch.Tensor,
     device: torch.device,
 ) -> Callable[[], None]:
     """The public trainer's step on the same crops."""
-    sys.path.insert(0, str(given.peer))
+    sys.path.insert(0, str(arguments.peer))
     for name in ("torchvision", "torchvision.transforms", "torchvision.datasets"):
         sys.modules.setdefault(name, MagicMock(VisionDataset=object))
     from dinov3.models import vision_transformer
@@ -165,29 +169,29 @@ def _peer(
     vision_transformer.vit_tiny = lambda **k: vision_transformer.DinoVisionTransformer(
         embed_dim=64, depth=4, num_heads=4, ffn_ratio=4, **k
     )
-    default = given.peer / "dinov3/configs/ssl_default_config.yaml"
-    architecture = named(given.backbone)
+    default = arguments.peer / "dinov3/configs/ssl_default_config.yaml"
+    architecture = named(arguments.backbone)
     config = OmegaConf.merge(
         OmegaConf.load(default),
         {
             "student": {
-                "arch": PEERS[given.backbone],
+                "arch": PEERS[arguments.backbone],
                 "patch_size": architecture.patch_size,
-                "drop_path_rate": given.drop_path,
+                "drop_path_rate": arguments.drop_path,
                 "norm_layer": "layernormbf16",
                 "n_storage_tokens": architecture.storage_tokens,
                 "mask_k_bias": True,
                 "layerscale": architecture.layerscale,
             },
-            "dino": {"head_n_prototypes": given.prototypes},
-            "ibot": {"head_n_prototypes": given.prototypes},
+            "dino": {"head_n_prototypes": arguments.prototypes},
+            "ibot": {"head_n_prototypes": arguments.prototypes},
             "crops": {
-                "global_crops_size": given.global_px,
-                "local_crops_size": given.local_px,
+                "global_crops_size": arguments.global_px,
+                "local_crops_size": arguments.local_px,
                 "gram_teacher_crops_size": stage.resolutions[0].gram_px,
             },
             "gram": {
-                "use_loss": given.gram,
+                "use_loss": arguments.gram,
                 "ckpt": "set below",
                 "img_level": True,
                 "loss_weight": 2.0,
@@ -196,29 +200,29 @@ def _peer(
     )
     gpu = device.type == "cuda"
     arch = SSLMetaArch(config)
-    arch.gram_ckpt, wanted = None, arch.has_gram_teacher
+    arch.gram_ckpt, has_gram_teacher = None, arch.has_gram_teacher
     arch.has_gram_teacher = False  # its weights come from the teacher, not from a file
     if gpu:
         arch.prepare_for_distributed_training()
     else:
         arch.to_empty(device=device)
     arch.init_weights()
-    arch.has_gram_teacher = wanted
+    arch.has_gram_teacher = has_gram_teacher
     arch.gram_load_ema_teacher()
     arch.train()
     groups = [dict(group) for group in arch.get_params_groups()]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99))
-    chosen = masks.flatten().nonzero().flatten().to(device)
+    hidden = masks.flatten().nonzero().flatten().to(device)
     data = {
         "collated_global_crops": crops.globals,
         "collated_local_crops": crops.locals,
         "collated_gram_teacher_crops": crops.gram,
         "collated_masks": masks.to(device),
-        "mask_indices_list": chosen,
+        "mask_indices_list": hidden,
         "masks_weight": mask_weights(masks).to(device),
-        "upperbound": len(chosen),
-        "n_masked_patches": torch.full((1,), len(chosen), dtype=torch.long, device=device),
-        "global_batch_size": given.batch,
+        "upperbound": len(hidden),
+        "n_masked_patches": torch.full((1,), len(hidden), dtype=torch.long, device=device),
+        "global_batch_size": arguments.batch,
     }
     if gpu:
         kinds = ("global", "local", "gram_teacher")
@@ -227,7 +231,7 @@ def _peer(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        data["n_masked_patches"].fill_(len(chosen))
+        data["n_masked_patches"].fill_(len(hidden))
         with patch.object(torch.Tensor, "cuda", torch.Tensor.cuda if gpu else _stay):
             arch.forward_backward(data, teacher_temp=TEMPERATURE)
         for part in arch.student.values():
@@ -297,8 +301,8 @@ def _print_parts(
 
     def whole() -> None:
         crops, masks = part("crops and masks", lambda: _views(slices, stage, patch_px))
-        places = masks.flatten().nonzero().flatten().to(device)
-        part("teacher alone", lambda: ours.engine._targets(crops, places, TEMPERATURE))
+        hidden = masks.flatten().nonzero().flatten().to(device)
+        part("teacher alone", lambda: ours.engine._targets(crops, hidden, TEMPERATURE))
         loss = part("teacher, student, losses", lambda: ours.forward(crops, masks))
         part("backward", lambda: ours.backward(loss))
         part("clip, optimiser, moving average", ours.update)

@@ -221,7 +221,11 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class MaskedBiasLinear(nn.Linear):
-    """The joint projection to queries, keys and values; its bias is silent where keys are."""
+    """The joint projection to queries, keys and values, with a bias of queries and values only.
+
+    A bias of keys adds the same number to all scores of a query, which softmax cancels: its
+    gradient would be noise.
+    """
 
     bias_mask: Tensor
 

@@ -22,7 +22,7 @@ from meddino.models import loading
 from meddino.models.architectures import Architecture, named
 from meddino.pretrain.options import PretrainOptions
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Source(NamedTuple):
@@ -36,7 +36,7 @@ class Source(NamedTuple):
         return self._replace(content=_without_qkv_bias(self.content))
 
     def origin(self) -> dict[str, Any]:
-        """Where it comes from, for the record of the one that starts from it."""
+        """Stage, iteration and SHA-256, which the snapshots of the stage will record."""
         meta = self.content.get("meta", {})
         return {**{k: meta.get(k) for k in ("stage", "iteration")}, "sha256": sha256(self.path)}
 
@@ -61,25 +61,25 @@ def expected(reference: str | None, path: Path | None, flag: str) -> Source | No
         MeddinoError: it is missing, or of another stage or iteration.
     """
     if (reference is None) != (path is None):
-        given = "given" if path else "missing"
-        raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {given}")
+        state = "given" if path else "missing"
+        raise MeddinoError(f"{flag}: the stage says {reference}, but a file is {state}")
     if reference is None or path is None:
         return None
     source = Source(path, loading.read(path))
     if "@" in reference:
         stage, _, iteration = reference.partition("@")
         meta = source.content.get("meta", {})
-        found = (meta.get("stage"), meta.get("iteration"))
-        if found != (stage, int(iteration)):
+        recorded = (meta.get("stage"), meta.get("iteration"))
+        if recorded != (stage, int(iteration)):
             raise MeddinoError(
-                f"{path} is iteration {found[1]} of stage {found[0]}, but {flag} asks for "
+                f"{path} is iteration {recorded[1]} of stage {recorded[0]}, but {flag} asks for "
                 f"{reference}; give the right checkpoint"
             )
     return source
 
 
 def architecture_of(options: PretrainOptions, init: Source | None) -> Architecture:
-    """That of the backbone's name, or of the checkpoint, which must be of the same size.
+    """Choose the architecture of the backbone's name, or of a checkpoint of the same size.
 
     Raises:
         MeddinoError: it is of another size.
@@ -87,22 +87,22 @@ def architecture_of(options: PretrainOptions, init: Source | None) -> Architectu
     if init is None:
         usual = named(options.backbone)
         return usual if options.qkv_bias is None else replace(usual, qkv_bias=options.qkv_bias)
-    found = loading.architecture_of(init.content, str(init.path))
-    loading.check_size(found, options.backbone, str(init.path), "pretrain.backbone")
-    return found
+    architecture = loading.architecture_of(init.content, str(init.path))
+    loading.check_size(architecture, options.backbone, str(init.path), "pretrain.backbone")
+    return architecture
 
 
 def gathered(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
     """Whole tensors of student and teacher, on the CPU. All processes call it."""
     return {
-        "student": get_model_state_dict(student, options=WHOLE),
-        "teacher": get_model_state_dict(teacher, options=WHOLE),
+        "student": get_model_state_dict(student, options=FULL),
+        "teacher": get_model_state_dict(teacher, options=FULL),
     }
 
 
 def gathered_optimizer(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """State of the optimiser by name of parameter. All processes call it."""
-    return get_optimizer_state_dict(student, optimizer, options=WHOLE)
+    return get_optimizer_state_dict(student, optimizer, options=FULL)
 
 
 def restore(
@@ -113,8 +113,8 @@ def restore(
 ) -> None:
     """Undo `gathered` and `gathered_optimizer`, in any number of processes."""
     for part, module in (("student", student), ("teacher", teacher)):
-        set_model_state_dict(module, saved[part], options=WHOLE)
-    set_optimizer_state_dict(student, optimizer, saved["optimizer"], options=WHOLE)
+        set_model_state_dict(module, saved[part], options=FULL)
+    set_optimizer_state_dict(student, optimizer, saved["optimizer"], options=FULL)
 
 
 def publish(path: Path, output: Path) -> None:

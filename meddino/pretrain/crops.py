@@ -55,35 +55,35 @@ def as_input(hu: Tensor) -> Tensor:
 class Draws:
     """Random numbers for slices, group after group, each group's from a seed of its own.
 
-    What a slice is given so depends on its group, and not on what else this process works on. They
-    are drawn on the CPU, so that they do not depend on the device.
+    So the numbers of a slice depend on its group, and not on what else this process works on. They
+    are drawn on the CPU, since generators of GPUs give other numbers.
     """
 
     def __init__(self, seeds: Sequence[int], slices: int) -> None:
         """Prepare for `slices` slices in as many equal groups as there are seeds."""
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._each = slices // len(seeds)
+        self._group_size = slices // len(seeds)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A number from [low, high) for each slice: float32 (count,)."""
-        parts = [torch.rand(self._each, generator=g) for g in self._generators]
+        parts = [torch.rand(self._group_size, generator=g) for g in self._generators]
         return torch.cat(parts) * (high - low) + low
 
     def normal(self, *shape: int) -> Tensor:
         """Gaussian noise for each slice: float32 (count, *shape)."""
-        parts = [torch.randn(self._each, *shape, generator=g) for g in self._generators]
+        parts = [torch.randn(self._group_size, *shape, generator=g) for g in self._generators]
         return torch.cat(parts)
 
 
 def multi_crop(
     slices: Tensor, resolution: Resolution, augmentation: Augmentation, draws: Draws
 ) -> Crops:
-    """Cut and change all crops of a batch.
+    """Cut and distort all crops of a batch.
 
     Args:
         slices: int16 (B, S, S) in HU.
         resolution: sizes.
-        augmentation: what is done.
+        augmentation: how crops are drawn and distorted.
         draws: source of everything random, for B slices.
     """
     hu = slices.float().clamp(*HU_RANGE)
@@ -94,11 +94,11 @@ def multi_crop(
 
     globals_, gram = [], []
     for view in range(2):
-        where = region(augmentation.global_scale)
-        crop = cut(hu, *where, resolution.global_px)
+        box = region(augmentation.global_scale)
+        crop = cut(hu, *box, resolution.global_px)
         globals_.append(_distort(crop, view, augmentation, draws))
         if resolution.gram_px is not None:
-            gram.append(cut(hu, *where, resolution.gram_px))
+            gram.append(cut(hu, *box, resolution.gram_px))
     locals_ = []
     for _ in range(augmentation.local_crops):
         crop = cut(hu, *region(augmentation.local_scale), resolution.local_px)

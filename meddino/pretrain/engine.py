@@ -1,4 +1,9 @@
-"""One training step of DINOv3: student, teachers, losses, optimiser, moving average."""
+"""One training step of DINOv3: student, teachers, losses, optimiser, moving average.
+
+Shapes: B slices; 2 global and L local crops of each, crop-major (crop 0 of all slices, then crop
+1); N patches of a global crop, M of them hidden over all global crops; D the ViT's width; K
+prototypes, of either head its own number.
+"""
 
 import math
 from dataclasses import replace
@@ -14,7 +19,7 @@ from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops
 from meddino.pretrain.options import Optimisation, StageOptions
 from meddino.pretrain.schedules import linear_warmup_cosine
-from meddino.pretrain.sharing import local
+from meddino.pretrain.sharing import local_tensors
 
 GLOBAL_CROPS = 2
 
@@ -39,7 +44,7 @@ class Engine(nn.Module):
     """The networks of a stage and the sum of its losses."""
 
     def __init__(self, architecture: Architecture, stage: StageOptions) -> None:
-        """Build student and teacher (a copy of the student), and the Gram teacher if there is one.
+        """Build student, teacher (a copy of the student) and, with a Gram loss, the Gram teacher.
 
         Args:
             architecture: of all backbones; the stage's drop path and rotary augmentation are the
@@ -78,32 +83,29 @@ class Engine(nn.Module):
         """
         o = self.stage.objective
         device = crops.globals.device
-        places = masks.flatten().nonzero().flatten().to(device, non_blocking=True)
-        shares = losses.mask_weights(masks).to(device, non_blocking=True)
+        hidden = masks.flatten().nonzero().flatten().to(device, non_blocking=True)  # (M,) of 2B*N
+        weights = losses.mask_weights(masks).to(device, non_blocking=True)  # (M,)
         masks = masks.to(device, non_blocking=True)
-        target_cls, target_patches = self._targets(crops, places, teacher_temperature)
+        # (2, B, K), (M, K)
+        target_cls, target_patches = self._targets(crops, hidden, teacher_temperature)
         entries = [crops.globals, crops.locals]
-        seen, local = self.student.backbone.forward_features(entries, [masks, None])
-        cls = seen["x_norm_clstoken"]
-        logits = self.student.dino_head(torch.cat([cls, local["x_norm_clstoken"]]))
-        global_, local_ = logits.split([len(crops.globals), len(crops.locals)])
-        local_ = _views(local_, self._num_locals(crops))
+        globals_, locals_ = self.student.backbone.forward_features(entries, [masks, None])
+        cls, patches = globals_["x_norm_clstoken"], globals_["x_norm_patchtokens"]  # (2B, [N,] D)
+        logits = self.student.dino_head(torch.cat([cls, locals_["x_norm_clstoken"]]))
+        global_logits, local_logits = logits.split([len(crops.globals), len(crops.locals)])
+        global_logits = _by_crop(global_logits, GLOBAL_CROPS)  # (2, B, K)
+        local_logits = _by_crop(local_logits, self._num_locals(crops))  # (L, B, K)
         temperature = o.student_temperature
         parts = {
-            "dino_global": losses.dino_loss(
-                _views(global_, GLOBAL_CROPS), target_cls, temperature, True
-            ),
-            "dino_local": losses.dino_loss(local_, target_cls, temperature),
+            # Without the pairs of a crop with itself: the teacher sees the very same pixels.
+            "dino_global": losses.dino_loss(global_logits, target_cls, temperature, True),
+            "dino_local": losses.dino_loss(local_logits, target_cls, temperature),
             "koleo": self._koleo(cls),
         }
-        hidden = seen["x_norm_patchtokens"].flatten(0, 1)[places]
-        parts["ibot"] = losses.ibot_loss(
-            self.student.ibot_head(hidden), target_patches, masks, shares, temperature
-        )
+        patch_logits = self.student.ibot_head(patches.flatten(0, 1)[hidden])  # (M, K)
+        parts["ibot"] = losses.ibot_loss(patch_logits, target_patches, masks, weights, temperature)
         if self.gram is not None:
-            parts["gram"] = losses.gram_loss(
-                seen["x_norm_patchtokens"], self._gram_target(crops), img_level=True
-            )
+            parts["gram"] = losses.gram_loss(patches, self._gram_target(crops), img_level=True)
         return {"loss": self._total(parts, self._num_locals(crops)), **parts}
 
     def _total(self, parts: dict[str, Tensor], num_locals: int) -> Tensor:
@@ -121,41 +123,48 @@ class Engine(nn.Module):
         return total
 
     def _koleo(self, cls: Tensor) -> Tensor:
-        """KoLeo of class tokens (2B, C): neighbours are sought within a crop of a group."""
+        """KoLeo of class tokens (2B, D): neighbours are sought within a crop of a group.
+
+        Two crops of one slice are to be alike, so they must not push each other away.
+        """
         groups = max(1, len(cls) // GLOBAL_CROPS // self.stage.group)
-        parts = _views(cls, GLOBAL_CROPS * groups)
-        return torch.stack([losses.koleo_loss(x) for x in parts]).mean()
+        tokens = _by_crop(cls, GLOBAL_CROPS * groups)  # (2 * groups, group, D)
+        return torch.stack([losses.koleo_loss(x) for x in tokens]).mean()
 
     def _num_locals(self, crops: Crops) -> int:
         return GLOBAL_CROPS * len(crops.locals) // len(crops.globals)
 
     @torch.no_grad()
-    def _targets(self, crops: Crops, places: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _targets(self, crops: Crops, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The teacher's assignments: (2, B, K) of class tokens, (M, K) of hidden patches."""
-        seen = self.teacher.backbone.forward_features(crops.globals)
-        cls = losses.sinkhorn_knopp(self.teacher.dino_head(seen["x_norm_clstoken"]), temperature)
-        hidden = self.teacher.ibot_head(seen["x_norm_patchtokens"].flatten(0, 1)[places])
-        return _views(cls, GLOBAL_CROPS), losses.sinkhorn_knopp(hidden, temperature)
+        tokens = self.teacher.backbone.forward_features(crops.globals)
+        cls_logits = self.teacher.dino_head(tokens["x_norm_clstoken"])  # (2B, K)
+        patches = tokens["x_norm_patchtokens"].flatten(0, 1)[hidden]  # (M, D)
+        patch_logits = self.teacher.ibot_head(patches)  # (M, K)
+        cls, patches = (losses.sinkhorn_knopp(x, temperature) for x in (cls_logits, patch_logits))
+        return _by_crop(cls, GLOBAL_CROPS), patches
 
     @torch.no_grad()
     def _gram_target(self, crops: Crops) -> Tensor:
-        """The Gram teacher's patches, resized to the student's grid."""
+        """The Gram teacher's patches, resized to the student's grid: (2B, N, D)."""
         assert self.gram is not None and crops.gram is not None
-        patches = self.gram.forward_features(crops.gram)["x_norm_patchtokens"]
+        patches = self.gram.forward_features(crops.gram)["x_norm_patchtokens"]  # (2B, N', D)
         px = self.gram.patch_size
-        here, there = (x.shape[-1] // px for x in (crops.gram, crops.globals))
-        if here == there:
+        side, student_side = (x.shape[-1] // px for x in (crops.gram, crops.globals))
+        if side == student_side:
             return patches
-        return losses.resize_features(patches, (here, here), (there, there))
+        return losses.resize_features(patches, (side, side), (student_side, student_side))
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher's parameters towards the student's."""
-        ours, theirs = (local(part.parameters()) for part in (self.teacher, self.student))
-        torch._foreach_lerp_(ours, theirs, 1 - momentum)
+        # One kernel for all: hundreds of small ones take longer to launch than to run.
+        teacher, student = (local_tensors(x.parameters()) for x in (self.teacher, self.student))
+        torch._foreach_lerp_(teacher, student, 1 - momentum)
 
     def clip_gradients(self, largest: float) -> dict[str, Tensor]:
-        """Clip backbone and heads each by itself; return the norms that they had, as scalars."""
+        """Clip backbone and heads each by itself; return their norms before that, as scalars."""
+        # Each by itself, as DINOv3: a head's large gradients early on would shrink the backbone's.
         norms = {
             name: nn.utils.clip_grad_norm_(part.parameters(), largest)
             for name, part in self.student.items()
@@ -170,8 +179,8 @@ class Engine(nn.Module):
         ]
 
 
-def _views(x: Tensor, count: int) -> Tensor:
-    """(count * B, ...) to (count, B, ...)."""
+def _by_crop(x: Tensor, count: int) -> Tensor:
+    """Tell crops from slices: (count * B, ...) to (count, B, ...)."""
     return x.unflatten(0, (count, -1))
 
 
@@ -200,9 +209,11 @@ def multipliers(name: str, depth: int, options: Optimisation) -> tuple[float, fl
             layer = 0
         elif inner.startswith("blocks."):
             layer = int(inner.split(".")[1]) + 1
+    # Lower layers come nearly right from the checkpoint and hold what all later ones build on.
     rate = options.layerwise_decay ** (depth + 1 - layer)
     if inner.startswith("patch_embed."):
         rate *= options.patch_embed_lr
+    # Decay would pull norms and scales to 0, where their layer says nothing; a bias needs none.
     decays = not (inner.endswith("bias") or "norm" in inner or "gamma" in inner)
     return rate, float(decays), "last_layer" in inner
 
@@ -215,6 +226,8 @@ def set_rates(optimizer: torch.optim.Optimizer, stage: StageOptions, iteration: 
         iteration, start=0.0, peak=peak, end=end, warmup=o.warmup, total=stage.iterations
     )
     for group in optimizer.param_groups:
+        # Prototypes that chase the features of random heads collapse: DINO freezes them at first.
+        # Their rate is 0, not their gradient missing, so that AdamW's moments build up meanwhile.
         frozen = group["last_layer"] and iteration < o.freeze_last_layer
         group["lr"] = 0.0 if frozen else rate * group["lr_multiplier"]
         group["weight_decay"] = o.weight_decay * group["wd_multiplier"]

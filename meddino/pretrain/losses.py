@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def full_precision(measure: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Compute a loss, or what features are judged by, without autocast."""
+    """Compute a loss or a measure of features without autocast."""
 
     @wraps(measure)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -45,11 +45,15 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, n_iterations: int = 3) ->
     Returns:
         Assignments (N, K); every row sums to 1.
     """
-    # Halving precision or subtracting a maximum would change the numbers of the public code.
+    # Logits are cosines times the norms of prototypes, so exp() cannot overflow in float32 at any
+    # sane temperature, but would in half precision (exp(1 / 0.04) is 7e10). The public code
+    # subtracts no maximum either.
     q = (logits.float() / temperature).exp()
     samples = _sum_over_processes(torch.tensor(float(len(q)), device=q.device))
     prototypes = q.shape[1]
     q = q / _sum_over_processes(q.sum())
+    # Thrice, as in SwAV and DINOv3, is not to convergence: prototypes only come near to equal
+    # shares, which keeps them all in use, while every sample still says what it looks like.
     for _ in range(n_iterations):
         q = q / _sum_over_processes(q.sum(dim=0, keepdim=True)) / prototypes
         q = q / q.sum(dim=1, keepdim=True) / samples
@@ -75,7 +79,7 @@ def dino_loss(
         Scalar.
     """
     log_probs = F.log_softmax(student_logits.float() / student_temp, dim=-1)
-    pairs = -torch.einsum("sbk,tbk->st", log_probs, teacher_probs.float())
+    pairs = -torch.einsum("sbk,tbk->st", log_probs, teacher_probs.float())  # (S, T)
     images = student_logits.shape[1]
     if not ignore_diagonal:
         return pairs.sum() / (pairs.numel() * images)
@@ -107,7 +111,8 @@ def ibot_loss(
     if masks_weight is None:
         masks_weight = mask_weights(masks)
     log_probs = F.log_softmax(student_logits.float() / student_temp, dim=-1)
-    losses = -(teacher_probs.float() * log_probs).sum(dim=-1)
+    losses = -(teacher_probs.float() * log_probs).sum(dim=-1)  # (M,)
+    # Over all images, as the public code: those without a hidden patch count as zero.
     return (losses * masks_weight).sum() / len(masks)
 
 
@@ -129,8 +134,8 @@ def koleo_loss(x: Tensor) -> Tensor:
     """
     x = F.normalize(x.float(), dim=-1, eps=1e-8)
     with torch.no_grad():
-        similarity = x @ x.T
-        similarity.fill_diagonal_(-1)
+        similarity = x @ x.T  # (B, B)
+        similarity.fill_diagonal_(-1)  # nobody is their own neighbour
         nearest = similarity.argmax(dim=1)
     # As the public code: epsilon inside the distance, and again inside the logarithm.
     distances = F.pairwise_distance(x, x[nearest], p=2, eps=1e-8)
@@ -164,13 +169,14 @@ def gram_loss(
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
     if not img_level:
         student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
-    ours, target = student @ student.transpose(-1, -2), teacher @ teacher.transpose(-1, -2)
+    # (B, N, N), or (B*N, B*N) of the whole batch
+    similarity, target = student @ student.transpose(-1, -2), teacher @ teacher.transpose(-1, -2)
     if remove_neg:
-        ours, target = ours.clamp(min=0), target.clamp(min=0)
+        similarity, target = similarity.clamp(min=0), target.clamp(min=0)
     elif remove_only_teacher_neg:
         # The target is clipped first in the public code, so the student's side is never changed.
         target = target.clamp(min=0)
-    return F.mse_loss(ours, target)
+    return F.mse_loss(similarity, target)
 
 
 def resize_features(patches: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> Tensor:

@@ -34,6 +34,8 @@ def draw_masks(
         bool (B, rows * columns).
     """
     masked = int(images * probability)
+    # Fixed shares, not drawn ones: the number of hidden patches, and so the memory of a step, is
+    # the same in every batch.
     shares = np.linspace(*ratio, masked + 1)[1:]
     patches = grid[0] * grid[1]
     masks = np.zeros((images, patches), bool)
@@ -50,17 +52,18 @@ def draw_mask(count: int, grid: tuple[int, int], rng: np.random.Generator) -> np
     """
     mask = np.zeros(grid, bool)
     largest = grid[0] * grid[1] // 2
-    while (left := count - int(mask.sum())) > 0:
-        if not _add_block(mask, left, min(left, largest), rng):
+    while (remaining := count - int(mask.sum())) > 0:
+        if not _add_block(mask, remaining, min(remaining, largest), rng):
             break
+    # Single patches make the count exact, which blocks rarely do.
     hidden = int(mask.sum())
     free = np.flatnonzero(~mask)
     mask.ravel()[rng.permutation(free)[: count - hidden]] = True
     return mask
 
 
-def _add_block(mask: np.ndarray, left: int, largest: int, rng: np.random.Generator) -> bool:
-    """Try to hide one more block of at most `left` new patches; say whether it fitted."""
+def _add_block(mask: np.ndarray, remaining: int, largest: int, rng: np.random.Generator) -> bool:
+    """Try to hide one more block of at most `remaining` new patches; say whether it fitted."""
     rows, columns = mask.shape
     for _ in range(TRIES):
         area = rng.uniform(MIN_BLOCK, max(largest, MIN_BLOCK))
@@ -71,7 +74,7 @@ def _add_block(mask: np.ndarray, left: int, largest: int, rng: np.random.Generat
         top, start = rng.integers(0, rows - height + 1), rng.integers(0, columns - width + 1)
         block = mask[top : top + height, start : start + width]
         new = height * width - int(block.sum())
-        if 0 < new <= left:
+        if 0 < new <= remaining:
             block[:] = True
             return True
     return False

@@ -36,14 +36,14 @@ def _head_flops(head: Head, width: int) -> float:
 
 
 def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
-    """Those of one slice's share of a training step; a backward pass counts as two forward ones."""
+    """Count those of one slice in a training step; a backward pass is worth two forward ones."""
     crops = stage.augmentation.local_crops
-    seen = 2 * forward_flops(a, resolution.global_px)
+    backbone = 2 * forward_flops(a, resolution.global_px)
     masked = stage.masking.probability * sum(stage.masking.ratio) / 2
     hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
     dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
-    teacher = seen + 2 * dino + hidden * ibot
-    student = seen + crops * forward_flops(a, resolution.local_px)
+    teacher = backbone + 2 * dino + hidden * ibot
+    student = backbone + crops * forward_flops(a, resolution.local_px)
     student += (2 + crops) * dino + hidden * ibot
     gram = 0.0 if resolution.gram_px is None else 2 * forward_flops(a, resolution.gram_px)
     return teacher + 3 * student + gram
@@ -66,26 +66,26 @@ class Meter:
         self._steps.append((now - self._last, slices, flops))
         self._last = now
 
-    def read(self, left: int) -> dict[str, float]:
-        """What the last iterations show.
+    def read(self, remaining: int) -> dict[str, float]:
+        """Average over the last iterations.
 
         Args:
-            left: iterations to go.
+            remaining: iterations to go.
 
         Returns:
             `seconds` of an iteration, `slices_per_second`, `tflops`, `hours_left`; on a GPU also
             `memory_gb` (its peak) and, where the GPU's peak is known, `mfu` (a share of it).
         """
-        seconds, slices, flops = (sum(each) for each in zip(*self._steps, strict=True))
-        each = seconds / len(self._steps)
-        found = {
-            "seconds": each,
+        seconds, slices, flops = (sum(column) for column in zip(*self._steps, strict=True))
+        iteration_seconds = seconds / len(self._steps)
+        speed = {
+            "seconds": iteration_seconds,
             "slices_per_second": slices / seconds,
             "tflops": flops / seconds / 1e12,
-            "hours_left": each * left / 3600,
+            "hours_left": iteration_seconds * remaining / 3600,
         }
         if self._device.type == "cuda":
-            found["memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+            speed["memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
         if self._peak is not None:
-            found["mfu"] = flops / seconds / self._peak
-        return found
+            speed["mfu"] = flops / seconds / self._peak
+        return speed

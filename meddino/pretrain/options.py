@@ -1,6 +1,9 @@
-"""Options of pretraining, in plain dataclasses: this package runs without pydantic.
+"""Options of pretraining, in plain dataclasses.
 
-Pydantic validates them all the same where a study is read, and refuses unknown keys.
+Not pydantic's models, as elsewhere: this package needs torch, NumPy and PyArrow alone, so that it
+can be used in other projects. Where a study is read, pydantic validates these classes as well: it
+checks types and refuses unknown keys. Ranges are checked here, by hand, so that they hold for
+everybody; `annotated_types`, which would state them beside the fields, checks nothing by itself.
 """
 
 import math
@@ -14,8 +17,8 @@ STRICT: Mapping[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True
 
 
 def _check(*problems: tuple[bool, str]) -> None:
-    for wrong, message in problems:
-        if wrong:
+    for fails, message in problems:
+        if fails:
             raise ValueError(message)
 
 
@@ -35,7 +38,7 @@ class Resolution:
     """Share of the batches that are of this kind."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         gram = self.gram_px
         _check(
             (self.global_px < 8 or self.local_px < 8, "global_px and local_px must be 8 or more"),
@@ -75,7 +78,7 @@ class Augmentation:
     """Standard deviation of added noise (HU)."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         shares = (self.intensity_probability, self.solarize_probability, *self.blur_probability)
         _check(
             *(
@@ -111,7 +114,7 @@ class Masking:
     """Lowest and highest share of hidden patches of a masked crop."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         low, high = self.ratio
         _check(
             (not 0 <= self.probability <= 1, "probability must be from 0 to 1"),
@@ -133,7 +136,7 @@ class Head:
     """Width before the prototypes."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         _check((min(self.prototypes, self.hidden, self.bottleneck) < 1, "sizes must be positive"))
 
 
@@ -161,7 +164,7 @@ class Objective:
     """Iterations in which it rises."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         weights = (self.dino, self.dino_local, self.ibot, self.koleo, self.gram)
         temperatures = (self.student_temperature, *self.teacher_temperature)
         _check(
@@ -205,7 +208,7 @@ class Optimisation:
     """Momentum of the teacher at the start and the end (cosine in between)."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         shares = (*self.betas, *self.momentum)
         _check(
             (self.lr <= 0, "lr must be above 0"),
@@ -224,7 +227,7 @@ class StageOptions:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     data: Literal["ct3m", "ct3m-leak-free", "leaves"] = "ct3m"
-    """What is learned from: CT-3M as in the paper; CT-3M without the benchmarks' validation cases
+    """The slices: CT-3M as in the paper; CT-3M without the benchmarks' validation cases
     and their copies; or the demo's dead-leaves pictures."""
     slices_px: int
     """Side of the stored slices that are read (px)."""
@@ -290,10 +293,9 @@ class StageOptions:
     """Compile the blocks; faster on a GPU after a few minutes."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         gram = self.objective.gram > 0
         sizes = [resolution.gram_px for resolution in self.resolutions]
-        kept = self.snapshots
         every = (self.log_every, self.quality_every, self.checkpoint_every)
         lengths = (self.iterations, self.batch_size, *every)
         _check(
@@ -312,12 +314,15 @@ class StageOptions:
             (self.slices_px < 16, "slices_px must be 16 or more"),
             (not self.resolutions, "resolutions: at least one is needed"),
             (not 0 <= self.drop_path < 1, "drop_path must be from 0 to below 1"),
-            (not kept or list(kept) != sorted(set(kept)), "snapshots must rise"),
             (
-                bool(kept) and kept[-1] != self.iterations,
+                not self.snapshots or list(self.snapshots) != sorted(set(self.snapshots)),
+                "snapshots must rise",
+            ),
+            (
+                tuple(self.snapshots[-1:]) != (self.iterations,),
                 f"snapshots: the last must be the end of the stage, {self.iterations}",
             ),
-            (bool(kept) and kept[0] < 1, "snapshots: iterations are counted from 1"),
+            (min(self.snapshots, default=1) < 1, "snapshots: iterations are counted from 1"),
             (
                 gram != (self.gram_teacher is not None),
                 "gram_teacher and objective.gram go together: name a teacher and give a weight",
@@ -373,5 +378,5 @@ class LeavesOptions:
     """Seed of the pictures."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges."""
         _check((self.count < 1 or self.size_px < 16, "count must be 1 or more, size_px 16 or more"))

@@ -65,10 +65,10 @@ def patch_consistency(patches: Tensor, reference: Tensor) -> float:
     Returns:
         Mean over images, from -1 to 1; an image counts as 0 where all patches are alike.
     """
-    ours, theirs = (
+    cosines, anchors = (
         x - x.mean(dim=1, keepdim=True) for x in map(_off_diagonal, (patches, reference))
     )
-    return float(F.cosine_similarity(ours, theirs, dim=1).mean())
+    return float(F.cosine_similarity(cosines, anchors, dim=1).mean())
 
 
 @full_precision
@@ -98,15 +98,15 @@ def signals(
         reports where dense features fade), and with a reference `patch_consistency`.
     """
     images = as_input(slices)
-    seen = teacher.forward_features(images)
-    cls, patches = seen["x_norm_clstoken"], seen["x_norm_patchtokens"]
-    found = {
+    tokens = teacher.forward_features(images)
+    cls, patches = tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"]  # (B, D), (B, N, D)
+    values = {
         "rank_patch": rank_me(patches.flatten(0, 1)),
         "rank_cls": rank_me(cls),
         "patch_similarity": patch_similarity(patches),
         "cls_similarity": float(F.cosine_similarity(cls[:, None], patches, dim=-1).mean()),
     }
     if reference is not None:
-        theirs = reference.forward_features(images)["x_norm_patchtokens"]
-        found["patch_consistency"] = patch_consistency(patches, theirs)
-    return found
+        anchor = reference.forward_features(images)["x_norm_patchtokens"]
+        values["patch_consistency"] = patch_consistency(patches, anchor)
+    return values

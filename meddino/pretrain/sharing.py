@@ -39,15 +39,15 @@ def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Modu
 
 
 @contextmanager
-def apart(model: nn.Module, while_: bool) -> Iterator[None]:
-    """Leave gradients to add up on each process, without exchange, `while_` that is true."""
-    if while_ and isinstance(model, nn.parallel.DistributedDataParallel):
+def apart(model: nn.Module, alone: bool) -> Iterator[None]:
+    """Let gradients add up in each process without an exchange, if `alone`."""
+    if alone and isinstance(model, nn.parallel.DistributedDataParallel):
         with model.no_sync():
             yield
     else:
         yield
 
 
-def local(parameters: Any) -> list[Tensor]:
+def local_tensors(parameters: Any) -> list[Tensor]:
     """The part of each parameter that this process holds."""
     return [p.to_local() if hasattr(p, "to_local") else p for p in parameters]

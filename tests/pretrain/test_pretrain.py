@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import GOLDEN, ROOT
+from places import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,7 +28,7 @@ from meddino.models import checkpoints, distributed, loading
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
-from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain
+from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain, trainer
 from meddino.pretrain.engine import Engine, multipliers, parameter_groups, set_rates
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
@@ -383,7 +384,7 @@ def test_a_stage_leaves_history_and_snapshots_and_is_not_done_twice(
     whole = [(stage1 / name).read_bytes() for name in names[:3]]
     for name in names[:3]:  # as Snakemake does when it was killed before it heard of the end
         (stage1 / name).unlink()
-    monkeypatch.setattr(pretrain.Trainer, "_step", None)
+    monkeypatch.setattr(trainer.Trainer, "_step", None)
     pretrain.run(options(), index=index, state=stage1 / "state", output=stage1 / "history.jsonl")
     assert [(stage1 / name).read_bytes() for name in names[:3]] == whole
     lines = [json.loads(line) for line in (stage1 / "history.jsonl").read_text().splitlines()]
@@ -396,16 +397,16 @@ def test_a_stage_leaves_history_and_snapshots_and_is_not_done_twice(
 def test_a_killed_stage_resumes_to_the_bit(
     index: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = pretrain.Trainer._step
+    steps = trainer.Trainer._step
 
-    def die(self: pretrain.Trainer, iteration: int, *given: Any) -> dict[str, float]:
+    def die(self: trainer.Trainer, iteration: int, *given: Any) -> dict[str, float]:
         if iteration == 5:
             raise KeyboardInterrupt
         return steps(self, iteration, *given)
 
     where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pretrain.Trainer, "_step", die)
+        patch.setattr(trainer.Trainer, "_step", die)
         pretrain.run(options(), **where)
     assert not (tmp_path / "history.jsonl").exists()
     pretrain.run(options(), **where)
@@ -609,7 +610,8 @@ def test_a_signal_leaves_a_checkpoint_and_other_numbers_of_processes_go_on(
         " checkpoint_every=1)"
     )
     arguments = [sys.executable, "-c", code, str(index), str(tmp_path)]
-    with subprocess.Popen(arguments, cwd=ROOT / "tests", stderr=subprocess.PIPE) as child:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE) as child:
         while not checkpoints.found(tmp_path / "state"):
             assert child.poll() is None
             time.sleep(0.02)
@@ -647,7 +649,7 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
     with pytest.raises(
         MeddinoError, match=r"8 slices cannot be shared by 3 processes.*micro_batch"
     ):
-        pretrain._spread(options(**EVEN), three)
+        trainer.spread(options(**EVEN), three)
     with pytest.raises(ValueError, match="micro_batch 3: no multiple of group_size 2"):
         options(**EVEN, micro_batch=3)
 

@@ -25,7 +25,7 @@ STUDENT_TEMPERATURE = 0.1
 
 
 def refusals(options: PretrainOptions) -> list[str]:
-    """What of a stage the public trainer cannot do: `key: why, and the remedy`, one each."""
+    """List what the public trainer cannot do of a stage, each as `key: why, and the remedy`."""
     stage = options.stage
     low, high = stage.masking.ratio
     between = [n for n in stage.snapshots if n % stage.checkpoint_every]
@@ -77,35 +77,11 @@ def trainer_config(
         )
     return {
         "compute_precision": {"param_dtype": stage.precision},
-        "dino": {
-            **_head(stage.dino_head),
-            "loss_weight": stage.objective.dino,
-            "global_ignore_diagonal": True,
-            "koleo_loss_weight": stage.objective.koleo,
-            "reweight_dino_local_loss": True,
-            "local_loss_weight_schedule": _steady(stage.objective.dino_local),
-        },
-        "ibot": {
-            **_head(stage.ibot_head),
-            "loss_weight": stage.objective.ibot,
-            "mask_sample_probability": stage.masking.probability,
-            "mask_ratio_min_max": list(stage.masking.ratio),
-        },
+        "dino": _dino(stage),
+        "ibot": _ibot(stage),
         "gram": _gram(stage, gram),
         "student": _student(options, architecture, start),
-        "train": {
-            "dataset_path": f"{DATASET}{dataset}",
-            "batch_size_per_gpu": stage.batch_size // gpus,
-            "OFFICIAL_EPOCH_LENGTH": 1,
-            "seed": stage.seed,
-            # The trainer has a set of loading processes for each kind of batch.
-            "num_workers": max(1, workers // len(stage.resolutions)),
-            # Chooses the sampler that skips whole epochs at once when a run resumes.
-            "cache_dataset": True,
-            "checkpointing": stage.activation_checkpointing,
-            "checkpointing_full": stage.activation_checkpointing,
-            "compile": stage.compile,
-        },
+        "train": _train(stage, dataset, gpus, workers),
         "optim": _optim(stage),
         "schedules": _schedules(stage),
         "crops": _crops(stage),
@@ -123,6 +99,42 @@ def _head(head: Head) -> dict[str, Any]:
         "head_n_prototypes": head.prototypes,
         "head_hidden_dim": head.hidden,
         "head_bottleneck_dim": head.bottleneck,
+    }
+
+
+def _dino(stage: StageOptions) -> dict[str, Any]:
+    return {
+        **_head(stage.dino_head),
+        "loss_weight": stage.objective.dino,
+        "global_ignore_diagonal": True,
+        "koleo_loss_weight": stage.objective.koleo,
+        "reweight_dino_local_loss": True,
+        "local_loss_weight_schedule": _steady(stage.objective.dino_local),
+    }
+
+
+def _ibot(stage: StageOptions) -> dict[str, Any]:
+    return {
+        **_head(stage.ibot_head),
+        "loss_weight": stage.objective.ibot,
+        "mask_sample_probability": stage.masking.probability,
+        "mask_ratio_min_max": list(stage.masking.ratio),
+    }
+
+
+def _train(stage: StageOptions, dataset: Path, gpus: int, workers: int) -> dict[str, Any]:
+    return {
+        "dataset_path": f"{DATASET}{dataset}",
+        "batch_size_per_gpu": stage.batch_size // gpus,
+        "OFFICIAL_EPOCH_LENGTH": 1,
+        "seed": stage.seed,
+        # The trainer has a set of loading processes for each kind of batch.
+        "num_workers": max(1, workers // len(stage.resolutions)),
+        # Chooses the sampler that skips whole epochs at once when a run resumes.
+        "cache_dataset": True,
+        "checkpointing": stage.activation_checkpointing,
+        "checkpointing_full": stage.activation_checkpointing,
+        "compile": stage.compile,
     }
 
 

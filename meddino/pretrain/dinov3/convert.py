@@ -99,19 +99,19 @@ def read_state(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """
     try:
         reader = FileSystemReader(checkpoint)
-        found = {
+        tensors = {
             key: torch.empty(entry.size, dtype=entry.properties.dtype)
             for key, entry in reader.read_metadata().state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata) and key.startswith(prefix)
         }
-        load(found, storage_reader=reader, no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     # torch raises nearly anything for a damaged file, and its own is not even an Exception.
     except (Exception, CheckpointException) as error:
         raise MeddinoError(
             f"{checkpoint} is not a whole checkpoint of the public trainer"
             f" ({type(error).__name__}); delete it and rerun"
         ) from error
-    return {key.removeprefix(prefix): value for key, value in found.items()}
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
 
 
 def _write_folder(path: Path, state: dict[str, Tensor]) -> None:

@@ -78,17 +78,17 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
         slices = torch.from_numpy(self.hounsfield(number))[None]
         seed = int(torch.randint(2**62, ()))
         crops = multi_crop(slices, self.resolution, self.augmentation, Draws([seed], 1))
-        shown = {"global_crops": list(crops.globals), "local_crops": list(crops.locals)}
+        views = {"global_crops": list(crops.globals), "local_crops": list(crops.locals)}
         if crops.gram is not None:
-            shown["gram_teacher_crops"] = list(crops.gram)
-        return shown, ()
+            views["gram_teacher_crops"] = list(crops.gram)
+        return views, ()
 
     def hounsfield(self, number: int) -> npt.NDArray[np.int16]:
         """A slice: int16 (side, side) in HU."""
-        where, side = self._cells, self._cells.side
-        shard = where.shards[where.shard_of[number]]
-        place = Group(shard, int(where.start[number]), int(where.stop[number]))
-        cell = place.read()
-        with place.reading():
+        cells, side = self._cells, self._cells.side
+        shard = cells.shards[cells.shard_of[number]]
+        group = Group(shard, int(cells.start[number]), int(cells.stop[number]))
+        cell = group.read()
+        with group.reading():
             image: npt.NDArray[np.int16] = pixels.decode([cell], (side, side))[0]
         return image

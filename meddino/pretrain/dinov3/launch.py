@@ -1,4 +1,4 @@
-"""What torchrun starts, once a GPU: the public trainer, which is told of one more dataset."""
+"""What torchrun starts, once a GPU: the public trainer, with CT-3M among its datasets."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ def main() -> None:
     from dinov3.data import loaders
     from dinov3.train import train
 
-    known = loaders._parse_dataset_str
+    parse_public = loaders._parse_dataset_str
 
     def parse(dataset: str) -> tuple[Any, dict[str, Any]]:
         if dataset.startswith(DATASET):
             return CT3M, {"root": dataset.removeprefix(DATASET)}
-        found: tuple[Any, dict[str, Any]] = known(dataset)
-        return found
+        parsed: tuple[Any, dict[str, Any]] = parse_public(dataset)
+        return parsed
 
     loaders._parse_dataset_str = parse
     train.main()

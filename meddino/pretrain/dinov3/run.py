@@ -115,7 +115,7 @@ def _prepare(
 
 
 def _check(options: PretrainOptions) -> int:
-    """Refuse what cannot run; return the number of GPUs."""
+    """Refuse a stage that cannot run here; return the number of GPUs."""
     if problems := refusals(options):
         listed = "\n  ".join(problems)
         raise MeddinoError(f"pretrain.engine dinov3 cannot run {options.name}:\n  {listed}")
@@ -139,7 +139,7 @@ def _command(state: Path, gpus: int, seed: int) -> list[str]:
 
 
 def _launch(command: Sequence[str]) -> None:
-    """Run the trainer to its end; whoever ends us ends it too."""
+    """Run the trainer to its end; a signal that ends this process ends it too."""
     with subprocess.Popen(command) as process, on_signals(lambda *_: process.terminate()):
         try:
             code = process.wait()
@@ -182,7 +182,10 @@ def history(metrics: Path, every: int) -> list[dict[str, Any]]:
     lines = {line["iteration"]: line for line in _readable(metrics)}
     last = max(lines, default=0)
     return [
-        {"iteration": n + 1, **{ours: line[its] for ours, its in NAMES.items() if its in line}}
+        {
+            "iteration": n + 1,
+            **{name: line[public] for name, public in NAMES.items() if public in line},
+        }
         for n, line in sorted(lines.items())
         if n % every == 0 or n == last
     ]
