@@ -19,8 +19,6 @@ from meddino.pretrain import pretrain
 
 needed = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a run: name -> steps and values."""

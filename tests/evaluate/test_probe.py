@@ -41,9 +41,6 @@ OPTIONS = ProbeOptions(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def squares(cases: int = 4, structures: int = 2) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images and labels (z, y, x): squares of two organs of different HU, in noise."""
     rng = np.random.default_rng(0)

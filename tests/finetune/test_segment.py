@@ -118,7 +118,7 @@ def make_model(folder: Path, channel: str = "CT") -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
@@ -378,7 +378,7 @@ def test_unfit_volumes_are_refused(
         ready(tmp_path / "bad.nii.gz")
 
 
-def test_a_model_of_both_takes_mr(tmp_path: Path, one_thread: None) -> None:
+def test_a_model_of_both_takes_mr(tmp_path: Path) -> None:
     both = Segmenter(make_model(tmp_path / "m", "either_CT_or_MR"), Prediction(device="cpu"))
     mr(tmp_path / "mr.nii.gz")
     image = reader.read(tmp_path / "mr.nii.gz", hu=False)

@@ -33,7 +33,7 @@ VARIANTS = {
 SIZES = {"vits16": "small", "vitb16": "base", "vitl16": "large"}
 
 
-pytestmark = pytest.mark.usefixtures("libraries", "one_thread")
+pytestmark = pytest.mark.usefixtures("libraries")
 
 
 @torch.no_grad()

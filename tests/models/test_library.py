@@ -24,7 +24,7 @@ from meddino.models.loading import load_strictly
 from meddino.models.options import WeightsOptions
 from meddino.models.weights import run as fetch_weights
 
-pytestmark = pytest.mark.usefixtures("libraries", "one_thread")
+pytestmark = pytest.mark.usefixtures("libraries")
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 KINDS = {

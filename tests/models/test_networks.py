@@ -240,7 +240,7 @@ def test_deformable_core_is_that_of_transformers(libraries: None) -> None:
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_dino_unet_learns_on_every_device_with_nothing_compiled(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")

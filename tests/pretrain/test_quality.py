@@ -11,8 +11,6 @@ from meddino.models.vit import build
 from meddino.pretrain import quality
 from meddino.pretrain.losses import gram_loss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -430,9 +430,7 @@ def predicted(made: dict[str, Any]) -> Path:
     return done
 
 
-def test_every_case_gets_through_under_its_own_name(
-    hostile: dict[str, Any], one_thread: None
-) -> None:
+def test_every_case_gets_through_under_its_own_name(hostile: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     sliced = pq.read_table(hostile["shards"].with_name("0.32.parquet")).to_pandas()

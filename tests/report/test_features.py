@@ -29,7 +29,6 @@ from meddino.report.figures import dense, feature_figures, features
 from meddino.report.figures.dense import Scene
 from meddino.report.options import FeatureOptions, Features, FigureOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LOOK = FigureOptions(dpi=50)
 
 

@@ -230,10 +230,11 @@ def test_reading_the_study_needs_no_heavy_package(root: Path) -> None:
 
     code = (
         "import sys; from meddino.study.model import load; import meddino.pipeline.verbs;"
-        "load(['config.yaml']);"
+        "load([sys.argv[1]]);"
         "print([m for m in ('torch', 'numpy', 'SimpleITK', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(root / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
