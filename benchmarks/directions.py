@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from meddino.evaluate import statistics
-from meddino.report.tables.tables import case_values
+from meddino.report.tables.results import case_values
 from meddino.study.model import load
 
 OVERLAYS = ["profiles/demo/study.yaml", "profiles/directions/study.yaml"]

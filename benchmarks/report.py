@@ -30,9 +30,11 @@ from selenium import webdriver
 
 from meddino.core.files import read_json, write_json, write_lines
 from meddino.report.cards.card import PAPER_SLICES
-from meddino.report.figures import figures, overlays
-from meddino.report.figures.style import bare, figure, grey
+from meddino.report.figures import curves, overlays, strips
 from meddino.report.page import report
+from meddino.report.page.charts.training import MEASURES
+from meddino.report.pixels import grey
+from meddino.report.style import bare, figure
 from meddino.report.tables import tables
 from meddino.study.model import Study, load
 
@@ -54,15 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="keep the pages there")
     parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        root = given.folder or Path(scratch)
+        root = arguments.folder or Path(scratch)
         study = load([Path(__file__).parents[1] / "config.yaml"])
-        files = made(study, root)
+        files = write_results(study, root)
         started = time.monotonic()
         report.run(study.report_options(), **files, output=root / "report.html")
         took = time.monotonic() - started
-        shown = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
+        indices = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
         charts = peer_charts(study, files, root)
         pages = {
             "report": root / "report.html",
@@ -74,9 +76,9 @@ def main() -> None:
             study.report_options(), **{**files, "overlays": []}, output=pages["report, no cases"]
         )
         write_peer(pages["pictures, no cases"], files, charts, [])
-        write_peer(pages["pictures"], files, charts, composites(root, shown))
-        times = measured(list(pages.values()), given.repeats)
-    cases = sum(len(each["cases"]) for each in shown.values())
+        write_peer(pages["pictures"], files, charts, composites(root, indices))
+        times = measured(list(pages.values()), arguments.repeats)
+    cases = sum(len(index["cases"]) for index in indices.values())
     print(
         f"{cases} cases of {sum(CASES.values())}, {len(study.runs())} runs; written in {took:.0f} s"
     )
@@ -98,8 +100,8 @@ def compare(pages: dict[str, Path], times: dict[Path, Times]) -> None:
 # ---- a study's results ------------------------------------------------------------------------
 
 
-def made(study: Study, root: Path) -> dict[str, Any]:
-    """Everything that the report reads, by flag."""
+def write_results(study: Study, root: Path) -> dict[str, Any]:
+    """Write everything that the report reads; give the files by flag."""
     rng = np.random.default_rng(0)
     scores = scored(study, rng)
     scores.to_parquet(root / "scores.parquet")
@@ -169,7 +171,7 @@ def scored(study: Study, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def stage_lines(iterations: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    keys = [key for _, names in report.charts.MEASURES.values() for key in names]
+    keys = [key for _, names in MEASURES.values() for key in names]
     steps = range(20, iterations + 1, 20)
     noise = rng.normal(size=(len(steps), len(keys)))
     return [
@@ -212,8 +214,9 @@ def overlaid(
     part = root / f"scores.{benchmark}.parquet"
     scores[scores["benchmark"] == benchmark].to_parquet(part)
     output = root / f"overlays/{benchmark}/index.json"
-    given = {"dataset": dataset, "predictions": done, "scores": [part]}
-    overlays.run(study.overlay_options(), **given, output=output)
+    overlays.run(
+        study.overlay_options(), dataset=dataset, predictions=done, scores=[part], output=output
+    )
     return output
 
 
@@ -226,14 +229,14 @@ def volume(path: Path, values: np.ndarray) -> None:
 
 def pictures(study: Study, folder: Path, rng: np.random.Generator) -> Path:
     """Panels of predictions and of features, as many as `figures` and `feature_figures` draw."""
-    shown = [scanned(SIDE_PX, 4, rng).image[2] for _ in range(4)]
+    slices = [scanned(SIDE_PX, 4, rng).image[2] for _ in range(4)]
     entries = []
     sizes = [("predictions_" + b, "Evaluation", 6, 8) for b in CASES]
     sizes += [(f"features_{n}", "Features", 3, 5) for n in range(3)]
     for name, section, rows, columns in sizes:
         with figure(study.figures, folder / f"{name}.png", rows, columns, (1.7, 1.8)) as axes:
             for axis in axes.flat:
-                axis.imshow(grey(shown[rng.integers(4)], (40, 400)), cmap="gray")
+                axis.imshow(grey(slices[rng.integers(4)], (40, 400)), cmap="gray")
                 bare(axis)
         entry = {"file": f"{name}.png", "section": section, "title": name, "caption": "Made up."}
         entries.append(entry)
@@ -244,10 +247,10 @@ def pictures(study: Study, folder: Path, rng: np.random.Generator) -> Path:
 def card(study: Study, folder: Path, rng: np.random.Generator) -> Path:
     """A data card of all datasets, with a contact sheet."""
     names = list(study.ct3m.datasets)
-    shown = [scanned(256, 4, rng).image[2] for _ in range(4)]
+    slices = [scanned(256, 4, rng).image[2] for _ in range(4)]
     with figure(study.figures, folder / "slices.png", len(names), 8, (1.15, 1.2)) as axes:
         for axis in axes.flat:
-            axis.imshow(grey(shown[rng.integers(4)], (40, 400)), cmap="gray")
+            axis.imshow(grey(slices[rng.integers(4)], (40, 400)), cmap="gray")
             bare(axis)
     sheet = {"file": "slices.png", "section": "Curation", "title": "Slices", "caption": "Made up."}
     write_json(folder / "figures.json", [sheet])
@@ -287,8 +290,8 @@ def provenance(path: Path, runs: int) -> Path:
     record |= {"host": host, **took, **when, "versions": {"torch": "2"}, "git": None}
     records = {f"r{n}": record for n in range(860 + runs)}
     for stage, iterations in STAGE_ITERATIONS.items():
-        told = {"name": stage, "stage": {"iterations": iterations, "batch_size": 512}}
-        records[stage] = {**record, "verb": "pretrain", "options": told}
+        options = {"name": stage, "stage": {"iterations": iterations, "batch_size": 512}}
+        records[stage] = {**record, "verb": "pretrain", "options": options}
     verb = {"verb": "slices", "jobs": len(records), "files": 1, "bytes": 1, **took}
     summary = {"results": len(records), "without": 0, "commits": {"0" * 40: len(records)}}
     summary |= {"hosts": {"node1": 1}, "gpus": {"H100": 1}, "versions": {"torch": ["2"]}}
@@ -304,19 +307,19 @@ def peer_charts(study: Study, files: dict[str, Any], root: Path) -> list[bytes]:
     folder = root / "pictures"
     look, scores = study.figure_options(), pd.read_parquet(files["scores"])
     runs = [root / run.benchmark / run.method / "fold0/done.json" for run in study.runs()]
-    made = [
-        *figures.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
-        *figures.finetuning_curves(look, files["finetuning"], folder),
-        *figures.structure_scores(look, scores, runs, folder),
+    entries = [
+        *curves.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
+        *curves.finetuning_curves(look, files["finetuning"], folder),
+        *strips.structure_scores(look, scores, runs, folder),
     ]
     others = [path.parent / e["file"] for path in files["figures"] for e in read_json(path)]
     others.append(files["card"].with_name("slices.png"))
-    return [path.read_bytes() for path in [*(folder / entry.file for entry in made), *others]]
+    return [path.read_bytes() for path in [*(folder / entry.file for entry in entries), *others]]
 
 
-def composites(root: Path, shown: dict[str, Any]) -> Iterator[bytes]:
+def composites(root: Path, indices: dict[str, Any]) -> Iterator[bytes]:
     """Each case's image, and it under the labels of reference and methods, as PNGs."""
-    for benchmark, index in shown.items():
+    for benchmark, index in indices.items():
         folder = root / f"overlays/{benchmark}"
         for case in index["cases"]:
             image = Image.open(folder / case["image"]).convert("RGBA")
@@ -365,11 +368,11 @@ wait();
 def measured(pages: list[Path], repeats: int) -> dict[Path, Times]:
     """Best times of each page, opened in turn, in a new browser each time."""
     SIZES.update({page: page.stat().st_size for page in pages})
-    found: dict[Path, list[Times]] = {page: [] for page in pages}
+    all_times: dict[Path, list[Times]] = {page: [] for page in pages}
     for _ in range(repeats):
         for page in pages:
-            found[page].append(opened(page))
-    return {page: Times(*map(min, zip(*times, strict=True))) for page, times in found.items()}
+            all_times[page].append(opened(page))
+    return {page: Times(*map(min, zip(*times, strict=True))) for page, times in all_times.items()}
 
 
 def opened(page: Path) -> Times:

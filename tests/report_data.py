@@ -189,11 +189,11 @@ def curated(scans: Path, ct3m: Path) -> None:
 
 def look(**changes: Any) -> OverlayOptions:
     """Options of the pictures of cases."""
-    given = {"size_px": 64, "window_hu": (40, 400), "colours": FigureOptions().colours}
-    return OverlayOptions(**{**given, **changes})
+    values = {"size_px": 64, "window_hu": (40, 400), "colours": FigureOptions().colours}
+    return OverlayOptions(**{**values, **changes})
 
 
-def told(**changes: Any) -> ReportOptions:
+def report_options(**changes: Any) -> ReportOptions:
     """Options of the report."""
     table = Table(title="Table 2: <all>", rows=METHODS, benchmarks=("lits",), intervals=True)
     labels = {"nnunet": "nnU-Net", "meddinov3": "MedDINOv3"}
@@ -205,18 +205,18 @@ def told(**changes: Any) -> ReportOptions:
         benchmark_labels={"lits": "LiTS"},
         tolerance_mm=1.0,
     )
-    given = {"title": "Study & more", "notes": ("Read <this> first.",), "tables": (options,)}
-    given |= {
+    values = {"title": "Study & more", "notes": ("Read <this> first.",), "tables": (options,)}
+    values |= {
         "methods": labels,
         "order": METHODS,
         "benchmarks": {"lits": "LiTS"},
         "stages": {"stage1": "Stage 1"},
     }
-    given |= {"configuration": {"title": "Study & more", "notes": [SCRIPT]}}
-    return ReportOptions(**{**given, **changes})
+    values |= {"configuration": {"title": "Study & more", "notes": [SCRIPT]}}
+    return ReportOptions(**{**values, **changes})
 
 
-def drawn(study: dict[str, Any]) -> None:
+def draw(study: dict[str, Any]) -> None:
     """Run what the report shows pictures of, and add its files to those of the report."""
     root = study["root"]
     options = CardOptions(figures=FigureOptions(dpi=60), sizes_px=(32,))
@@ -234,5 +234,5 @@ def drawn(study: dict[str, Any]) -> None:
 def report(study: dict[str, Any], name: str = "report.html", **changes: Any) -> Path:
     """Write the report with other files, and give its path."""
     output = study["root"] / name
-    page.run(told(), **{**study["report"], **changes}, output=output)
+    page.run(report_options(), **{**study["report"], **changes}, output=output)
     return output

@@ -137,7 +137,7 @@ class CardOptions(Options):
     """Sizes of the slices, whose disk use is added up."""
 
 
-class Source(Options):
+class Attribution(Options):
     """Data or weights that went into a model, and their terms."""
 
     name: str
@@ -159,15 +159,15 @@ class ModelCardOptions(Options):
     """Name of the method, as printed."""
     benchmark: str
     """Name of the benchmark, as printed."""
-    data: Source
+    data: Attribution
     """What it was finetuned on."""
     variant: Literal["paper", "leak-free", "none"]
     """Variant of CT-3M that its weights have seen."""
     stages: tuple[str, ...]
     """Stages of pretraining that its weights have gone through."""
-    pretraining: tuple[Source, ...]
+    pretraining: tuple[Attribution, ...]
     """What these stages were shown of CT."""
-    weights: tuple[Source, ...]
+    weights: tuple[Attribution, ...]
     """Published weights that it derives from."""
     tolerance_mm: float
     """Tolerance of the NSD (mm), as printed."""

@@ -53,6 +53,7 @@ from meddino.models.options import DINOV3, SEGFORMER, Published, WeightsOptions
 from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import EngineName, LeavesOptions, PretrainOptions, StageOptions
 from meddino.report.options import (
+    Attribution,
     CardOptions,
     FeatureOptions,
     Features,
@@ -65,7 +66,6 @@ from meddino.report.options import (
     ProvenanceOptions,
     Recipe,
     ReportOptions,
-    Source,
     Table,
     TableOptions,
 )
@@ -923,7 +923,7 @@ class Study(Options):
                 for name in (self.ct3m.datasets if variant != "none" else ())
             ),
             weights=tuple(
-                Source(name=name, title=w.title, home=w.home, licence=w.licence)
+                Attribution(name=name, title=w.title, home=w.home, licence=w.licence)
                 for name in weights
                 for w in [self.weights[name]]
             ),
@@ -941,14 +941,14 @@ class Study(Options):
         starts = [self._resolve(r) for o in options for r in (o.init, o.gram_teacher)]
         return stages, list(dict.fromkeys(start for start in starts if isinstance(start, str)))
 
-    def _data_source(self, name: str) -> Source:
+    def _data_source(self, name: str) -> Attribution:
         """A dataset and its terms; a phantom's are this project's own."""
         dataset = self.dataset(name)
         if name in self.phantom:
             title = f"procedural phantom in the layout of {dataset.title}"
-            return Source(name=name, title=title, home="", licence="Apache-2.0", phantom=True)
+            return Attribution(name=name, title=title, home="", licence="Apache-2.0", phantom=True)
         title = dataset.title or name
-        return Source(name=name, title=title, home=dataset.home, licence=dataset.licence)
+        return Attribution(name=name, title=title, home=dataset.home, licence=dataset.licence)
 
     def figure_options(self) -> PlotOptions:
         """Options of `figures`."""

@@ -50,9 +50,9 @@ from meddino.models.options import WeightsOptions
 from meddino.models.weights import run as fetch_weights
 from meddino.pretrain import checkpoint
 from meddino.report.cards.card import _markdown
-from meddino.report.figures import pictures
+from meddino.report.figures import predictions
 from meddino.report.options import FigureOptions, PlotOptions
-from meddino.report.page import report as report
+from meddino.report.page.sections import checkpoints as report_checkpoints
 from meddino.study.model import Study, load
 
 HOSTILE = [
@@ -227,7 +227,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "weights verb": lambda path: fetch_weights(
         WeightsOptions(file=str(path)), output=path.with_name("out.pth")
     ),
-    "report": report._meta,
+    "report": report_checkpoints._meta,
     "properties": lambda path: load_pickle(str(path)),
 }
 
@@ -462,7 +462,7 @@ def test_pictures_draw_names_as_they_are(hostile: dict[str, Any]) -> None:
     names = sorted(HOSTILE)
     for three in (names[start : start + 3] for start in range(0, len(names), 3)):
         scores = pd.DataFrame([{**scored, "case": name} for name in three])
-        (drawn,) = pictures.predicted(options, [done], [dataset], scores, folder)
+        (drawn,) = predictions.predicted(options, [done], [dataset], scores, folder)
         assert all(name in drawn.caption for name in three)
         assert (folder / drawn.file).stat().st_size > 1000
 

@@ -25,8 +25,8 @@ from meddino.models.options import WeightsOptions
 from meddino.models.vit import build
 from meddino.models.weights import run as fetch_weights
 from meddino.pretrain.crops import as_input
-from meddino.report.figures import dense, feature_figures, features
-from meddino.report.figures.dense import Scene
+from meddino.report.figures import dense, feature_figures, maps, scenes
+from meddino.report.figures.scenes import Scene
 from meddino.report.options import FeatureOptions, Features, FigureOptions
 
 LOOK = FigureOptions(dpi=50)
@@ -80,10 +80,10 @@ def run(*arguments: Any) -> int:
 
 
 def test_tokens_are_those_of_pretrainings_input(scene: Scene, vit: Path) -> None:
-    found = dense.features(backbones.load(vit), scene, 64, torch.device("cpu"))
+    found = dense.patch_tokens(backbones.load(vit), scene, 64, torch.device("cpu"))
     torch.manual_seed(0)
     model = build("vittiny8").eval()
-    resizer = dense.Resizer.of((50, 60), (0.9, 0.8), target_mm=0.45, size_px=64)
+    resizer = scenes.Resizer.of((50, 60), (0.9, 0.8), target_mm=0.45, size_px=64)
     hu = torch.from_numpy(np.rint(resizer(scene.values[0])).astype(np.int16))[None]
     with torch.no_grad():
         expected = model.forward_features(as_input(hu))["x_norm_patchtokens"][0]
@@ -120,7 +120,7 @@ def test_colours_of_the_same_model_are_the_same_and_follow_a_turn(scene: Scene) 
     wider = np.vstack([turned, np.zeros((3, 4))])
     models = [fixed(base), fixed(base), fixed(turned), fixed(wider)]
     point = scene.centre()
-    first, *others = features.maps_of(scene, models, [64], point, "cpu")
+    first, *others = maps.maps_of(scene, models, [64], point, "cpu")
     assert np.ptp(first.colours.reshape(-1, 3), axis=0).min() > 0.3, "each channel says something"
     for other in others:
         np.testing.assert_allclose(other.colours, first.colours, atol=1e-4)
@@ -131,7 +131,7 @@ def test_colours_of_the_same_model_are_the_same_and_follow_a_turn(scene: Scene) 
 def test_models_of_other_patches_get_the_colours_of_the_first(scene: Scene) -> None:
     base = np.random.default_rng(0).normal(size=(6, 4))
     models = [fixed(base, 4), fixed(rotation(6, 3) @ base, 8)]
-    fine, coarse = features.maps_of(scene, models, [96], scene.centre(), "cpu")
+    fine, coarse = maps.maps_of(scene, models, [96], scene.centre(), "cpu")
     assert fine.colours.shape[:2] == (24, 24) and coarse.colours.shape[:2] == (12, 12)
     averaged = fine.colours.reshape(12, 2, 12, 2, 3).mean(axis=(1, 3))
     inside = scene.covered((12, 12))
@@ -140,10 +140,10 @@ def test_models_of_other_patches_get_the_colours_of_the_first(scene: Scene) -> N
 
 def test_larger_inputs_are_shown_by_the_components_of_the_first_size(scene: Scene) -> None:
     base = np.random.default_rng(0).normal(size=(6, 4))
-    both = features.maps_of(scene, [fixed(base)], [32, 64], scene.centre(), "cpu")
-    tokens = dense.features(fixed(base), scene, 32, torch.device("cpu"))
+    both = maps.maps_of(scene, [fixed(base)], [32, 64], scene.centre(), "cpu")
+    tokens = dense.patch_tokens(fixed(base), scene, 32, torch.device("cpu"))
     (basis,) = dense.consistent([[tokens]], [scene])
-    larger = dense.features(fixed(base), scene, 64, torch.device("cpu"))
+    larger = dense.patch_tokens(fixed(base), scene, 64, torch.device("cpu"))
     np.testing.assert_array_equal(both[1].colours, basis.colours(larger))
 
 
@@ -164,13 +164,13 @@ def test_the_slice_with_most_body_and_its_centre_are_taken(tmp_path: Path) -> No
     )
     array[:, :, 6][:2] = 40  # a table at the edge, apart from the body
     path = data.save(tmp_path / "a.nii.gz", array)
-    scene = dense.read_scene(path)
+    scene = scenes.read_scene(path)
     np.testing.assert_array_equal(scene.values[0], array[:, :, 6].T)
     assert scene.spacing_mm == pytest.approx((0.8, 0.9)) and scene.target_mm == 0.45
     assert not scene.body[:, :2].any(), "the table is no body"
     assert scene.body[18, 30], "nor is a lung a hole"
     assert scene.centre() == pytest.approx((0.5, 0.5), abs=0.06)
-    lowest = dense.read_scene(path, 0)
+    lowest = scenes.read_scene(path, 0)
     np.testing.assert_array_equal(lowest.values[0], array[:, :, 0].T)
 
 
@@ -178,11 +178,11 @@ def test_the_deepest_point_of_a_region_is_inside_it() -> None:
     ring = np.ones((9, 21), bool)
     ring[3:6, 3:18] = False
     ring[:, :2] = False
-    y, x = dense.innermost(ring)
+    y, x = scenes.innermost(ring)
     assert ring[int(y * 9), int(x * 21)]
     square = np.zeros((9, 9), bool)
     square[2:7, 4:9] = True
-    assert dense.innermost(square) == (4.5 / 9, 6.5 / 9)
+    assert scenes.innermost(square) == (4.5 / 9, 6.5 / 9)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
@@ -191,7 +191,7 @@ def test_pictures_are_standardised_as_photographs(tmp_path: Path, ending: str) -
     pixels[..., 0] = 255
     path = tmp_path / f"a.{ending}"
     sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(path))
-    scene = dense.read_scene(path)
+    scene = scenes.read_scene(path)
     assert scene.body.all() and scene.centre() == pytest.approx((0.5, 0.5), abs=0.03)
     image = scene.input(16)
     assert image.shape == (1, 3, 16, 16)
@@ -203,7 +203,7 @@ def test_pictures_are_standardised_as_photographs(tmp_path: Path, ending: str) -
 def test_grey_pictures_of_16_bits_span_the_same_range(tmp_path: Path) -> None:
     pixels = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "a.png"))
-    values = dense.read_scene(tmp_path / "a.png").values
+    values = scenes.read_scene(tmp_path / "a.png").values
     assert values.shape == (3, 20, 20) and values.max() == 255
 
 
@@ -225,7 +225,7 @@ def test_every_layout_of_a_checkpoint_gives_the_same_tokens(scene: Scene, tmp_pa
     loaded = [backbones.load(path) for path in paths]
     assert [each.name for each in loaded][:2] == ["own", "s@7"]
     assert {each.name for each in loaded[2:]} == {"timm", "transformers"}
-    first, *others = (dense.features(each, scene, 64, torch.device("cpu")) for each in loaded)
+    first, *others = (dense.patch_tokens(each, scene, 64, torch.device("cpu")) for each in loaded)
     for other in others:
         np.testing.assert_allclose(other, first, atol=1e-4)
 
@@ -241,7 +241,9 @@ def test_vits_of_libraries_load_from_folders_and_from_what_weights_made(
     fetch_weights(WeightsOptions(file=str(folder), kind=kind), output=made)
     there, stored = backbones.load(folder), backbones.load(made)
     assert (there.name, stored.name) == ("dinov2", "made")
-    one, other = (dense.features(each, scene, 60, torch.device("cpu")) for each in (there, stored))
+    one, other = (
+        dense.patch_tokens(each, scene, 60, torch.device("cpu")) for each in (there, stored)
+    )
     assert one.shape[:2] == (4, 4), "56 px are the closest multiple of its patches of 14 px"
     np.testing.assert_array_equal(one, other)
     with torch.no_grad():
@@ -259,7 +261,7 @@ def test_a_folder_of_timm_is_known_by_its_config(scene: Scene, tmp_path: Path) -
     model = shaken(timm.create_model(name, pretrained=False, num_classes=3))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
-    found = dense.features(backbones.load(tmp_path), scene, 224, torch.device("cpu"))
+    found = dense.patch_tokens(backbones.load(tmp_path), scene, 224, torch.device("cpu"))
     with torch.no_grad():
         expected = model.forward_features(scene.input(224))[0, 1:]
     np.testing.assert_allclose(found.reshape(196, -1), expected.numpy(), atol=1e-4)

@@ -9,9 +9,10 @@ import pytest
 import SimpleITK as sitk
 
 from meddino.core.files import write_json
-from meddino.report.figures import figures, overlay, pictures
-from meddino.report.figures.style import body, figure, legend, marks
+from meddino.report.figures import curves, layers, predictions
 from meddino.report.options import FigureOptions, PlotOptions
+from meddino.report.pixels import body
+from meddino.report.style import figure, legend, marks
 from meddino.study.model import load
 
 LOOK = FigureOptions(dpi=50)
@@ -34,7 +35,7 @@ def test_the_best_the_median_and_the_worst_case_are_those() -> None:
     rows = scores(cases).sample(frac=1, random_state=0)
     means = {case: 100 * (np.mean(values) - 0.05) for case, values in cases.items()}
     ordered = sorted(means, key=lambda case: means[case])
-    found = pictures.choose(rows, ["a", "b"])
+    found = predictions.choose(rows, ["a", "b"])
     assert [each.rank for each in found] == ["best", "median", "worst"]
     assert [each.case for each in found] == [ordered[-1], ordered[4], ordered[0]]
     for each in found:
@@ -45,17 +46,19 @@ def test_the_best_the_median_and_the_worst_case_are_those() -> None:
 def test_structures_that_are_not_scored_do_not_count_and_ties_go_by_name() -> None:
     nan = float("nan")
     rows = scores({"c": [0.9, nan], "a": [0.9, 0.9], "b": [0.5, nan], "none": [nan, nan]})
-    assert [each.case for each in pictures.choose(rows, ["a", "b"])] == ["a", "c", "b"]
-    assert [each.rank for each in pictures.choose(scores({"x": [1, 1], "y": [0, 0]}), ["a"])] == [
+    assert [each.case for each in predictions.choose(rows, ["a", "b"])] == ["a", "c", "b"]
+    assert [
+        each.rank for each in predictions.choose(scores({"x": [1, 1], "y": [0, 0]}), ["a"])
+    ] == [
         "best",
         "worst",
     ]
-    assert [each.rank for each in pictures.choose(scores({"x": [1, 1]}), ["a"])] == ["best"]
-    assert pictures.choose(scores({}).reindex(columns=rows.columns), ["a"]) == []
+    assert [each.rank for each in predictions.choose(scores({"x": [1, 1]}), ["a"])] == ["best"]
+    assert predictions.choose(scores({}).reindex(columns=rows.columns), ["a"]) == []
     four = scores(
         {name: [value, value] for name, value in zip("wxyz", (0.9, 0.8, 0.7, 0.6), strict=True)}
     )
-    assert pictures.choose(four, ["a"])[1].case == "y", "the worse of the two in the middle"
+    assert predictions.choose(four, ["a"])[1].case == "y", "the worse of the two in the middle"
 
 
 def test_the_slice_shows_most_structures_then_most_voxels() -> None:
@@ -64,7 +67,7 @@ def test_the_slice_shows_most_structures_then_most_voxels() -> None:
     label[1, :2], label[1, 2:3] = 1, 2
     label[2, :2], label[2, 2:4] = 1, 2
     label[3] = label[2]
-    assert overlay.telling_slice(label) == 2
+    assert layers.telling_slice(label) == 2
 
 
 @pytest.fixture
@@ -100,11 +103,11 @@ def test_captions_say_case_and_score_and_panels_the_methods_names(
     files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles: list[str] = []
-    monkeypatch.setattr(pictures, "bare", lambda axis: titles.append(axis.get_title()))
+    monkeypatch.setattr(predictions, "bare", lambda axis: titles.append(axis.get_title()))
     options = PlotOptions(
         look=LOOK, method_labels={"a": "nnU-Net"}, benchmark_labels={"lits": "LiTS"}
     )
-    (entry,) = pictures.predicted(options, **files, folder=tmp_path)
+    (entry,) = predictions.predicted(options, **files, folder=tmp_path)
     assert entry.title == "Predictions, LiTS"
     assert "best, c0: 95.0 %; median, c1: 75.0 %; worst, c2: 55.0 %" in entry.caption
     assert titles[:4] == ["c0", "reference", "nnU-Net  100.0", "b  90.0"]
@@ -120,9 +123,9 @@ def test_figures_name_things_as_tables_do(root: Path) -> None:
     assert options.benchmark_labels["kits23"] == "KiTS23"
     assert options.source_labels["stage1"] == "stage 1"
     assert options.source_labels["stage3_leakfree"] == "stage 3, leak-free"
-    assert figures._source(options, "stage1@20000") == "stage 1, 20,000 it."
-    assert figures._source(options, "random") == "random initialisation"
-    assert figures._source(options, "dinov3") == "DINOv3"
+    assert curves._source(options, "stage1@20000") == "stage 1, 20,000 it."
+    assert curves._source(options, "random") == "random initialisation"
+    assert curves._source(options, "dinov3") == "DINOv3"
     assert list(study.shown_chain()) == ["DINOv3", "stage 1", "stage 2", "stage 3"]
     demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     assert demo.feature_inputs()["checkpoints"][0].endswith("natural/000100.pth")

@@ -261,10 +261,10 @@ def test_energy_adds_up_packages_over_the_turn_of_their_counters(tmp_path: Path)
 def test_a_record_costs_little(study: Path) -> None:
     best = float("inf")
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         with recorder.recorded("index", {}, {"output": INDEX}):
             pass
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.5, "seconds of a busy machine"
 
 

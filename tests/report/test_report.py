@@ -18,9 +18,10 @@ from PIL import Image
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
-from meddino.report.figures import charts, figures, overlay, overlays
+from meddino.report.figures import figures, layers, overlays
 from meddino.report.options import FigureOptions, PlotOptions, Prices
-from meddino.report.page import glance
+from meddino.report.page.charts import results, training
+from meddino.report.page.sections import glance
 from meddino.study.model import Study, load
 
 
@@ -57,7 +58,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = made.study(tmp_path_factory.mktemp("study"))
-    made.drawn(found)
+    made.draw(found)
     return found
 
 
@@ -277,22 +278,22 @@ def test_the_slice_that_is_shown_tells_most_structures() -> None:
     labels[1, :8] = 1
     labels[2, :6] = 1
     labels[2, 0, 0] = 2
-    assert overlay.telling_slice(labels) == 2, "two structures before more voxels"
-    assert overlay.telling_slice(np.zeros((5, 2, 2), np.uint8)) == 2
+    assert layers.telling_slice(labels) == 2, "two structures before more voxels"
+    assert layers.telling_slice(np.zeros((5, 2, 2), np.uint8)) == 2
 
 
 def test_pictures_show_a_slice_undistorted_and_labels_in_their_colours(tmp_path: Path) -> None:
-    assert overlay.fitted((100, 50), (1.0, 2.0), 64) == (64, 64)
-    assert overlay.fitted((100, 50), (1.0, 1.0), 64) == (32, 64)
+    assert layers.fitted((100, 50), (1.0, 2.0), 64) == (64, 64)
+    assert layers.fitted((100, 50), (1.0, 1.0), 64) == (32, 64)
     labels = np.array([[0, 1], [2, 7]])
-    path = tmp_path / f"layer{overlay.SUFFIX}"
-    path.write_bytes(overlay.layer(labels, {1: "#0072b2", 2: "#d55e00"}, (4, 4)))
+    path = tmp_path / f"layer{layers.SUFFIX}"
+    path.write_bytes(layers.layer(labels, {1: "#0072b2", 2: "#d55e00"}, (4, 4)))
     pixels = np.asarray(Image.open(path).convert("RGBA"))
     assert pixels.shape == (4, 4, 4)
     assert pixels[0, 3].tolist() == [0, 0x72, 0xB2, 255]
     assert pixels[3, 0].tolist() == [0xD5, 0x5E, 0, 255]
     assert pixels[0, 0, 3] == pixels[3, 3, 3] == 0
-    many = overlay.colours(FigureOptions().colours, [f"s{n}" for n in range(24)])
+    many = layers.colours(FigureOptions().colours, [f"s{n}" for n in range(24)])
     assert len(set(many.values())) == 24
 
 
@@ -343,17 +344,17 @@ def test_a_scored_case_that_is_gone_is_one_clear_error(
 
 def test_long_histories_are_thinned_to_means() -> None:
     lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(12_000)]
-    (chart,) = charts.pretraining("Stage 1", lines).values()
+    (chart,) = training.pretraining("Stage 1", lines).values()
     (rows,) = chart.spec["datasets"].values()
-    assert len(rows) == charts.POINTS and {row["series"] for row in rows} == {"total"}
+    assert len(rows) == training.POINTS and {row["series"] for row in rows} == {"total"}
     assert all(row["y"] == 0.5 for row in rows)
 
 
 def test_a_method_has_one_colour_in_all_charts() -> None:
     every = [f"m{n}" for n in range(12)]
-    some = charts.cases(every[3:5], every, "DSC (%)").spec
+    some = results.cases(every[3:5], every, "DSC (%)").spec
     assert some["layer"][0]["encoding"]["color"]["scale"]["range"] == ["var(--c4)", "var(--c5)"]
-    lines = charts.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
+    lines = training.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
     assert lines["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
 
 

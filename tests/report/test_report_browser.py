@@ -58,7 +58,7 @@ return found;
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     study = made.study(tmp_path_factory.mktemp("browser"))
-    made.drawn(study)
+    made.draw(study)
     return made.report(study).as_uri()
 
 

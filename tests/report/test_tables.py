@@ -11,7 +11,7 @@ from scipy import stats
 from meddino.core.errors import MeddinoError
 from meddino.evaluate import statistics
 from meddino.report.options import Table, TableOptions
-from meddino.report.tables import tables
+from meddino.report.tables import results, tables
 from meddino.study.model import load
 
 NAN = float("nan")
@@ -264,5 +264,5 @@ def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:
     for name, table in study.tables.items():
         for method in table.rows:
             for benchmark in table.benchmarks:
-                values = tables.paper_values()[name][method][benchmark]
+                values = results.paper_values()[name][method][benchmark]
                 assert set(values) >= set(table.metrics)

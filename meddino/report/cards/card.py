@@ -1,4 +1,4 @@
-"""The `card` verb: what CT-3M is made of, in figures and numbers."""
+"""The `card` verb: the data card of CT-3M, its volumes and slices in numbers and figures."""
 
 import html
 from collections import Counter
@@ -14,8 +14,9 @@ from meddino.core.parquet import read_frame
 from meddino.ct3m import shards
 from meddino.ct3m.index import COUNTED, quarantined
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
-from meddino.report.figures.style import MUTED, Figure, bare, figure, grey
 from meddino.report.options import CardOptions, FigureOptions
+from meddino.report.pixels import grey
+from meddino.report.style import MUTED, Figure, bare, figure
 
 PAPER_SLICES = 3_868_833
 """Slices of CT-3M (3.2)."""
@@ -61,14 +62,14 @@ def run(
         "quarantined": quarantined([report for report, _ in chunks]),
     }
     look = options.figures
-    made = [
+    entries = [
         contact_sheet(look, index, folder / "slices.png"),
         histograms(look, index, [report for report, _ in chunks], folder / "histograms.png"),
         overlap_matrix(look, matrix, folder / "overlap.png"),
     ]
-    write_json(folder / "figures.json", [entry._asdict() for entry in made])
+    write_json(folder / "figures.json", [entry._asdict() for entry in entries])
     with atomic(folder / "card.md") as temporary:
-        temporary.write_text(_markdown(card, made), encoding="utf-8")
+        temporary.write_text(_markdown(card, entries), encoding="utf-8")
     write_json(output, card)
 
 
@@ -85,14 +86,14 @@ def _matrix(overlap: Path) -> pd.DataFrame:
 
 def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list[dict[str, Any]]:
     """Counts and disk use of every dataset, by name."""
-    found: dict[str, Counter[str]] = {}
+    totals: dict[str, Counter[str]] = {}
     for report, path in chunks:
         counts = {key: report[key] for key in COUNTED}
         counts["quarantined"] = len(report["quarantined"])
         files = [shards.beside(path, size) for size in sizes_px]
         counts["bytes"] = sum(file.stat().st_size for file in files)
-        found.setdefault(report["dataset"], Counter()).update(counts)
-    return [{"dataset": name, **counts} for name, counts in sorted(found.items())]
+        totals.setdefault(report["dataset"], Counter()).update(counts)
+    return [{"dataset": name, **counts} for name, counts in sorted(totals.items())]
 
 
 def _variant(card: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The `model_card` verb: what whoever gets a model must know, as the README.md beside it."""
+"""The `model_card` verb: a README.md beside each model, for the people who get it."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,7 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
     environment.filters["cell"] = lambda text: str(text).replace("|", r"\|")
     values = sorted(model["dataset_json"]["labels"].items(), key=lambda item: item[1])
     labels = {name: value for name, value in values if value != 0}
-    text = environment.get_template("modelcard.md.j2").render(
+    text = environment.get_template("model_card.md.j2").render(
         front=yaml.safe_dump(_front(options), sort_keys=False, allow_unicode=True),
         options=options,
         fold=model["fold"],
@@ -65,7 +65,7 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
 
 
 def _front(options: ModelCardOptions) -> dict[str, Any]:
-    """The front matter: `license: other` wherever anyone else's terms may bind."""
+    """The front matter; its licence is `other` wherever the terms of data or weights may bind."""
     data = [options.data, *options.pretraining]
     licence: dict[str, Any] = {"license": "apache-2.0"}  # this project's
     if options.weights or not all(source.phantom for source in data):
@@ -84,10 +84,10 @@ def _front(options: ModelCardOptions) -> dict[str, Any]:
 
 
 def _configuration(model: dict[str, Any]) -> dict[str, Any]:
-    """What was trained, and how: name -> value."""
+    """The model and its training: name -> value."""
     plans, settings = model["plans"], read_settings(model["plans"])
-    known = plans["configurations"]
-    chosen = {**known["2d"], **known[model["configuration"]]}
+    configurations = plans["configurations"]
+    chosen = {**configurations["2d"], **configurations[model["configuration"]]}
     method, training = settings.method, settings.training
     facts = {
         "network": method.network,

@@ -58,15 +58,21 @@ def run(options: ProvenanceOptions, *, results: list[Path], output: Path) -> Non
             1.1); beside it appears `provenance.json`: `summary`, `without` (files that have no
             record) and `records`, by the path of each.
     """
-    found, without = records.lineage(results)
-    whole = output.with_name("provenance.json")
-    write_json(whole, {"summary": summary(found, without), "without": without, "records": found})
-    write_json(output, crate(options, found, output.parent, whole))
+    lineage, without = records.lineage(results)
+    path = output.with_name("provenance.json")
+    content = {"summary": summary(lineage, without), "without": without, "records": lineage}
+    write_json(path, content)
+    write_json(output, crate(options, lineage, output.parent, path))
 
 
-def summary(found: dict[str, Record], without: list[str]) -> dict[str, Any]:
-    """What a reader asks first of all jobs together; verbs in the order in which they ended."""
-    jobs = sorted(found.values(), key=lambda record: (record["ended"], record["verb"]))
+def summary(lineage: dict[str, Record], without: list[str]) -> dict[str, Any]:
+    """Totals over all jobs: commits, hosts, versions, and effort by verb.
+
+    Args:
+        lineage: records of the jobs by the path of each.
+        without: files that have no record.
+    """
+    jobs = sorted(lineage.values(), key=lambda record: (record["ended"], record["verb"]))
     versions: dict[str, set[str]] = {}
     for name, number in (item for record in jobs for item in record["versions"].items()):
         versions.setdefault(name, set()).add(number)
@@ -85,9 +91,9 @@ def summary(found: dict[str, Record], without: list[str]) -> dict[str, Any]:
 
 
 def _effort(jobs: list[Record]) -> dict[str, Any]:
-    """What jobs took together; their energy is None where no job could read it."""
+    """Time, memory, energy and files of jobs together; energy is None where no job read it."""
     energy = [job["cpu_energy_j"] for job in jobs if job["cpu_energy_j"] is not None]
-    files = [each for job in jobs for each in job["outputs"]]
+    files = [file for job in jobs for file in job["outputs"]]
     return {
         "jobs": len(jobs),
         "wall_s": round(sum(job["wall_s"] for job in jobs), 1),
@@ -95,7 +101,7 @@ def _effort(jobs: list[Record]) -> dict[str, Any]:
         "peak_memory_bytes": max(job["peak_memory_bytes"] for job in jobs),
         "cpu_energy_j": sum(energy) if energy else None,
         "files": len(files),
-        "bytes": sum(each["bytes"] for each in files),
+        "bytes": sum(file["bytes"] for file in files),
     }
 
 
@@ -108,26 +114,34 @@ def _commit(record: Record) -> str:
 
 
 def crate(
-    options: ProvenanceOptions, found: dict[str, Record], folder: Path, whole: Path
+    options: ProvenanceOptions, lineage: dict[str, Record], folder: Path, path: Path
 ) -> dict[str, Any]:
     """The records as an RO-Crate: each job an action that a verb does, from files, to files.
 
-    Files outside the crate, which its standard knows by absolute URIs only, are named by their
+    Files outside the crate, which its standard names by absolute URIs only, are named by their
     contents (RFC 6920).
+
+    Args:
+        options: title of the study.
+        lineage: records of the jobs.
+        folder: the crate.
+        path: `provenance.json` in it.
     """
-    entities: dict[str, Record] = {whole.name: _whole(whole)}
-    for record in found.values():
-        made = [_file(each, folder) for each in record["outputs"]]
-        used = [_file(each, folder) for group in record["inputs"].values() for each in group]
+    entities: dict[str, Record] = {path.name: _all_records(path)}
+    for record in lineage.values():
+        outputs = [_file(file, folder) for file in record["outputs"]]
+        used = [_file(file, folder) for group in record["inputs"].values() for file in group]
         tool = _tool(record)
-        for entity in (*made, *used, tool, _action(record, made, used, tool)):
+        for entity in (*outputs, *used, tool, _action(record, outputs, used, tool)):
             entities.setdefault(entity["@id"], entity)
     root = {
         "@id": "./",
         "@type": "Dataset",
         "name": options.title,
         "description": "Results of a study by meddino, with how each of them was made.",
-        "datePublished": max((record["ended"] for record in found.values()), default="1970-01-01"),
+        "datePublished": max(
+            (record["ended"] for record in lineage.values()), default="1970-01-01"
+        ),
         "license": {"@id": TERMS["@id"]},
         "conformsTo": {"@id": PROFILE["@id"]},
         "hasPart": _references(e for e in entities.values() if e["@type"] == "File"),
@@ -138,12 +152,12 @@ def crate(
 
 
 def _references(entities: Iterable[Record]) -> Record | list[Record]:
-    """Links to entities; a single one is no list in RO-Crates."""
+    """Links to entities: a list, or a single link by itself, as RO-Crates have it."""
     links = [{"@id": entity["@id"]} for entity in entities]
     return links[0] if len(links) == 1 else links
 
 
-def _whole(path: Path) -> Record:
+def _all_records(path: Path) -> Record:
     return {
         "@id": path.name,
         "@type": "File",
@@ -185,14 +199,14 @@ def _tool(record: Record) -> Record:
     }
 
 
-def _action(record: Record, made: list[Record], used: list[Record], tool: Record) -> Record:
+def _action(record: Record, outputs: list[Record], used: list[Record], tool: Record) -> Record:
     return {
-        "@id": f"#made-{made[0]['sha256'][:16]}-{made[0]['name']}",
+        "@id": f"#made-{outputs[0]['sha256'][:16]}-{outputs[0]['name']}",
         "@type": "CreateAction",
-        "name": f"{record['verb']}: {made[0]['name']}",
+        "name": f"{record['verb']}: {outputs[0]['name']}",
         "instrument": {"@id": tool["@id"]},
         "object": _references(used),
-        "result": _references(made),
+        "result": _references(outputs),
         "startTime": record["started"],
         "endTime": record["ended"],
         "description": f"{record['wall_s']} s on {record['host']['name']}, by {_commit(record)}",

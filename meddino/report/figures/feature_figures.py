@@ -13,10 +13,11 @@ from meddino.finetune.failures import explained
 from meddino.models import backbones
 from meddino.models.device import choose
 from meddino.report.figures import dense
-from meddino.report.figures.dense import Array, Point, Scene
-from meddino.report.figures.features import scale, show_colours, show_image, show_similarity
-from meddino.report.figures.style import Figure, figure
+from meddino.report.figures.dense import Array
+from meddino.report.figures.panels import scale, show_colours, show_image, show_similarity
+from meddino.report.figures.scenes import Point, Scene, innermost
 from meddino.report.options import FeatureOptions, FigureOptions
+from meddino.report.style import Figure, figure
 from meddino.volumes import reader
 
 SECTION = "Features"
@@ -56,15 +57,15 @@ def run(
     views = [read_view(dataset, case, options.spacing_mm) for case in chosen]
     sizes = sorted(options.features.sizes_px)
     tokens = _tokens(options, views, checkpoints, sizes)
-    made = [
+    entries = [
         _similarities(options, views, tokens, output.with_name("similarity.png")),
         _components(options, views, tokens, output.with_name("components.png")),
     ]
     if len(checkpoints) > 1:
         view = views[len(views) // 2]
         path = output.with_name("resolution.png")
-        made.append(_resolutions(options, view, len(views) // 2, tokens, path))
-    write_json(output, [entry._asdict() for entry in made])
+        entries.append(_resolutions(options, view, len(views) // 2, tokens, path))
+    write_json(output, [entry._asdict() for entry in entries])
 
 
 def read_view(dataset: Path, case: str, spacing_mm: float) -> View:
@@ -87,7 +88,7 @@ def read_view(dataset: Path, case: str, spacing_mm: float) -> View:
         return View(case, "the body", scene, scene.centre())
     largest = int(counts.argmax())
     names = {value: name for name, value in description["labels"].items()}
-    return View(case, names[largest], scene, dense.innermost(label[number] == largest))
+    return View(case, names[largest], scene, innermost(label[number] == largest))
 
 
 def _spread(length: int, count: int) -> list[int]:
@@ -105,18 +106,19 @@ def _tokens(
 ) -> Tokens:
     """All tokens that the figures show; one model is in memory at a time."""
     device = choose(options.features.device)
-    found: Tokens = {}
+    tokens: Tokens = {}
     last = len(checkpoints) - 1
     for number, path in enumerate(track(checkpoints, "features", len(checkpoints))):
         model = backbones.load(path)
-        wanted = [(view, sizes[-1]) for view in range(len(views))]
+        inputs = [(view, sizes[-1]) for view in range(len(views))]
         if number >= last - 1:
-            wanted += [(len(views) // 2, size) for size in sizes[:-1]]
-        for view, size in wanted:
+            inputs += [(len(views) // 2, size) for size in sizes[:-1]]
+        for view, size in inputs:
             with explained("take smaller features.sizes_px, or features.device: cpu"):
-                tokens = dense.features(model, views[view].scene, size, device)
-            found[number, view, size] = tokens
-    return found
+                tokens[number, view, size] = dense.patch_tokens(
+                    model, views[view].scene, size, device
+                )
+    return tokens
 
 
 def _similarities(options: FeatureOptions, views: list[View], tokens: Tokens, path: Path) -> Figure:
@@ -133,8 +135,8 @@ def _similarities(options: FeatureOptions, views: list[View], tokens: Tokens, pa
     with _grid(options.figures, views, names, path, marked=True) as axes:
         for (row, column), values in maps.items():
             axis, view = axes[row, 1 + column], views[row]
-            drawn = show_similarity(axis, view.scene, values, view.point, lowest)
-        scale(drawn, list(axes[:, -1]))
+            mapped = show_similarity(axis, view.scene, values, view.point, lowest)
+        scale(mapped, list(axes[:, -1]))
     caption = (
         f"Cosine similarity of one patch (cross) with all others, in the last layer, at"
         f" {size} x {size} px. {_rule(views)} All maps share one scale. As the paper's Figs. 1"

@@ -1,6 +1,5 @@
 """Predictions beside the reference: the best, the median and the worst case of a benchmark."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
@@ -12,48 +11,42 @@ import pandas as pd
 import SimpleITK as sitk
 
 from meddino.core.files import read_json
-from meddino.report.figures import overlay
-from meddino.report.figures.style import MUTED, Figure, bare, body, figure, grey
+from meddino.report.figures import layers
+from meddino.report.figures.runs import by_benchmark
 from meddino.report.options import PlotOptions
+from meddino.report.pixels import body, grey
+from meddino.report.style import MUTED, Figure, bare, figure
 from meddino.volumes import reader
 
 OPACITY = 0.45
 MARGIN = 0.03
-"""What is shown around the body, as a share of the image."""
+"""Margin around the body, as a share of the image."""
 PANELS_A_ROW = 7
-"""More panels of a case are put into several rows."""
+"""Most panels in a row; a case of more takes several rows."""
 PANEL = (1.75, 1.75)
 """Width and height of a panel (inches)."""
 GAP = 0.08
 """Space below the panels of a case, as a share of a panel."""
 LETTERS = 24
-"""Above a panel more than these are put into two lines."""
+"""Longest title of a panel in one line."""
 
 Labels = npt.NDArray[Any]
 
 
 class Chosen(NamedTuple):
-    """A case that stands for others."""
+    """A case that stands for others.
+
+    Attributes:
+        rank: best, median or worst.
+        case: its name.
+        mean: DSC in %, the mean over structures, then over methods.
+        by_method: DSC in % of each method, the mean over structures.
+    """
 
     rank: str
-    """best, median or worst."""
     case: str
     mean: float
-    """DSC in %: the mean over structures, then over methods."""
     by_method: dict[str, float]
-    """DSC in %: the mean over structures."""
-
-
-def by_benchmark(paths: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """Files of runs, `.../<benchmark>/<method>/fold<k>/<file>`, by benchmark and method.
-
-    Of several folds the first is taken.
-    """
-    runs: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in paths:
-        benchmark, method = path.parts[-4:-2]
-        runs[benchmark].setdefault(method, path)
-    return dict(runs)
 
 
 def predicted(
@@ -69,8 +62,8 @@ def predicted(
         options: names, window, colours.
         predictions: `.../<benchmark>/<method>/fold<k>/done.json`.
         datasets: `.../DatasetNNN_<benchmark>/dataset.json`.
-        scores: of all runs, by which cases are chosen.
-        folder: where the figures go.
+        scores: scores of all runs, by which cases are chosen.
+        folder: gets `predictions_<benchmark>.png`, and PDF.
     """
     runs = by_benchmark(predictions)
     for dataset in datasets:
@@ -81,7 +74,7 @@ def predicted(
             )
             rows = scores[(scores["benchmark"] == benchmark) & scores["case"].isin(shared)]
             if chosen := choose(rows, list(runs[benchmark])):
-                yield _benchmark(options, benchmark, runs[benchmark], dataset, chosen, folder)
+                yield _figure(options, benchmark, runs[benchmark], dataset, chosen, folder)
 
 
 def choose(rows: pd.DataFrame, methods: Sequence[str]) -> list[Chosen]:
@@ -92,7 +85,7 @@ def choose(rows: pd.DataFrame, methods: Sequence[str]) -> list[Chosen]:
 
     Args:
         rows: scores of the cases of a benchmark.
-        methods: which of them count.
+        methods: methods that count.
     """
     counted = rows[rows["method"].isin(methods)]
     means = counted.groupby(["case", "method"])["dsc_paper"].mean().unstack("method") * 100
@@ -112,7 +105,20 @@ def _floats(values: Any) -> dict[str, float]:
     return {str(key): float(value) for key, value in values.items()}
 
 
-def _benchmark(
+class _Benchmark(NamedTuple):
+    """A benchmark's files, and how its predictions are drawn."""
+
+    options: PlotOptions
+    dataset: Path
+    description: dict[str, Any]
+    """Contents of `dataset`."""
+    runs: dict[str, Path]
+    """Method -> `done.json`, beside its segmentations."""
+    colours: npt.NDArray[np.float32]
+    """RGB from 0 to 1 of each label: (largest label + 1, 3)."""
+
+
+def _figure(
     options: PlotOptions,
     benchmark: str,
     runs: dict[str, Path],
@@ -120,21 +126,26 @@ def _benchmark(
     chosen: list[Chosen],
     folder: Path,
 ) -> Figure:
+    """Draw a benchmark's chosen cases below each other."""
     description = read_json(dataset)
     structures = {value: name for name, value in description["labels"].items() if value}
     structures = dict(sorted(structures.items()))
-    colours = _by_label(structures, overlay.colours(options.look.colours, [*structures.values()]))
+    colour_of = layers.colours(options.look.colours, list(structures.values()))
+    colours = np.zeros((max(structures) + 1, 3), np.float32)
+    for value, name in structures.items():
+        colours[value] = [part / 255 for part in layers.rgb(colour_of[name])]
+    drawing = _Benchmark(options, dataset, description, runs, colours)
     path = folder / f"predictions_{benchmark}.png"
     lines = ceil((2 + len(runs)) / PANELS_A_ROW)
     columns = ceil((2 + len(runs)) / lines)
-    shown: set[int] = set()
+    visible: set[int] = set()
     heights = [*[1.0] * lines, GAP] * len(chosen)
     with figure(options.look, path, len(heights), columns, PANEL, heights) as axes:
-        for each, rows in zip(chosen, np.split(axes, len(chosen)), strict=True):
-            shown |= _case(rows[:-1].ravel(), options, each, runs, dataset, description, colours)
+        for case, rows in zip(chosen, np.split(axes, len(chosen)), strict=True):
+            visible |= _draw_case(rows[:-1].ravel(), drawing, case)
             for axis in rows[-1]:
                 axis.set_axis_off()
-        _legend(axes[0, 0].figure, {v: n for v, n in structures.items() if v in shown}, colours)
+        _legend(axes[0, 0].figure, {v: n for v, n in structures.items() if v in visible}, colours)
     ranks = "; ".join(f"{c.rank}, {c.case}: {c.mean:.1f} %" for c in chosen)
     title = f"Predictions, {options.benchmark_labels.get(benchmark, benchmark)}"
     caption = (
@@ -146,62 +157,62 @@ def _benchmark(
     return Figure(path.name, "Evaluation", title, caption)
 
 
-def _case(
-    panels: Any,
-    options: PlotOptions,
-    chosen: Chosen,
-    runs: dict[str, Path],
-    dataset: Path,
-    description: dict[str, Any],
-    colours: npt.NDArray[np.float32],
-) -> set[int]:
-    """Draw one case; return the labels that are seen."""
-    image, reference = overlay.read_case(dataset, description, chosen.case)
-    number = overlay.telling_slice(sitk.GetArrayViewFromImage(reference))
+def _draw_case(panels: Any, drawing: _Benchmark, chosen: Chosen) -> set[int]:
+    """Draw one case's image, reference and predictions; return the labels that are visible."""
+    image, reference = layers.read_case(drawing.dataset, drawing.description, chosen.case)
+    number = layers.telling_slice(sitk.GetArrayViewFromImage(reference))
     spacing = image.GetSpacing()
     pixels = sitk.GetArrayFromImage(image)[number]
+    # MR, which has no negative values, has no threshold of air either.
     window = _around(body(pixels)) if pixels.min() < 0 else (slice(None), slice(None))
-    rgb = np.repeat(grey(pixels, options.look.window_hu)[window][..., None], 3, axis=2)
+    shades = grey(pixels, drawing.options.look.window_hu)[window]
+    rgb = np.repeat(shades[..., None], 3, axis=2)  # (y, x, 3)
     aspect = spacing[1] / spacing[0]
     # Rows run to the back and columns to the patient's left, as a radiologist looks at them.
     panels[0].imshow(rgb, aspect=aspect)
     panels[0].set_title(chosen.case, fontsize=8, color=MUTED)
     panels[0].set_ylabel(f"{chosen.rank}\n{chosen.mean:.1f} %", fontsize=9)
-    seen: set[int] = set()
     labels = {"reference": reference} | {
         method: reader.read_made(done.with_name(f"{chosen.case}.nii.gz"), done)
-        for method, done in runs.items()
+        for method, done in drawing.runs.items()
     }
+    visible: set[int] = set()
     for axis, (name, label) in zip(panels[1:], labels.items(), strict=False):
         values = sitk.GetArrayViewFromImage(label)[number][window]
-        _overlay(axis, rgb, values, colours, aspect)
-        score = chosen.by_method.get(name)
-        known = [] if score is None else ["-" if np.isnan(score) else f"{score:.1f}"]
-        words = [options.method_labels.get(name, name), *known]
-        long = len("  ".join(words)) > LETTERS
-        axis.set_title(("\n" if long else "  ").join(words), fontsize=7.5)
-        seen |= set(np.unique(values).tolist())
+        _overlay(axis, rgb, values, drawing.colours, aspect)
+        axis.set_title(_title(drawing.options, name, chosen), fontsize=7.5)
+        visible |= set(np.unique(values).tolist())
     for axis in panels:
         bare(axis)
     for axis in panels[1 + len(labels) :]:
         axis.set_axis_off()
-    return seen
+    return visible
+
+
+def _title(options: PlotOptions, name: str, chosen: Chosen) -> str:
+    """The head of a panel: a method and its DSC, in two lines where it is long."""
+    words = [options.method_labels.get(name, name)]
+    if (score := chosen.by_method.get(name)) is not None:
+        words.append("-" if np.isnan(score) else f"{score:.1f}")
+    long = len("  ".join(words)) > LETTERS
+    return ("\n" if long else "  ").join(words)
 
 
 def _around(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
     """Rows and columns that show a region and a margin."""
-    ends = []
+    ranges = []
     for axis, length in enumerate(mask.shape):
-        there = np.flatnonzero(mask.any(axis=1 - axis))
+        occupied = np.flatnonzero(mask.any(axis=1 - axis))
         margin = round(MARGIN * length)
-        ends.append(slice(max(int(there[0]) - margin, 0), int(there[-1]) + 1 + margin))
-    return ends[0], ends[1]
+        ranges.append(slice(max(int(occupied[0]) - margin, 0), int(occupied[-1]) + 1 + margin))
+    return ranges[0], ranges[1]
 
 
 def _overlay(
     axis: Any, rgb: Labels, values: Labels, colours: npt.NDArray[np.float32], aspect: float
 ) -> None:
     """Show labels over the image: their area lightly, their border in full."""
+    # A model may predict labels that the dataset lacks; they take the last colour.
     colour = colours[np.minimum(values, len(colours) - 1)]
     over = (values > 0)[..., None] * OPACITY
     axis.imshow(rgb * (1 - over) + colour * over, aspect=aspect)
@@ -210,16 +221,8 @@ def _overlay(
         axis.contour(values == value, levels=[0.5], colors=[tuple(border)], linewidths=0.8)
 
 
-def _legend(drawn: Any, structures: dict[int, str], colours: npt.NDArray[np.float32]) -> None:
+def _legend(drawing: Any, structures: dict[int, str], colours: npt.NDArray[np.float32]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=tuple(colours[value]), label=name) for value, name in structures.items()]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
-
-
-def _by_label(structures: dict[int, str], colour_of: dict[str, str]) -> npt.NDArray[np.float32]:
-    """Colour of every label, RGB from 0 to 1, by its value."""
-    found = np.zeros((max(structures) + 1, 3), np.float32)
-    for value, name in structures.items():
-        found[value] = [part / 255 for part in bytes.fromhex(colour_of[name][1:])]
-    return found
+    drawing.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)

@@ -11,11 +11,11 @@ import SimpleITK as sitk
 from PIL import Image, features
 
 from meddino.core.errors import MeddinoError
-from meddino.report.figures.style import grey
+from meddino.report.pixels import grey
 from meddino.volumes import reader
 
 SUFFIX = ".webp" if features.check("webp") else ".png"
-"""Of the files: WebP takes a fifth (images) to a half (layers) of PNG; browsers read both."""
+"""Ending of the files: WebP takes a fifth (images) to a half (layers) of PNG's bytes."""
 QUALITY = 60
 """Of the grey image; layers of labels are stored without loss."""
 LIGHTER = (0.0, 0.5, 0.75)
@@ -29,10 +29,16 @@ def colours(palette: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         palette: colours `#RRGGBB`.
         names: structures, in the order of their labels.
     """
-    base = [np.array([int(each[i : i + 2], 16) for i in (1, 3, 5)]) for each in palette]
+    base = [np.array(rgb(colour)) for colour in palette]
     shades = [colour + (255 - colour) * share for share in LIGHTER for colour in base]
     texts = ["#" + "".join(f"{round(float(part)):02x}" for part in shade) for shade in shades]
     return {name: texts[number % len(texts)] for number, name in enumerate(names)}
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of `#RRGGBB`, from 0 to 255."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
 
 
 def read_case(
@@ -42,8 +48,8 @@ def read_case(
 
     Args:
         dataset: nnU-Net's raw `dataset.json`, beside its images and labels.
-        description: what it holds.
-        case: its name.
+        description: the contents of that file.
+        case: name of the case.
 
     Raises:
         MeddinoError: there is no such case, or a file is missing or damaged.
@@ -64,13 +70,13 @@ def read_case(
 def telling_slice(labels: npt.NDArray[Any]) -> int:
     """The slice with most structures, and of these the first one with most labelled voxels.
 
-    The middle one where there is no label.
+    The middle slice of a volume without labels.
 
     Args:
         labels: (z, y, x), 0 is background.
     """
-    structures = [len(np.unique(each[each != 0])) for each in labels]
-    voxels = [int(np.count_nonzero(each)) for each in labels]
+    structures = [len(np.unique(plane[plane != 0])) for plane in labels]
+    voxels = [int(np.count_nonzero(plane)) for plane in labels]
     if not any(voxels):
         return len(labels) // 2
     return max(range(len(labels)), key=lambda z: (structures[z], voxels[z], -z))
@@ -80,7 +86,7 @@ def image(hu: npt.NDArray[Any], window: tuple[float, float], size: tuple[int, in
     """A slice in grey, encoded.
 
     Args:
-        hu: (y, x), HU or any other scale where `grey` finds none.
+        hu: (y, x), HU, or the values of an MR slice.
         window: centre and width (HU).
         size: (width, height) of the picture, px.
     """
@@ -96,9 +102,9 @@ def layer(labels: npt.NDArray[Any], colour_of: Mapping[int, str], size: tuple[in
         colour_of: value -> `#rrggbb`; other values stay transparent.
         size: (width, height) of the picture, px.
     """
-    pixels = np.zeros((*labels.shape, 4), np.uint8)
+    pixels = np.zeros((*labels.shape, 4), np.uint8)  # (y, x, RGBA)
     for value, colour in colour_of.items():
-        pixels[labels == value] = [*bytes.fromhex(colour[1:]), 255]
+        pixels[labels == value] = [*rgb(colour), 255]
     return encoded(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), None)
 
 
@@ -118,7 +124,7 @@ def fitted(
 
 
 def encoded(picture: Image.Image, quality: int | None) -> bytes:
-    """A picture as the bytes of a file named `SUFFIX`; without loss where no `quality` is given."""
+    """The bytes of a picture's file, which ends in `SUFFIX`; lossless if `quality` is None."""
     buffer = io.BytesIO()
     if SUFFIX == ".png":
         picture.save(buffer, "PNG", optimize=True)

@@ -14,11 +14,11 @@ Record = dict[str, Any]
 
 
 def effort(records: Iterable[Record], prices: Prices) -> dict[str, Any]:
-    """What all jobs took together.
+    """Time, energy and cost of all jobs together.
 
     Args:
-        records: of the jobs.
-        prices: of time.
+        records: records of the jobs.
+        prices: prices of time.
 
     Returns:
         `jobs`; `started`, `ended` (ISO 8601, or None) and `elapsed_s` from the first job's start to
@@ -60,14 +60,14 @@ def _cost(jobs: Sequence[Record], prices: Prices) -> float | None:
 
 def hosts(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Machines: `name`, `system`, `cpus`, `gpus` (kinds and numbers as text), `jobs`."""
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for job in records:
         host = job["host"]
-        entry = found.setdefault(host["name"], {**host, "gpus": "", "jobs": 0})
+        entry = by_name.setdefault(host["name"], {**host, "gpus": "", "jobs": 0})
         entry["jobs"] += 1
         kinds = {name: host["gpus"].count(name) for name in sorted(set(host["gpus"]))}
         entry["gpus"] = entry["gpus"] or ", ".join(f"{n} x {name}" for name, n in kinds.items())
-    return [found[name] for name in sorted(found)]
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, Any]]:
@@ -75,28 +75,28 @@ def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, A
     jobs = sorted((job for job in records if job["verb"] == "pretrain"), key=_ended)
     return [
         {
-            "name": names.get(told["name"], told["name"]),
-            "iterations": told["stage"]["iterations"],
-            "batch": told["stage"]["batch_size"],
+            "name": names.get(options["name"], options["name"]),
+            "iterations": options["stage"]["iterations"],
+            "batch": options["stage"]["batch_size"],
             "wall_s": job["wall_s"],
         }
         for job in jobs
-        for told in [job["options"]]
+        for options in [job["options"]]
     ]
 
 
 def steps(summary: dict[str, Any], card: dict[str, Any], counts: dict[str, Any]) -> list[Any]:
-    """The pipeline as boxes: `title`, `what` it does, `found`, and `wall_s` of all its jobs.
+    """The pipeline as boxes: `title`, `what` it does, its `result`, and `wall_s` of all its jobs.
 
     Args:
-        summary: of the records of all jobs.
+        summary: summary of the records of all jobs.
         card: the data card.
-        counts: `models`, `cases` of each benchmark, and `scores`, as `report` counts them.
+        counts: `models`, `cases` of each benchmark, and `scores`, from `cases.counts`.
     """
-    took = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
+    wall_s = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
     volumes, slices = (sum(d[key] for d in card["datasets"]) for key in ("volumes", "slices"))
     jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
-    drawn = [
+    boxes = [
         ("Fetch", "public CT datasets", counted(len(card["datasets"]), "dataset"),
          ("fetch", "phantom")),
         ("Curate", "axial slices, copies found",
@@ -112,8 +112,13 @@ def steps(summary: dict[str, Any], card: dict[str, Any], counts: dict[str, Any])
          ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
     ]  # fmt: skip
     return [
-        {"title": title, "what": what, "found": found, "wall_s": sum(took.get(v, 0) for v in verbs)}
-        for title, what, found, verbs in drawn
+        {
+            "title": title,
+            "what": what,
+            "result": result,
+            "wall_s": sum(wall_s.get(verb, 0) for verb in verbs),
+        }
+        for title, what, result, verbs in boxes
     ]
 
 
@@ -122,37 +127,37 @@ def counted(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def headlines(options: ReportOptions, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Of each benchmark, the method with the highest DSC here, and in the paper.
+def headlines(options: ReportOptions, lines: pd.DataFrame) -> list[dict[str, Any]]:
+    """The method with the highest DSC on each benchmark, in this study and in the paper.
 
     Args:
         options: names of the benchmarks.
-        rows: lines of all tables.
+        lines: lines of all tables.
     """
-    shown = rows[(rows["protocol"] == "paper") & (rows["metric"] == "DSC")]
-    found = []
-    for benchmark, part in shown.groupby("benchmark", sort=False):
+    scores = lines[(lines["protocol"] == "paper") & (lines["metric"] == "DSC")]
+    entries = []
+    for benchmark, part in scores.groupby("benchmark", sort=False):
         entry: dict[str, Any] = {"benchmark": options.benchmarks.get(str(benchmark), benchmark)}
         for key in ("ours", "paper"):
-            known = part.dropna(subset=[key]).sort_values(key).to_dict("records")
-            best = known[-1] if known else None
+            ranking = part.dropna(subset=[key]).sort_values(key).to_dict("records")
+            best = ranking[-1] if ranking else None
             entry[key] = best and {"row": best["row"], "value": float(best[key])}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def commands(records: Iterable[Record]) -> list[dict[str, str]]:
-    """One job of each verb as a command line, in the order in which verbs ended first."""
-    found: dict[str, str] = {}
+    """One job of each verb as a command line, in the order in which verbs first ended."""
+    by_verb: dict[str, str] = {}
     for job in sorted(records, key=_ended):
-        found.setdefault(job["verb"], command(job))
-    return [{"verb": verb, "command": line} for verb, line in found.items()]
+        by_verb.setdefault(job["verb"], command(job))
+    return [{"verb": verb, "command": line} for verb, line in by_verb.items()]
 
 
 def command(job: Record) -> str:
     """The command line that repeats a job, from its record, for a POSIX shell.
 
-    Options are those of the job; a folder to resume in, which trainers take, is left out.
+    The folder that a trainer resumes in is left out, so that the line starts afresh.
     """
     words = ["python", "-m", "meddino", job["verb"]]
     words += ["--options", json.dumps(job["options"], sort_keys=True, separators=(",", ":"))]
@@ -166,14 +171,14 @@ def _ended(job: Record) -> tuple[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `42 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
-    whole = round(seconds)
+    """Seconds in their two largest units: `42 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    total = round(seconds)
     for size, inner, unit, smaller in (
         (86400, 3600, "d", "h"),
         (3600, 60, "h", "min"),
         (60, 1, "min", "s"),
     ):
-        if whole >= size:
-            rest = whole % size // inner
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s" if whole else "< 1 s"
+        if total >= size:
+            rest = total % size // inner
+            return f"{total // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{total} s" if total else "< 1 s"

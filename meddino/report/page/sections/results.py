@@ -1,0 +1,91 @@
+"""The section of tables: each of the paper's tables, and a chart of each of its columns."""
+
+from typing import Any
+
+import pandas as pd
+
+from meddino.report.options import ReportOptions
+from meddino.report.page.charts.chart import Chart
+from meddino.report.page.charts.results import against_paper
+from meddino.report.page.names import benchmark_label
+from meddino.report.tables.cells import column_cells, number
+from meddino.report.tables.footnote import footnote
+
+COLUMNS = 4
+"""Most columns beside each other; a table of more is divided by metric."""
+
+
+def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
+    """One table: its title, footnote, and blocks by protocol.
+
+    Args:
+        options: names, and the tables of the study.
+        lines: of one table, as in its CSV file.
+    """
+    name = str(lines["table"].iloc[0])
+    table = next((table for table in options.tables if table.name == name), None)
+    protocol = table.table.protocol if table else "paper"
+    blocks = {key: _blocks(options, part) for key, part in lines.groupby("protocol", sort=False)}
+    printed = lines[lines["protocol"] == protocol]
+    return {
+        "name": name,
+        "title": table.table.title if table else name,
+        "shown": blocks.pop(protocol),
+        "others": blocks,
+        "footnote": footnote(table, printed) if table else "",
+        "metrics": lines["metric"].drop_duplicates().tolist(),
+        "benchmarks": [
+            (key, benchmark_label(options, key))
+            for key in lines["benchmark"].drop_duplicates().tolist()
+        ],
+    }
+
+
+def _blocks(options: ReportOptions, lines: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of one protocol as blocks that fit the page."""
+    if len(lines[["metric", "benchmark"]].drop_duplicates()) > COLUMNS:
+        return [_block(options, part) for _, part in lines.groupby("metric", sort=False)]
+    return [_block(options, lines)]
+
+
+def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
+    """Groups of columns, and rows of label, variant of CT-3M, and cells."""
+    units = lines.groupby("metric", sort=False)["unit"].first()
+    pairs = lines[["metric", "benchmark"]].drop_duplicates().values.tolist()
+    columns = [column_cells(lines, benchmark, metric) for metric, benchmark in pairs]
+    rows = [
+        {
+            "label": row["row"],
+            "data": row["data"],
+            "cells": [column[row["method"]] for column in columns],
+        }
+        for row in lines.drop_duplicates("method").to_dict("records")
+    ]
+    groups = [
+        (f"{metric} ({unit})", [benchmark_label(options, b) for m, b in pairs if m == metric])
+        for metric, unit in units.items()
+    ]
+    return {"groups": groups, "lines": rows, "seen": bool((lines["data"] != "none").any())}
+
+
+def table_charts(lines: pd.DataFrame) -> dict[str, Chart]:
+    """A chart of each column of each table, by `table/<table>/<benchmark>/<metric>`.
+
+    Columns without a single value have none.
+
+    Args:
+        lines: of all tables, as in their CSV files.
+    """
+    charts = {}
+    columns = lines[lines["protocol"] == "paper"].groupby(
+        ["table", "benchmark", "metric"], sort=False
+    )
+    for (table, benchmark, metric), part in columns:
+        rows = [
+            {"row": line["row"], **{k: number(line[k]) for k in ("ours", "low", "high", "paper")}}
+            for line in part.to_dict("records")
+        ]
+        title = f"{metric} ({part['unit'].iloc[0]})"
+        if any(row["ours"] is not None or row["paper"] is not None for row in rows):
+            charts[f"table/{table}/{benchmark}/{metric}"] = against_paper(rows, title)
+    return charts
