@@ -1,4 +1,10 @@
-"""The `convert` verb: a labelled data set in nnU-Net's raw layout, with its cross-validation."""
+"""The `convert` verb: a labelled data set in nnU-Net's raw layout, with its cross-validation.
+
+The folds are drawn over all labelled cases, as nnU-Net would draw them from the intact data set.
+Cases that cannot be used or are excluded are taken out afterwards: drawn over the others alone, the
+folds would be other ones, and no figure could be compared (without one case in the middle, fold 0
+of AMOS22 keeps 40 of its 72 validation cases).
+"""
 
 import sys
 from dataclasses import replace
@@ -21,6 +27,9 @@ from meddino.volumes import reader
 SPLIT_SEED = 12345  # nnU-Net's
 ENDING = ".nii.gz"
 
+Folds = list[dict[str, list[str]]]
+"""nnU-Net's `splits_final.json`: for each fold its cases, `train` and `val`."""
+
 
 class Rejected(NamedTuple):
     """A case that is left out, and the file that caused it."""
@@ -40,35 +49,50 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
         options: the benchmark, and how its data set is laid out.
         raw: the manifest `.fetched.json` of the fetched data set.
         output: `DatasetNNN_x/dataset.json`, written last; beside it appear `imagesTr`, `labelsTr`,
-            `splits_final.json` and `quarantine.json` (cases left out: case, path, reason).
+            `splits_final.json` and `quarantine.json` (cases left out: case, path, reason, and the
+            fold that they would validate).
 
     Raises:
         MeddinoError: fewer usable cases than folds.
     """
     benchmark, folder = options.benchmark, output.parent
-    root = raw_root(raw)
-    cases = [
-        case
-        for case in options.dataset.cases(root)
-        if case.label is not None and case.modality in benchmark.modalities
-    ]
-    converted, rejected = [], []
+    labelled = _labelled(options, raw_root(raw))
+    cases = [case for case in labelled if case.id not in options.dataset.exclude_cases]
+    converted: list[str] = []
+    rejected: list[Rejected] = []
     for case in track(cases, f"{benchmark.label}: converting", len(cases)):
         problem = _convert(case, benchmark, folder)
         if problem is None:
             converted.append(case.id)
         else:
-            rejected.append(problem._asdict())
+            rejected.append(problem)
             print(f"{benchmark.label}: {case.id} left out: {problem.reason}", file=sys.stderr)
-    quarantine = {"benchmark": benchmark.label, "quarantined": rejected}
-    write_json(folder / "quarantine.json", quarantine)
+    drawn = split([case.id for case in labelled], benchmark.folds)
+    quarantined = [
+        {**problem._asdict(), "fold": _validation_fold(problem.case, drawn)} for problem in rejected
+    ]
+    write_json(
+        folder / "quarantine.json", {"benchmark": benchmark.label, "quarantined": quarantined}
+    )
     if len(converted) < benchmark.folds:
         raise MeddinoError(
-            f"{benchmark.label}: {len(converted)} usable cases of {len(cases)} labelled ones are "
-            f"too few for {benchmark.folds} folds; see {folder / 'quarantine.json'}"
+            f"{benchmark.label}: {len(converted)} usable cases of {len(labelled)} labelled ones are"
+            f" too few for {benchmark.folds} folds; see {folder / 'quarantine.json'}"
         )
-    write_json(folder / "splits_final.json", split(converted, benchmark.folds))
+    folds = keep(drawn, set(converted))
+    _report(benchmark.label, drawn, folds)
+    write_json(folder / "splits_final.json", folds)
     write_json(output, _dataset_json(benchmark, converted))
+
+
+def _labelled(options: ConvertOptions, root: Path) -> list[Case]:
+    """All labelled cases of the benchmark, also those that `exclude_cases` names."""
+    whole = options.dataset.model_copy(update={"exclude_cases": ()})
+    return [
+        case
+        for case in whole.cases(root)
+        if case.label is not None and case.modality in options.benchmark.modalities
+    ]
 
 
 def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
@@ -119,14 +143,50 @@ def map_labels(
     return mapped
 
 
-def split(cases: list[str], folds: int) -> list[dict[str, list[str]]]:
-    """nnU-Net's own cross-validation: shuffled with its seed over the sorted cases."""
+def split(cases: list[str], folds: int) -> Folds:
+    """nnU-Net's own cross-validation: shuffled with its seed over the sorted cases.
+
+    Args:
+        cases: identities in any order. Python sorts them by code points, as nnU-Net does, so that
+            neither the file system's order nor the locale matters.
+        folds: number of folds, at most that of the cases.
+    """
     ordered = sorted(cases)
+    if len(ordered) < folds:
+        return []
     kfold = KFold(n_splits=folds, shuffle=True, random_state=SPLIT_SEED)
     return [
         {"train": [ordered[i] for i in train], "val": [ordered[i] for i in val]}
         for train, val in kfold.split(ordered)
     ]
+
+
+def keep(folds: Folds, usable: set[str]) -> Folds:
+    """Take the cases out of the folds that cannot be used; the others stay in theirs."""
+    return [
+        {part: [case for case in cases if case in usable] for part, cases in fold.items()}
+        for fold in folds
+    ]
+
+
+def _validation_fold(case: str, folds: Folds) -> int | None:
+    """The fold that a case validates; None where there are too few cases for folds."""
+    return next((number for number, fold in enumerate(folds) if case in fold["val"]), None)
+
+
+def _report(label: str, drawn: Folds, folds: Folds) -> None:
+    """Say how many cases each fold has, and which ones have lost some."""
+    total = len(drawn[0]["train"]) + len(drawn[0]["val"])
+    print(f"{label}: folds drawn over {total} labelled cases", file=sys.stderr)
+    for number, (before, after) in enumerate(zip(drawn, folds, strict=True)):
+        lost = [case for case in before["val"] if case not in after["val"]]
+        if lost:
+            print(
+                f"{label}: fold {number} validates on {len(after['val'])} of {len(before['val'])}"
+                f" cases, without {', '.join(lost)}"
+                + ("; it cannot be trained or scored" if not after["val"] else ""),
+                file=sys.stderr,
+            )
 
 
 def _paths(case: str) -> dict[str, str]:

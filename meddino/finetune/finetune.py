@@ -105,10 +105,19 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
             f"on {method.configuration!r}; preprocess that one"
         )
     plans = preprocessed.parent / f"{PLANS}.json"
-    for name in (plans.name, "dataset.json", "splits_final.json"):
-        splits = read_json(plans.with_name(name), f"{plans} and {preprocessed}")
+    _, _, splits = (
+        read_json(plans.with_name(name), f"{plans} and {preprocessed}")
+        for name in (plans.name, "dataset.json", "splits_final.json")
+    )
     if fold >= len(splits):
         raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
+    for part, purpose in (("train", "train"), ("val", "validate")):
+        if not splits[fold][part]:
+            raise MeddinoError(
+                f"fold {fold} has no case left to {purpose} on, since all were left out; see"
+                " quarantine.json of the converted benchmark, repair the cases or choose other"
+                " folds"
+            )
     if (method.weights is None) != (weights is None):
         presence = "given" if weights else "missing"
         raise MeddinoError(f"weights: the method says {method.weights}, but a file is {presence}")

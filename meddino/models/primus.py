@@ -43,6 +43,7 @@ class Primus(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 1, H, W), z-scored by nnU-Net, to logits (B, classes, H, W)."""
         features = patch_features(self.backbone, image, self.blocks, self.patch_px)
+        # Channels of all blocks side by side: (B, blocks * C, H / patch, W / patch)
         logits: Tensor = self.decoder(torch.cat(features, dim=1))
         height, width = (side * self.patch_px for side in features[0].shape[-2:])
         if logits.shape[-2:] != (height, width):
@@ -74,12 +75,14 @@ class UpsamplingStage(nn.Module):
         """Build a stage from `channels_in` to `channels_out` channels."""
         super().__init__()
         self.up = nn.ConvTranspose2d(channels_in, channels_out, kernel_size=2, stride=2)
-        self.norm = nn.LayerNorm(channels_out)
+        # That of LayerNormNd in dynamic-network-architectures, which the authors' decoder uses;
+        # torch's default is 1e-5.
+        self.norm = nn.LayerNorm(channels_out, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels_in, H, W) to (B, channels_out, 2H, 2W)."""
-        x = self.up(x)
-        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.up(x)  # (B, channels_out, 2H, 2W)
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over channels, at each pixel
         return F.gelu(x)
 
 

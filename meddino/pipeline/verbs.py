@@ -93,6 +93,7 @@ VERBS: dict[str, Verb] = {
     ),
     "convert": Verb(
         module="meddino.finetune.convert",
+        revision=2,
         summary="convert a benchmark to nnU-Net's raw layout, with its split",
         options=Study.convert_options,
         beside=("imagesTr/*", "labelsTr/*", "splits_final.json", "quarantine.json"),
@@ -111,7 +112,7 @@ VERBS: dict[str, Verb] = {
     ),
     "finetune": Verb(
         module="meddino.finetune.finetune",
-        revision=2,
+        revision=3,
         summary="train one method on one benchmark",
         options=Study.finetune_options,
         beside=("model.json", "history.jsonl"),

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from meddino.core.files import read_json
 from meddino.finetune import convert
@@ -233,13 +234,18 @@ def test_cases_without_a_usable_label_are_left_out(made: Made) -> None:
         assert part in reasons[case]
 
 
-def test_the_split_names_cases_and_keeps_a_fifth_for_validation(made: Made) -> None:
-    folds = json.loads((made.dataset.parent / "splits_final.json").read_text())
-    assert len(folds) == 5
+def test_each_case_stays_in_the_fold_that_nnunet_draws_for_the_intact_data_set(made: Made) -> None:
+    folds = read_json(made.dataset.parent / "splits_final.json")
+    drawn = generate_crossval_split(sorted([*made.cases, *made.left_out]), seed=12345, n_splits=5)
+    assert folds == [
+        {part: [case for case in cases if case not in made.left_out] for part, cases in f.items()}
+        for f in drawn
+    ]
     for fold in folds:
         assert sorted(fold["train"] + fold["val"]) == made.cases
-        assert len(fold["val"]) in (len(made.cases) // 5, len(made.cases) // 5 + 1)
     assert sorted(case for fold in folds for case in fold["val"]) == made.cases
+    for entry in read_json(made.dataset.parent / "quarantine.json")["quarantined"]:
+        assert entry["case"] in drawn[entry["fold"]]["val"]
 
 
 def test_ct_alone_can_be_asked_for(study: Study, tmp_path: Path) -> None:
@@ -257,9 +263,77 @@ def test_ct_alone_can_be_asked_for(study: Study, tmp_path: Path) -> None:
     assert np.array_equal(sitk.GetArrayFromImage(label), (wanted == 3) + 2 * (wanted == 6))
 
 
-def test_fold_0_of_the_papers_amos22_has_72_cases() -> None:
-    """300 CT and 60 MR, split 80 to 20; the same on every machine."""
-    cases = [f"amos_{number:04d}" for number in (*range(300), *range(500, 560))]
-    fold = convert.split(cases, 5)[0]
-    assert (len(fold["train"]), len(fold["val"])) == (288, 72)
-    assert fold == convert.split(cases[::-1], 5)[0]
+LABELLED = {
+    # 300 CT and 60 MR; ids as the data set's own files have them, without its gaps.
+    "amos22": [f"amos_{number:04d}" for number in (*range(300), *range(500, 560))],
+    "btcv": [f"{number:04d}" for number in (*range(1, 11), *range(21, 41))],
+    "kits23": [f"case_{number:05d}" for number in (*range(300), *range(400, 589))],
+    "lits": [str(number) for number in range(131)],
+}
+"""The labelled cases of the intact data sets."""
+VALIDATION = {"amos22": (288, 72), "btcv": (24, 6), "kits23": (391, 98), "lits": (104, 27)}
+"""Training and validation cases of fold 0."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fold_0_has_the_papers_number_of_cases(name: str, study: Study) -> None:
+    """Five folds, 80 to 20; the same on every machine, whatever order the files come in."""
+    cases = LABELLED[name]
+    folds = convert.split(cases, study.benchmarks[name].folds)
+    assert len(folds) == 5
+    assert (len(folds[0]["train"]), len(folds[0]["val"])) == VALIDATION[name]
+    assert folds == generate_crossval_split(sorted(cases), seed=12345, n_splits=5)
+    assert folds == convert.split(cases[::-1], 5)
+
+
+@pytest.mark.parametrize("position", [0, 0.5, 1], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dropped_case_moves_no_other_case(name: str, position: float) -> None:
+    cases = LABELLED[name]
+    dropped = cases[round(position * (len(cases) - 1))]
+    drawn = convert.split(cases, 5)
+    folds = convert.keep(drawn, set(cases) - {dropped})
+    for before, after in zip(drawn, folds, strict=True):
+        for part in ("train", "val"):
+            assert after[part] == [case for case in before[part] if case != dropped]
+    assert sum(dropped not in before["val"] for before in drawn) == 4
+
+
+def crossval(names: list[str], tmp_path: Path, study: Study, **changes: Any) -> Any:
+    """The folds of a LiTS in miniature with these excluded cases, and its options changed."""
+    lits(tmp_path)
+    options = study.convert_options("lits")
+    layout = options.dataset.model_copy(update={"exclude_cases": tuple(names)})
+    benchmark = options.benchmark.model_copy(update=changes)
+    changed = options.model_copy(update={"dataset": layout, "benchmark": benchmark})
+    output = run(changed, tmp_path, tmp_path / "nnunet")
+    return read_json(output.parent / "splits_final.json")
+
+
+def test_an_excluded_case_moves_no_other_case(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = crossval(["2"], tmp_path, study, folds=2)
+    drawn = generate_crossval_split([str(number) for number in range(6)], seed=12345, n_splits=2)
+    assert folds == [
+        {part: [case for case in cases if case not in ("2", "5")] for part, cases in fold.items()}
+        for fold in drawn
+    ]
+    told = capsys.readouterr().err
+    assert "LiTS: folds drawn over 6 labelled cases" in told
+    number = next(i for i, fold in enumerate(drawn) if "2" in fold["val"])
+    assert f"LiTS: fold {number} validates on" in told
+
+
+def test_a_fold_that_loses_all_its_cases_is_named(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Volume 5 is not in HU. Case 3 is the only other one that validates its fold.
+    folds = crossval(["3"], tmp_path, study, folds=3)
+    drawn = generate_crossval_split([str(number) for number in range(6)], seed=12345, n_splits=3)
+    assert list(drawn[0]["val"]) == ["3", "5"]
+    assert folds[0] == {"train": ["0", "1", "2", "4"], "val": []}
+    expected = (
+        "LiTS: fold 0 validates on 0 of 2 cases, without 3, 5; it cannot be trained or scored"
+    )
+    assert expected in capsys.readouterr().err

@@ -210,8 +210,12 @@ def test_labels_become_consecutive_and_keep_their_place(dataset: Path) -> None:
 def test_split_is_that_of_nnunet(dataset: Path) -> None:
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    cases = [f"case_{number:02d}" for number in range(10)]
-    expected = generate_crossval_split(cases, seed=12345, n_splits=5)
+    labelled = [f"case_{number:02d}" for number in range(13)]
+    usable = labelled[:10]
+    expected = [
+        {part: [case for case in cases if case in usable] for part, cases in fold.items()}
+        for fold in generate_crossval_split(labelled, seed=12345, n_splits=5)
+    ]
     assert json.loads((dataset.parent / "splits_final.json").read_text()) == expected
 
 
@@ -386,6 +390,18 @@ def test_wrong_inputs_are_refused_before_training(preprocessed: Path, tmp_path: 
     with pytest.raises(MeddinoError, match=r"absent\.pth does not exist"):
         row = method("primus", weights="dinov3")
         finetune(tmp_path, preprocessed, row, tmp_path / "absent.pth")
+
+
+def test_a_fold_without_cases_is_refused_before_training(
+    preprocessed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / preprocessed.parent.name
+    shutil.copytree(preprocessed.parent, folder)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    splits[1]["val"] = []
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(MeddinoError, match=r"fold 1 has no case left to validate on.*quarantine"):
+        finetune(tmp_path, folder / preprocessed.name, method("unet"), fold=1)
 
 
 def test_model_of_another_shape_is_refused(
