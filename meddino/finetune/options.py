@@ -102,6 +102,9 @@ class Planning(Options):
     """Slices in a batch of `2d`; null lets nnU-Net choose."""
     features_per_stage: list[Positive] | None = None
     """Channels of the stages of the U-Net; null lets nnU-Net choose."""
+    paper_patch_px: dict[str, Positive] = Field(default={})
+    """Benchmark -> side of the square input of `2d` that the paper states (px); changes nothing,
+    but `plan` says where the planned input is another one."""
     foreground_samples: Positive = 100_000_000
     """Voxels drawn from all cases for the statistics of intensities (nnU-Net's default)."""
     num_processes: Positive = 1

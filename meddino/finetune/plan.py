@@ -35,6 +35,10 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
     write_json(output, plans)
     for name, configuration in plans["configurations"].items():
         print(f"{name}: {summary(configuration)}", file=sys.stderr)
+    benchmark = target.name.partition("_")[2]  # of Dataset701_amos22
+    remark = other_input(benchmark, plans, options.planning)
+    if remark is not None:
+        print(remark, file=sys.stderr)
 
 
 def _plan(name: str, planning: Planning) -> dict[str, Any]:
@@ -88,6 +92,30 @@ def finer(base: dict[str, Any], name: str, extra: Configuration, plans_name: str
         "spacing": [mm * scale for mm, scale in zip(base["spacing"], scales, strict=True)],
         "batch_size": extra.batch_size or base["batch_size"],
     }
+
+
+def other_input(benchmark: str, plans: dict[str, Any], planning: Planning) -> str | None:
+    """Say in one line where the planned input of `2d` is not the one that the paper states.
+
+    nnU-Net plans the input from the median shape of the volumes and the GPU memory, so that other
+    volumes, another version of nnU-Net or an override lead to other inputs and other figures.
+
+    Args:
+        benchmark: its key.
+        plans: nnU-Net's plans, overrides included.
+        planning: names the paper's input.
+
+    Returns:
+        None where they agree, or where the paper states none.
+    """
+    side = planning.paper_patch_px.get(benchmark)
+    height, width = plans["configurations"]["2d"]["patch_size"]
+    if side is None or (height, width) == (side, side):
+        return None
+    return (
+        f"{benchmark}: the input of 2d is {height} x {width} px, but the paper states {side} x"
+        f" {side} px, so its figures are of another input; planning.patch_px: {side} sets it"
+    )
 
 
 def _respace(base: dict[str, Any], spacing_mm: float) -> None:

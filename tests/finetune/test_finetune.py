@@ -249,13 +249,31 @@ def test_high_resolution_shows_the_same_field_of_view(plans: Path) -> None:
     assert fine["data_identifier"] != base["data_identifier"]
 
 
-def test_nnunet_decides_what_is_not_overridden(dataset: Path, tmp_path: Path) -> None:
+def test_nnunet_decides_what_is_not_overridden(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "Dataset901_blobs" / "nnUNetPlans.json"
-    planning = Planning(foreground_samples=10_000)
+    planning = Planning(foreground_samples=10_000, paper_patch_px={"blobs": 640, "other": 64})
     plan.run(PlanOptions(planning=planning), dataset=dataset, output=output)
     base = json.loads(output.read_text())["configurations"]["2d"]
     assert base["spacing"] == [3.0, 3.0]
     assert base["architecture"]["arch_kwargs"]["features_per_stage"][:2] == [32, 64]
+    height, width = base["patch_size"]
+    remark = f"blobs: the input of 2d is {height} x {width} px, but the paper states 640 x 640 px"
+    assert remark in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [([640, 640], None), ([512, 640], "512 x 640 px, but"), ([640, 512], "640 x 512 px, but")],
+)
+def test_an_input_other_than_the_papers_is_said_on_one_line(
+    patch: list[int], message: str | None
+) -> None:
+    plans = {"configurations": {"2d": {"patch_size": patch}}}
+    remark = plan.other_input("amos22", plans, Planning(paper_patch_px={"amos22": 640}))
+    assert (message is None and remark is None) or (message in remark and "\n" not in remark)
+    assert plan.other_input("btcv", plans, Planning(paper_patch_px={"amos22": 640})) is None
 
 
 def test_preprocessed_slices_have_the_planned_spacing(preprocessed: Path) -> None:
