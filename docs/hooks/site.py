@@ -45,6 +45,7 @@ INSERTED = {"cost": reference.cost_tables}
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _PICTURE = re.compile(r"^!\[([^\]]*)\]\(([^)\s]+\.svg)\)$", re.MULTILINE)
+_IMAGE = re.compile(r"!\[([^\]]*)\]\(docs/([^)\s]+)\)")
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INSERT = re.compile(r"^<!-- insert: (\w+) -->$", re.MULTILINE)
 _NEEDS = re.compile(r'^( *```sh) needs="([a-z ]+)"$', re.MULTILINE)
@@ -73,6 +74,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown,
     )
     markdown = _PICTURE.sub(lambda match: _inlined(here, *match.groups()), markdown)
+    if here in TAKEN.values():  # pages from the checkout's top name their pictures from there
+        markdown = _IMAGE.sub(r"![\1](\2)", markdown)
     return "".join(
         part if number % 2 else _LINK.sub(lambda m: _link(here, m[1], m[2], files), part)
         for number, part in enumerate(_FENCE.split(markdown))

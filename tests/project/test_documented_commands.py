@@ -35,6 +35,7 @@ KINDS = {"sh", "text", "yaml", "json", "python", "mermaid"}
 TESTED = {
     # Makes the environment that all tests run in, and so does each target that follows.
     "make setup && source .venv/bin/activate": ".ci/run::make check",
+    "source .venv/bin/activate": ".ci/run::make check",
     "make demo": "tests/workflow/test_study.py::test_tables_and_report_are_there",
     "make test": ".ci/run::make test",
     "python -m meddino.pipeline.fingerprint": (
