@@ -25,7 +25,7 @@ from PIL import Image
 from meddino.core.files import write_json
 from meddino.ct3m import shards, slices
 from meddino.ct3m.options import Curation, SliceOptions
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 
 SPACING_MM, SIZE_PX = 0.45, 256
 LOWEST_HU = -1024
@@ -138,7 +138,7 @@ def _meddino(folder: Path) -> None:
     curation = Curation(datasets=("bench",), spacing_mm=SPACING_MM, sizes_px=(SIZE_PX,))
     options = SliceOptions(
         dataset_name="bench",
-        dataset=Layout(images=("*.nii.gz",), case=r"(?P<case>case)"),
+        dataset=FolderLayout(images=("*.nii.gz",), case=r"(?P<case>case)"),
         chunk=0,
         chunks=1,
         curation=curation.model_copy(update={"max_oblique_deg": 44.0}),

@@ -32,8 +32,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from phantoms import scanned
 
 from meddino.core.files import read_json, write_json
-from meddino.datasets.options import Layout
-from meddino.datasets.phantom.layouts import HABITS, labels_of
+from meddino.datasets.options import FolderLayout
+from meddino.datasets.phantom.raw_layouts import RAW_LAYOUTS, labels_of
 from meddino.finetune import convert, plan, preprocess
 from meddino.finetune.networks import build_network
 from meddino.finetune.nnunet import folders, quiet
@@ -54,7 +54,9 @@ from meddino.study.model import load
 
 STUDY = load([Path(__file__).parents[1] / "config.yaml"])
 CONFIGURATION = "2d_large"
-LAYOUT = Layout(images=("images/*.nii.gz",), labels=("labels/*.nii.gz",), case=r"(?P<case>c\d+)")
+LAYOUT = FolderLayout(
+    images=("images/*.nii.gz",), labels=("labels/*.nii.gz",), case=r"(?P<case>c\d+)"
+)
 
 
 class PlainTrainer(nnUNetTrainer):
@@ -149,7 +151,7 @@ def _preprocessed(root: Path, given: argparse.Namespace) -> Path:
     rng = np.random.default_rng(0)
     for number in range(given.cases):
         scan = scanned(given.image_px, given.slices, rng)
-        labels = labels_of(scan, HABITS["btcv"].labels)
+        labels = labels_of(scan, RAW_LAYOUTS["btcv"].labels)
         for part, array in (("images", scan.image), ("labels", labels)):
             path = root / f"raw/{part}/c{number}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)

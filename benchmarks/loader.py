@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from phantoms import indexed, scanned
 
-from meddino.ct3m import pixels
+from meddino.ct3m import codec
 from meddino.ct3m.loader import SliceLoader
 
 SIZE_PX, BATCH, PER_SHARD = 256, 64, 1024
@@ -144,7 +144,7 @@ def _hugging_face(folder: Path) -> Batches:
         "parquet", data_files=files, split="train", streaming=True, columns=["pixels"]
     )
     for batch in data.shuffle(seed=0, buffer_size=1024).batch(BATCH):
-        yield torch.from_numpy(pixels.decode(batch["pixels"], (SIZE_PX, SIZE_PX)))
+        yield torch.from_numpy(codec.decode(batch["pixels"], (SIZE_PX, SIZE_PX)))
 
 
 if __name__ == "__main__":

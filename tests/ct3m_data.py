@@ -10,11 +10,11 @@ import numpy as np
 from meddino.core.files import read_json
 from meddino.ct3m import slices
 from meddino.ct3m.options import Curation, SliceOptions
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 
 SPACING = (0.9, 0.8, 2.5)  # x, y, z
 LPS = np.diag([-1.0, -1.0, 1.0])
-LAYOUT = Layout(images=("*.nii.gz", "*.nii", "*/*.dcm"), case=r"^(?P<case>[^./]+)")
+LAYOUT = FolderLayout(images=("*.nii.gz", "*.nii", "*/*.dcm"), case=r"^(?P<case>[^./]+)")
 
 
 def body(seed: int = 0, shape: tuple[int, int, int] = (40, 36, 10)) -> np.ndarray:

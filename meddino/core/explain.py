@@ -43,13 +43,13 @@ def _is_branch(part: Any) -> bool:
     )
 
 
-def _suggestion(wrong: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    if not known:
+def _suggestion(key: str, allowed: Iterable[str]) -> str:
+    allowed = sorted(allowed)
+    if not allowed:
         return ""
-    close = difflib.get_close_matches(wrong, known, n=1)
+    close = difflib.get_close_matches(key, allowed, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (allowed: {', '.join(known)})"
+    return f"{hint} (allowed: {', '.join(allowed)})"
 
 
 def _keys(model: Any, location: Iterable[Any]) -> list[str]:

@@ -62,16 +62,16 @@ def check(value: Any, source: str) -> None:
     Raises:
         MeddinoError: it has more values, or deeper ones, than any study.
     """
-    left, level, depth = MOST_VALUES, [value], 0
+    budget, level, depth = MOST_VALUES, [value], 0
     while level:
-        left, depth = left - len(level), depth + 1
-        if left < 0 or depth > DEEPEST:
+        budget, depth = budget - len(level), depth + 1
+        if budget < 0 or depth > DEEPEST:
             raise MeddinoError(
                 f"{source} holds more than {MOST_VALUES} values, or some more than {DEEPEST} deep,"
                 " once its aliases (*) are followed; see config.yaml for the keys"
             )
         inner = (v.values() if isinstance(v, Mapping) else v for v in level if _holds(v))
-        level = list(islice(chain.from_iterable(inner), left + 1))
+        level = list(islice(chain.from_iterable(inner), budget + 1))
 
 
 def _holds(value: Any) -> bool:
@@ -83,12 +83,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if key.value in keys and isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} stands twice in one section",
                     problem_mark=key.start_mark,
                 )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node

@@ -15,9 +15,9 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     Raises:
         MeddinoError: it is absent, cut off or damaged.
     """
-    wanted = None if columns is None else list(columns)
+    names = None if columns is None else list(columns)
     try:
-        return pq.read_table(path, columns=wanted, page_checksum_verification=True).to_pandas()
+        return pq.read_table(path, columns=names, page_checksum_verification=True).to_pandas()
     except FileNotFoundError as error:
         raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ LOG_EVERY_SECONDS = 30.0
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items`, showing how many of `total` are done and the time that is left."""
+    """Yield `items`, showing how many of `total` are done and the remaining time."""
     if sys.stderr.isatty():
         yield from _bar(items, description, total)
         return
@@ -19,8 +19,12 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         yield item
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS or done == total:
-            left = (now - start) / done * (total - done)
-            print(f"{description}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            remaining_s = (now - start) / done * (total - done)
+            print(
+                f"{description}: {done}/{total}, {remaining_s:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
             last = now
 
 

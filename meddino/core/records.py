@@ -50,8 +50,8 @@ def located(path: Path) -> str:
 def entry(path: Path) -> Entry:
     """Describe a file by its contents."""
     before = path.stat()
-    found = {"path": located(path), "sha256": sha256(path), "bytes": before.st_size}
-    return {**found, "mtime_ns": before.st_mtime_ns}
+    description = {"path": located(path), "sha256": sha256(path), "bytes": before.st_size}
+    return {**description, "mtime_ns": before.st_mtime_ns}
 
 
 def listed(folders: Iterable[Path]) -> dict[str, Entry]:
@@ -59,19 +59,19 @@ def listed(folders: Iterable[Path]) -> dict[str, Entry]:
 
     One that is damaged, or that a job beside this one has just removed, is as none.
     """
-    found = {}
+    outputs = {}
     for folder in folders:
         for path in sorted(folder.glob(f".*{SUFFIX}")):
             with suppress(MeddinoError):
-                for said in read(path)["outputs"]:
-                    found[said["path"]] = {**said, "record": str(path)}
-    return found
+                for output in read(path)["outputs"]:
+                    outputs[output["path"]] = {**output, "record": str(path)}
+    return outputs
 
 
-def untouched(said: Entry) -> bool:
+def untouched(output: Entry) -> bool:
     """Whether a file has the size and time that its record says, and so need not be read again."""
-    now = Path(said["path"]).stat()
-    return (said["bytes"], said["mtime_ns"]) == (now.st_size, now.st_mtime_ns)
+    now = Path(output["path"]).stat()
+    return (output["bytes"], output["mtime_ns"]) == (now.st_size, now.st_mtime_ns)
 
 
 def lineage(results: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -80,7 +80,7 @@ def lineage(results: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], list[st
     Returns:
         Records by the path that they lie at, and files without a record, both sorted.
     """
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     without: set[str] = set()
     folders: dict[Path, dict[str, Entry]] = {}
     queue = list(results)
@@ -88,10 +88,10 @@ def lineage(results: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], list[st
         path = queue.pop()
         if path.parent not in folders:
             folders[path.parent] = listed([path.parent])
-        said = folders[path.parent].get(located(path))
-        if said is None:
+        output = folders[path.parent].get(located(path))
+        if output is None:
             without.add(located(path))
-        elif said["record"] not in found:
-            record = found[said["record"]] = read(Path(said["record"]))
+        elif output["record"] not in records:
+            record = records[output["record"]] = read(Path(output["record"]))
             queue.extend(Path(e["path"]) for group in record["inputs"].values() for e in group)
-    return dict(sorted(found.items())), sorted(without)
+    return dict(sorted(records.items())), sorted(without)

@@ -84,7 +84,7 @@ class Slices(NamedTuple):
     """(n, 64), in HU."""
     place: npt.NDArray[np.int64]
     """(n, 3): shard, row group, row."""
-    shards: list[Path]
+    shard_paths: list[Path]
 
 
 def run(options: DuplicatesOptions, *, reports: list[Path], output: Path) -> None:
@@ -113,8 +113,8 @@ def run(options: DuplicatesOptions, *, reports: list[Path], output: Path) -> Non
     ]
     table = pd.DataFrame(pairs, columns=list(Pair._fields)).astype(_types())
     with atomic(output) as temporary:
-        found = pa.Table.from_pandas(table, preserve_index=False)
-        pq.write_table(found, temporary, write_page_checksum=True)
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        pq.write_table(arrow, temporary, write_page_checksum=True)
     with atomic(output.with_name("overlap.csv")) as temporary:
         overlap(slices.volumes, table).to_csv(temporary)
     print(f"{len(table)} pairs of volumes are copies", file=sys.stderr)
@@ -138,9 +138,11 @@ def overlap(volumes: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     counts = volumes.groupby("dataset").size()
     matrix = pd.DataFrame(0, index=counts.index, columns=["volumes", *counts.index])
     matrix["volumes"] = counts
-    there = {"dataset_a": "dataset", "case_a": "case", "dataset_b": "other"}
-    back = {"dataset_b": "dataset", "case_b": "case", "dataset_a": "other"}
-    both = pd.concat([pairs.rename(columns=names)[[*names.values()]] for names in (there, back)])
+    forwards = {"dataset_a": "dataset", "case_a": "case", "dataset_b": "other"}
+    backwards = {"dataset_b": "dataset", "case_b": "case", "dataset_a": "other"}
+    both = pd.concat(
+        [pairs.rename(columns=names)[[*names.values()]] for names in (forwards, backwards)]
+    )
     for (dataset, other), rows in both.groupby(["dataset", "other"]):
         matrix.loc[dataset, other] = rows["case"].nunique()
     return matrix
@@ -164,7 +166,7 @@ def read(reports: list[Path], size_px: int) -> Slices:
         sha=frame["sha"].to_numpy(np.uint64),
         fingerprint=np.concatenate([part[1] for part in parts]),
         place=frame[["shard", "group", "row"]].to_numpy(np.int64),
-        shards=paths,
+        shard_paths=paths,
     )
 
 
@@ -187,12 +189,12 @@ def candidates(slices: Slices) -> npt.NDArray[np.int64]:
     """Pairs of volumes that share keys: int64 (pairs, 2), the first below the second."""
     sizes = (slices.volumes["stop"] - slices.volumes["start"]).to_numpy()
     volume = np.repeat(np.arange(len(sizes)), sizes)
-    found = [_sharing(slices.sha, volume, len(sizes))]
+    proposals = [_sharing(slices.sha, volume, len(sizes))]
     plain = perceptual.contrast(slices.fingerprint) < MIN_CONTRAST_HU
     lowest = slices.fingerprint[~plain][:, perceptual.lowest(VALUES)].astype(np.int64)
     for band in range(BANDS):
-        found.append(_sharing(_keys(lowest, band), volume[~plain], len(sizes)))
-    pairs, shared = np.unique(np.concatenate(found), return_counts=True)
+        proposals.append(_sharing(_keys(lowest, band), volume[~plain], len(sizes)))
+    pairs, shared = np.unique(np.concatenate(proposals), return_counts=True)
     return np.stack(np.divmod(pairs[shared >= MIN_KEYS], max(1, len(sizes))), axis=1)
 
 
@@ -215,15 +217,15 @@ def _sharing(
     new[1:] = (keys[1:] != keys[:-1]) | (volume[1:] != volume[:-1])
     keys, volume = keys[new], volume[new]
     _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    kept = (sizes[group] > 1) & (sizes[group] <= MAX_VOLUMES)
-    keys, volume = keys[kept], volume[kept]
-    found = [np.empty(0, dtype=np.int64)]
+    selective = (sizes[group] > 1) & (sizes[group] <= MAX_VOLUMES)
+    keys, volume = keys[selective], volume[selective]
+    pairs = [np.empty(0, dtype=np.int64)]
     for apart in range(1, MAX_VOLUMES):
         same = keys[apart:] == keys[:-apart]
         if not same.any():
             break
-        found.append(volume[:-apart][same] * volumes + volume[apart:][same])
-    return np.concatenate(found)
+        pairs.append(volume[:-apart][same] * volumes + volume[apart:][same])
+    return np.concatenate(pairs)
 
 
 # ---- comparison -----------------------------------------------------------------------------
@@ -315,7 +317,7 @@ def _pixels(
 
 def _read_pixels(slices: Slices, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
     for shard, group, row in slices.place[rows]:
-        pixels = shards.read_slice(slices.shards[shard], int(group), int(row))
+        pixels = shards.read_slice(slices.shard_paths[shard], int(group), int(row))
         yield np.clip(pixels, *perceptual.HU_RANGE).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.core.parquet import read_frame
-from meddino.ct3m import copies, shards
+from meddino.ct3m import exclusion, shards
 from meddino.ct3m.options import IndexOptions
 
 COUNTED = ("volumes", "slices", "air_slices", "other_modality")
@@ -57,8 +57,8 @@ def run(
             " and its neighbours say why (`quarantined`)"
         )
     rows = table.select(["dataset", "case", "slice"]).to_pandas()
-    out = copies.left_out(options, rows, _pairs(options, duplicates, splits), splits)
-    table = table.filter(pa.array(~out.mask))
+    excluded = exclusion.find_exclusion(options, rows, _pairs(options, duplicates, splits), splits)
+    table = table.filter(pa.array(~excluded.mask))
     if len(table) == 0:
         raise MeddinoError(f"{output}: every slice is a copy or a validation case; add datasets")
     with atomic(output) as temporary:
@@ -69,9 +69,9 @@ def run(
             row_group_size=1 << 20,
             write_page_checksum=True,
         )
-    wanted = options.datasets or {report["dataset"] for report, _ in chunks}
-    card = _card([report for report, _ in chunks if report["dataset"] in wanted], table)
-    write_json(output.with_suffix(".card.json"), {**card, **out.summary})
+    datasets = options.datasets or {report["dataset"] for report, _ in chunks}
+    card = _card([report for report, _ in chunks if report["dataset"] in datasets], table)
+    write_json(output.with_suffix(".card.json"), {**card, **excluded.summary})
     print(
         f"{len(table)} slices of {card['indexed_volumes']} volumes; {len(card['quarantined'])}"
         f" volumes quarantined, {card['repeated_slices']} slices are copies of others",
@@ -108,8 +108,8 @@ def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:
     """What went into the index, and what did not, per dataset and in total."""
     totals: Counter[str] = Counter()
     by_dataset: dict[str, Counter[str]] = defaultdict(Counter)
-    kept = table.select(["dataset", "case"]).to_pandas().groupby("dataset")
-    slices, volumes = kept.size(), kept["case"].nunique()
+    indexed = table.select(["dataset", "case"]).to_pandas().groupby("dataset")
+    slices, volumes = indexed.size(), indexed["case"].nunique()
     for report in reports:
         counts = {key: value for key, value in report.items() if key in COUNTED}
         counts["quarantined"] = len(report["quarantined"])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from meddino.core.errors import MeddinoError
-from meddino.ct3m import pixels, shards
+from meddino.ct3m import codec, shards
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -55,7 +55,7 @@ class _Lru(Generic[Key, Value]):
 class Cells(NamedTuple):
     """Where the packed slices of an index are."""
 
-    shards: list[Path]
+    shard_paths: list[Path]
     shard_of: npt.NDArray[np.int32]
     """(rows,), number of the shard."""
     group_of: npt.NDArray[np.int32]
@@ -82,10 +82,10 @@ class Group(NamedTuple):
             MeddinoError: the shard is absent or cut short.
         """
         with self.reading(), self.shard.open("rb", buffering=0) as file:
-            found = os.pread(file.fileno(), self.stop - self.start, self.start)
-            if len(found) < self.stop - self.start:
+            data = os.pread(file.fileno(), self.stop - self.start, self.start)
+            if len(data) < self.stop - self.start:
                 raise EOFError("it ends too early")
-            return found
+            return data
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -148,12 +148,12 @@ class SliceLoader:
             MeddinoError: a shard is absent or damaged.
         """
         rows = self.indices(step)
-        found = [self._group(int(group)) for group in self._group_of[rows]]
+        groups = [self._group(int(group)) for group in self._group_of[rows]]
         for group in np.unique(self._group_of[self.indices(step + self._ahead)]):
             self._group(int(group))
         cells = [
             memoryview(group.result())[start:stop]
-            for group, (start, stop) in zip(found, self._cell_of[rows].tolist(), strict=True)
+            for group, (start, stop) in zip(groups, self._cell_of[rows].tolist(), strict=True)
         ]
         try:
             return torch.from_numpy(self._decode(cells))
@@ -172,7 +172,7 @@ class SliceLoader:
         return cells
 
     def _decode(self, cells: list[memoryview]) -> npt.NDArray[np.int16]:
-        return pixels.decode(cells, (self._side, self._side))
+        return codec.decode(cells, (self._side, self._side))
 
     def indices(self, step: int) -> npt.NDArray[np.int64]:
         """Rows of the index that `batch(step)` shows: int64 (batch_size,)."""
@@ -181,8 +181,8 @@ class SliceLoader:
         epochs, offsets = np.divmod(places, len(self))
         rows = np.empty(self._batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._order(int(epoch))[offsets[here]]
+            in_epoch = epochs == epoch
+            rows[in_epoch] = self._order(int(epoch))[offsets[in_epoch]]
         return rows
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -235,7 +235,7 @@ def read_cells(index: Path) -> Cells:
         table["group"].to_numpy(),
         start,
         start + table["packed_bytes"].to_numpy(),
-        shards.size_px(shards.open_shard(paths[0])),
+        shards.slice_size_px(shards.open_shard(paths[0])),
     )
 
 
@@ -254,8 +254,8 @@ def _grouped(
     first, last = np.full(len(groups), np.iinfo(np.int64).max), np.zeros(len(groups), np.int64)
     np.minimum.at(first, group_of, cells.start)
     np.maximum.at(last, group_of, cells.stop)
-    found = [
-        Group(cells.shards[shard], int(begin), int(end))
+    row_groups = [
+        Group(cells.shard_paths[shard], int(begin), int(end))
         for (shard, _), begin, end in zip(groups, first, last, strict=True)
     ]
-    return found, group_of, np.stack([cells.start, cells.stop], axis=1) - first[group_of, None]
+    return row_groups, group_of, np.stack([cells.start, cells.stop], axis=1) - first[group_of, None]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from meddino.core.options import Options
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 
 
 class Curation(Options):
@@ -90,7 +90,7 @@ class SliceOptions(Options):
 
     dataset_name: str = Field(min_length=1)
     """Key of the dataset."""
-    dataset: Layout
+    dataset: FolderLayout
     """How its folder is read."""
     chunk: int = Field(ge=0)
     """Which chunk: cases chunk, chunk + chunks, chunk + 2 chunks, ..."""

@@ -31,18 +31,18 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     by_rows = _shrink(height) @ np.clip(image, *HU_RANGE).astype(np.float32)
     shrunk = (_shrink(width) @ np.ascontiguousarray(by_rows.T)).T
     # No matrix products: the order of BLAS' sums depends on the number of threads.
-    found = np.einsum("uj,vj->uv", np.einsum("ui,ij->uj", _cosines(), shrunk), _cosines())
+    amplitudes = np.einsum("uj,vj->uv", np.einsum("ui,ij->uj", _cosines(), shrunk), _cosines())
     even = np.arange(FREQUENCIES) % 2 == 0
-    blind = np.where(even[:, None] & even, found, np.abs(found))
+    blind = np.where(even[:, None] & even, amplitudes, np.abs(amplitudes))
     return np.rint(blind).astype(np.int16).ravel()
 
 
 def contrast(fingerprints: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
     """How much there is to see, whatever the mean, in HU: (n, FREQUENCIES**2) to float64 (n,)."""
-    found: npt.NDArray[np.float64] = np.sqrt(
+    norms: npt.NDArray[np.float64] = np.sqrt(
         np.square(fingerprints[:, 1:].astype(np.float64)).sum(axis=1)
     )
-    return found
+    return norms
 
 
 def lowest(count: int) -> npt.NDArray[np.int64]:

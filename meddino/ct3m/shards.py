@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json
-from meddino.ct3m import pixels as codec
+from meddino.ct3m import codec
 
 PIXELS = "pixels"
 ONE_PAGE = 2**30
@@ -61,7 +61,7 @@ SCHEMA = pa.schema(
         pa.field(FINGERPRINT, pa.binary(FINGERPRINT_TYPE.itemsize * FREQUENCIES**2)),
     ]
 )
-"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.pixels` packs it, and
+"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.codec` packs it, and
 `fingerprint` that of the slice as acquired, int16 in HU; indices, read on every start, leave both
 out."""
 
@@ -164,21 +164,21 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
         raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
 
 
-def size_px(shard: pq.ParquetFile) -> int:
+def slice_size_px(shard: pq.ParquetFile) -> int:
     """Side of a shard's slices, in pixels."""
     return int(shard.schema_arrow.metadata[b"size_px"])
 
 
 def read_group(shard: pq.ParquetFile, group: int) -> npt.NDArray[np.int16]:
     """Pixels of one row group: int16 (rows, size, size) in HU."""
-    side = size_px(shard)
+    side = slice_size_px(shard)
     return codec.decode([cell.as_buffer() for cell in _cells(shard, group)], (side, side))
 
 
 def read_slice(path: Path, group: int, row: int) -> npt.NDArray[np.int16]:
     """Pixels of one slice: int16 (size, size) in HU."""
     shard = open_shard(path)
-    side = size_px(shard)
+    side = slice_size_px(shard)
     image: npt.NDArray[np.int16]
     (image,) = codec.decode([_cells(shard, group)[row].as_buffer()], (side, side))
     return image
@@ -230,12 +230,12 @@ def _offsets(
     offset = np.full(len(sizes), -1, dtype=np.int64)
     for number in range(shard.num_row_groups):
         chunk = shard.metadata.row_group(number).column(SCHEMA.get_field_index(PIXELS))
-        here = groups == number
-        ends = np.cumsum(sizes[here] + CELL_PREFIX, dtype=np.int64)
+        in_group = groups == number
+        ends = np.cumsum(sizes[in_group] + CELL_PREFIX, dtype=np.int64)
         # Cells fill the end of the chunk; before them is the header of their only page.
         header = chunk.total_compressed_size - ends[-1]
         if chunk.compression == "UNCOMPRESSED" and 0 < header < LARGEST_HEADER:
-            offset[here] = chunk.data_page_offset + header + ends - sizes[here]
+            offset[in_group] = chunk.data_page_offset + header + ends - sizes[in_group]
     return offset
 
 

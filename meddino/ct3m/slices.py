@@ -69,14 +69,14 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
     """
     curation = options.curation
     cases = options.dataset.cases(raw_root(raw))[options.chunk :: options.chunks]
-    wanted = [case for case in cases if case.modality in curation.modalities]
+    selected = [case for case in cases if case.modality in curation.modalities]
     report = Report(options.dataset_name, options.chunk, options.chunks)
-    report.other_modality = len(cases) - len(wanted)
+    report.other_modality = len(cases) - len(selected)
     # Without its report a half-replaced set of shards counts as not made.
     output.unlink(missing_ok=True)
     with _shards(curation, output) as writers:
         title = f"{options.dataset_name} {options.chunk + 1}/{options.chunks}: slicing"
-        for case in track(wanted, title, len(wanted)):
+        for case in track(selected, title, len(selected)):
             try:
                 volume = read_checked(case, curation)
             except BadVolume as error:
@@ -167,10 +167,10 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
         row["sha"] = hashlib.sha256(smallest.astype("<i2", copy=False).data).hexdigest()
         row["fingerprint"] = fingerprint(smallest).astype(FINGERPRINT_TYPE).tobytes()
         for size, pixels in stored.items():
-            seen = _histogram(pixels)
-            writers[size].add(pixels, {**row, **_statistics(*seen)})
+            histogram = _histogram(pixels)
+            writers[size].add(pixels, {**row, **_statistics(*histogram)})
             if pixels is smallest:
-                counts += _binned(*seen)
+                counts += _binned(*histogram)
         report.slices += 1
     report.hu_histogram = (np.array(report.hu_histogram) + counts).tolist()
     report.volumes += 1

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     modality: Literal["CT", "MR"]
 
 
-class Layout(Protocol):
+class CasePatterns(Protocol):
     """The part of a dataset's entry that finds its cases."""
 
     @property
@@ -38,7 +38,7 @@ class Layout(Protocol):
     def mr_cases(self) -> str | None: ...  # noqa: D102
 
 
-def find_cases(layout: Layout, root: Path) -> list[Case]:
+def find_cases(layout: CasePatterns, root: Path) -> list[Case]:
     """All cases under `root`, sorted by identity, without junk and excluded ones.
 
     Raises:
@@ -65,13 +65,13 @@ def find_cases(layout: Layout, root: Path) -> list[Case]:
 
 def matches(root: Path, patterns: Iterable[str], exclude: Sequence[str] = ()) -> Iterator[Path]:
     """Paths under `root` that match a pattern and are neither junk nor excluded, each once."""
-    seen = set()
+    visited = set()
     for pattern in patterns:
         for path in root.glob(pattern):
             relative = path.relative_to(root).as_posix()
-            if path in seen or _is_junk(path.relative_to(root)):
+            if path in visited or _is_junk(path.relative_to(root)):
                 continue
-            seen.add(path)
+            visited.add(path)
             if not any(fnmatch(relative, unwanted) for unwanted in exclude):
                 yield path
 
@@ -81,26 +81,28 @@ def _is_junk(path: Path) -> bool:
     return path.name.startswith(("._", ".tmp-")) or "__MACOSX" in path.parts
 
 
-def _by_identity(layout: Layout, root: Path, patterns: Iterable[str]) -> dict[str, list[Path]]:
-    found: dict[str, set[Path]] = defaultdict(set)
+def _by_identity(
+    layout: CasePatterns, root: Path, patterns: Iterable[str]
+) -> dict[str, list[Path]]:
+    by_identity: dict[str, set[Path]] = defaultdict(set)
     for match in matches(root, patterns, layout.exclude):
         path = match.parent if _is_dicom(match) else match
-        found[_identity(layout, path.relative_to(root).as_posix(), root)].add(path)
-    return {identity: sorted(paths) for identity, paths in found.items()}
+        by_identity[_identity(layout, path.relative_to(root).as_posix(), root)].add(path)
+    return {identity: sorted(paths) for identity, paths in by_identity.items()}
 
 
 def _is_dicom(path: Path) -> bool:
     return path.suffix.lower() in DICOM_SUFFIXES and path.is_file()
 
 
-def _identity(layout: Layout, relative: str, root: Path) -> str:
-    found = re.search(layout.case, relative)
-    if found is None:
+def _identity(layout: CasePatterns, relative: str, root: Path) -> str:
+    match = re.search(layout.case, relative)
+    if match is None:
         raise MeddinoError(
             f"{root / relative}: `case` of this dataset ({layout.case}) does not match its path;"
             " mend `case`, or put the file under `exclude`"
         )
-    return "".join(part for part in found.groupdict().values() if part)
+    return "".join(part for part in match.groupdict().values() if part)
 
 
 def _the_one(identity: str, paths: list[Path]) -> Path:
@@ -115,5 +117,5 @@ def _the_one(identity: str, paths: list[Path]) -> Path:
     )
 
 
-def _is_mr(layout: Layout, identity: str) -> bool:
+def _is_mr(layout: CasePatterns, identity: str) -> bool:
     return layout.mr_cases is not None and re.fullmatch(layout.mr_cases, identity) is not None

@@ -18,7 +18,7 @@ from meddino.core.files import UNWRITABLE
 from meddino.core.secrets import hidden, warn_if_shared
 from meddino.datasets.download import PIECE_BYTES
 from meddino.datasets.extras import client
-from meddino.datasets.meter import Meter, Stopped
+from meddino.datasets.meter import DownloadStopped, Meter
 
 T = TypeVar("T")
 ATTEMPTS = 3
@@ -55,7 +55,7 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except Stopped:
+        except DownloadStopped:
             raise
         except MeddinoError as error:
             raise MeddinoError(f"{error}. Or else: {remedy}") from error
@@ -64,9 +64,9 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 raise
             if attempt == ATTEMPTS - 1:
-                said = hidden(f"{type(error).__name__}: {error}")
+                message = hidden(f"{type(error).__name__}: {error}")
                 # Without its cause: a traceback would show what was hidden.
-                raise MeddinoError(f"cannot get {what}: {said}; {remedy}") from None
+                raise MeddinoError(f"cannot get {what}: {message}; {remedy}") from None
             print(hidden(f"{what}: {error}; trying again"), file=sys.stderr, flush=True)
             time.sleep(FIRST_PAUSE_S * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
@@ -91,10 +91,10 @@ def from_hub(repo: str, revision: str, file: str, target: Path, meter: Meter) ->
     from huggingface_hub import HfApi
 
     scratch = _scratch(target)
-    found = HfApi().hf_hub_download(
+    path = HfApi().hf_hub_download(
         repo, file, repo_type="dataset", revision=revision, local_dir=scratch
     )
-    _adopt(Path(found), target, scratch, meter)
+    _adopt(Path(path), target, scratch, meter)
 
 
 def from_s3(url: str, resume: bool, target: Path, meter: Meter) -> None:
@@ -124,22 +124,22 @@ def from_synapse(entity: str, target: Path, meter: Meter) -> None:
     scratch = _scratch(target)
     login = synapse.Synapse(silent=True)
     login.login(silent=True)
-    found = operations.get(
+    file = operations.get(
         entity,
         file_options=operations.FileOptions(
             download_location=str(scratch), if_collision="overwrite.local"
         ),
         synapse_client=login,
     )
-    _adopt(Path(found.path), target, scratch, meter)
+    _adopt(Path(file.path), target, scratch, meter)
 
 
 def tcia_series(collection: str) -> list[Series]:
     """The DICOM series of a collection of The Cancer Imaging Archive, sorted."""
-    found = _nbia(collection).getSeries(collection=collection)
-    if not found:
+    series = _nbia(collection).getSeries(collection=collection)
+    if not series:
         raise ConnectionError(f"TCIA lists no series of the collection {collection}")
-    return sorted(Series(entry["PatientID"], entry["SeriesInstanceUID"]) for entry in found)
+    return sorted(Series(entry["PatientID"], entry["SeriesInstanceUID"]) for entry in series)
 
 
 def from_tcia(uid: str, target: Path, meter: Meter) -> None:
@@ -156,12 +156,12 @@ def from_google_drive(number: str, target: Path, meter: Meter) -> None:
     """Bring a file that Google Drive shares with everyone; the client resumes."""
     gdown = client("gdown", "google-drive", f"Google Drive file {number}")
     scratch = _scratch(target)
-    found = gdown.download(id=number, output=str(scratch / target.name), quiet=True, resume=True)
-    if found is None:
+    path = gdown.download(id=number, output=str(scratch / target.name), quiet=True, resume=True)
+    if path is None:
         raise ConnectionError(
             "the client brought nothing: the file is not shared, or its quota spent"
         )
-    _adopt(Path(found), target, scratch, meter)
+    _adopt(Path(path), target, scratch, meter)
 
 
 def _nbia(purpose: str) -> Any:
@@ -175,9 +175,9 @@ def _scratch(target: Path) -> Path:
     return folder
 
 
-def _adopt(found: Path, target: Path, scratch: Path, meter: Meter) -> None:
+def _adopt(file: Path, target: Path, scratch: Path, meter: Meter) -> None:
     """Give what a client brought its name."""
-    meter.announce(found.stat().st_size)
-    meter.add(found.stat().st_size)
-    os.replace(found, target)
+    meter.announce(file.stat().st_size)
+    meter.add(file.stat().st_size)
+    os.replace(file, target)
     shutil.rmtree(scratch)

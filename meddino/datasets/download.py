@@ -129,21 +129,21 @@ def _persist(action: Callable[[], T], url: str, reached: Callable[[], int] = lam
 
 def _asked_pause_s(error: Exception) -> float:
     """Seconds that the server asks to wait (Retry-After: seconds, or a date), or 0."""
-    asked = error.headers.get("Retry-After") if isinstance(error, HTTPError) else None
-    if asked is None:
+    header = error.headers.get("Retry-After") if isinstance(error, HTTPError) else None
+    if header is None:
         return 0.0
-    if asked.strip().isdigit():
-        return float(asked)
+    if header.strip().isdigit():
+        return float(header)
     try:
-        when = parsedate_to_datetime(asked)
+        when = parsedate_to_datetime(header)
     except ValueError:
         return 0.0
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _unreachable(url: str, error: Exception) -> MeddinoError:
-    asked = _asked_pause_s(error)
-    wait = f" (it asks to wait {asked:.0f} s)" if asked else ""
+    pause = _asked_pause_s(error)
+    wait = f" (it asks to wait {pause:.0f} s)" if pause else ""
     return MeddinoError(
         f"cannot download {hidden(f'{url}: {error}')}{wait}; rerun to go on where it stopped, or"
         " get the file yourself and put it into the folder `<dataset>.incoming` beside the"

@@ -90,11 +90,11 @@ def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
     name, origin, incoming = options.dataset_name, options.origin, incoming_folder(root)
     remedy = by_hand(name, origin, incoming)
     try:
-        wanted = list(remotes(name, origin, remedy))
-        _refuse_strays(name, wanted)
-        _forget_others(wanted, root)
-        in_place = {remote.file: _in_place(remote, root) for remote in wanted}
-        lacking = [remote for remote in wanted if in_place[remote.file] is None]
+        files = list(remotes(name, origin, remedy))
+        _refuse_strays(name, files)
+        _forget_others(files, root)
+        in_place = {remote.file: _in_place(remote, root) for remote in files}
+        lacking = [remote for remote in files if in_place[remote.file] is None]
         if absent := [r.file for r in lacking if _needs_person(r, incoming)]:
             raise MeddinoError(
                 f"datasets.{name}: {', '.join(absent)} cannot be downloaded by a program: {remedy}"
@@ -107,12 +107,12 @@ def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
             f"cannot write under {root}: {error.strerror}; free space (twice the archives' size is"
             " needed for a while) or permit writing there, then rerun to go on where it stopped"
         ) from error
-    return [in_place[remote.file] or placed[remote.file] for remote in wanted]
+    return [in_place[remote.file] or placed[remote.file] for remote in files]
 
 
-def _refuse_strays(name: str, wanted: list[Remote]) -> None:
+def _refuse_strays(name: str, files: list[Remote]) -> None:
     """Servers and mirrors name files, too."""
-    for remote in wanted:
+    for remote in files:
         if strays(remote.file) or strays(remote.into):
             raise MeddinoError(
                 f"datasets.{name}: {remote.url} is named {remote.file!r}, which would be outside"
@@ -159,9 +159,9 @@ def _ahead(pool: ThreadPoolExecutor, action: Callable[[T], R], items: Iterable[T
 def _bring(remote: Remote, root: Path, meter: Meter) -> Brought:
     """Have a file on this machine, and know that it is the announced one."""
     meter.add(0)
-    given = incoming_folder(root) / remote.file
-    if given.is_file():
-        return _verify(remote, given, downloaded=False)
+    arrived = incoming_folder(root) / remote.file
+    if arrived.is_file():
+        return _verify(remote, arrived, downloaded=False)
     if remote.bring is None:
         path = local_path(remote.url)
         if not path.is_file():
@@ -221,9 +221,9 @@ def _in_place(remote: Remote, root: Path) -> Record | None:
     return record if same and complete else None
 
 
-def _forget_others(wanted: list[Remote], root: Path) -> None:
+def _forget_others(files: list[Remote], root: Path) -> None:
     """Remove the files of an earlier state of the origin."""
-    records = {_record_path(remote, root) for remote in wanted}
+    records = {_record_path(remote, root) for remote in files}
     for path in (root / ".fetch" / "records").glob("**/*.json"):
         if path not in records:
             _forget(path, root)
@@ -239,7 +239,7 @@ def _forget(record_path: Path, root: Path) -> None:
 
 def _verify(remote: Remote, path: Path, *, downloaded: bool) -> Brought:
     """Check that a file is what was announced; remove a download that is not."""
-    found_bytes = path.stat().st_size
+    size_bytes = path.stat().st_size
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -247,18 +247,18 @@ def _verify(remote: Remote, path: Path, *, downloaded: bool) -> Brought:
             if remote.md5 is not None:
                 md5.update(piece)
     checks = [
-        ("bytes", remote.bytes, found_bytes),
+        ("bytes", remote.bytes, size_bytes),
         ("SHA-256", remote.sha256, sha256.hexdigest()),
         ("MD5", remote.md5, md5.hexdigest()),
     ]
-    for name, expected, found in checks:
-        if expected not in (None, found):
+    for name, expected, actual in checks:
+        if expected not in (None, actual):
             if downloaded:
                 path.unlink()
             place = remote.url if downloaded else path
             raise MeddinoError(
                 f"{remote.file} from {place} is not the expected file: {name} expected {expected},"
-                f" found {found}; rerun to fetch it anew; if it stays so, its owners changed it or"
+                f" found {actual}; rerun to fetch it anew; if it stays so, its owners changed it or"
                 " the copy is damaged: compare the checksum with theirs"
             )
-    return Brought(path, sha256.hexdigest(), found_bytes, downloaded)
+    return Brought(path, sha256.hexdigest(), size_bytes, downloaded)

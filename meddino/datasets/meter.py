@@ -10,7 +10,7 @@ LOG_EVERY_SECONDS = 30.0
 TERMINAL_EVERY_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class DownloadStopped(Exception):
     """Raised in a download once the run that it belongs to has failed or was interrupted."""
 
 
@@ -41,10 +41,10 @@ class Meter:
         """Count bytes that arrived.
 
         Raises:
-            Stopped: the run that this belongs to is over.
+            DownloadStopped: the run that this belongs to is over.
         """
         if self._stopped.is_set():
-            raise Stopped
+            raise DownloadStopped
         with self._lock:
             self._bytes += size_bytes
             self._show()
@@ -72,11 +72,11 @@ class Meter:
             return
         self._last = now
         speed = self._bytes / max(now - self._start, 1e-9)
-        left = (self._announced - self._bytes) / speed if speed else 0
+        remaining_s = (self._announced - self._bytes) / speed if speed else 0
         line = (
             f"{self._title}: {self._done}/{self._files} files, {self._bytes / 1e9:.2f} of"
             f" {max(self._announced, self._bytes) / 1e9:.2f} GB begun, {speed / 1e6:.1f} MB/s,"
-            f" {max(left, 0):.0f} s left for these"
+            f" {max(remaining_s, 0):.0f} s left for these"
         )
         end = "\r" if self._live and not last else "\n"
         print(line, end=end, file=sys.stderr, flush=True)

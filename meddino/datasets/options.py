@@ -135,7 +135,7 @@ class Source(Options):
         return [number for end in ends for number in range(end[0], end[-1] + 1)]
 
 
-class Layout(Options):
+class FolderLayout(Options):
     """How a dataset's folder is read: all that decides which volumes it holds."""
 
     images: tuple[Glob, ...] = Field(min_length=1)
@@ -195,7 +195,7 @@ class Origin(Options):
         return self
 
 
-class Dataset(Origin, Layout):
+class Dataset(Origin, FolderLayout):
     """One dataset: origin, layout, and what is known of its contents."""
 
     volumes: int | None = Field(None, gt=0)
@@ -205,9 +205,9 @@ class Dataset(Origin, Layout):
     defects: tuple[str, ...] = ()
     """What is known to be wrong in it, and what is done about it."""
 
-    def layout(self) -> Layout:
+    def layout(self) -> FolderLayout:
         """Only what decides how the folder is read."""
-        return Layout.model_validate(self.model_dump(include=set(Layout.model_fields)))
+        return FolderLayout.model_validate(self.model_dump(include=set(FolderLayout.model_fields)))
 
     def origin(self) -> Origin:
         """Only what decides how the files are had."""

@@ -33,10 +33,10 @@ def resolve(name: str, overrides: Mapping[str, Any]) -> Dataset:
     Raises:
         MeddinoError: a value is not valid, or an unknown dataset lacks what it needs.
     """
-    known = entries().get(name)
-    if known is None:
+    entry = entries().get(name)
+    if entry is None:
         _require(name, overrides)
-    values = {} if known is None else known.model_dump(exclude_unset=True)
+    values = {} if entry is None else entry.model_dump(exclude_unset=True)
     return _validate({**values, **overrides}, f"datasets.{name}")
 
 

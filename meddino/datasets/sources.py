@@ -59,11 +59,11 @@ def by_hand(name: str, origin: Origin, incoming: Path) -> str:
     terms = f" (its terms: {origin.licence})" if origin.licence else ""
     # A source without a suffix is a folder; those of TCIA are many.
     single = any(Path(source.file).suffix for source in origin.sources)
-    put = f"put the files as they come into {incoming} and rerun, or " if single else ""
+    handover = f"put the files as they come into {incoming} and rerun, or " if single else ""
     return (
-        f"{origin.how or 'see ' + origin.home}{terms}. Then {put}give the folder with the extracted"
-        f" files as datasets.{name}.folder, or the address of a folder with the archives and their"
-        f" SHA256SUMS as datasets.{name}.mirror"
+        f"{origin.how or 'see ' + origin.home}{terms}. Then {handover}give the folder with the"
+        f" extracted files as datasets.{name}.folder, or the address of a folder with the archives"
+        f" and their SHA256SUMS as datasets.{name}.mirror"
     )
 
 
@@ -146,12 +146,12 @@ def _huggingface(source: Source, remedy: str) -> Iterator[Remote]:
     repo, revision = str(source.repo), source.revision
     place = f"huggingface.co/datasets/{repo} at {revision}"
     listing = partial(clients.hub_files, repo, revision, source.file)
-    found = clients.patiently(listing, place, remedy)
-    if not found:
+    files = clients.patiently(listing, place, remedy)
+    if not files:
         raise MeddinoError(
             f"{place} holds no {source.file}; mend `file` or `revision` of this source"
         )
-    for file in found:
+    for file in files:
         url = f"huggingface:{repo}@{revision}/{file.name}"
         bring = _patient(partial(clients.from_hub, repo, revision, file.name), url, remedy)
         yield Remote(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from meddino.core.options import Options
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 from meddino.models.architectures import library_of
 
 Positive = Annotated[int, Field(gt=0)]
@@ -73,7 +73,7 @@ class ConvertOptions(Options):
 
     benchmark: Benchmark
     """The benchmark that is converted."""
-    dataset: Layout
+    dataset: FolderLayout
     """How the folder of its data set is read."""
 
 

@@ -38,9 +38,9 @@ def build_vit(settings: Settings) -> Any:
 
 
 def _library_vit(method: Method, description: dict[str, Any]) -> nn.Module:
-    from meddino.models import library
+    from meddino.models import library_vit
 
-    vit = library.build(description, method.drop_path)
+    vit = library_vit.build(description, method.drop_path)
     if max(method.blocks) >= vit.depth:
         raise MeddinoError(
             f"blocks: {method.blocks}, but {method.backbone} has blocks 0 to {vit.depth - 1}"
@@ -78,11 +78,11 @@ def start_of(network: nn.Module) -> nn.Module:
 
 
 def _read_library(path: Path | None, method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from meddino.models import library
+    from meddino.models import library_vit
 
     backbone = str(method.backbone)
     if path is None:
-        return library.describe(backbone), {}
+        return library_vit.describe(backbone), {}
     content = loading.read(path)
     tensors = _of_kind(content, backbone, path)
     description: dict[str, Any] = content["meta"]["description"]

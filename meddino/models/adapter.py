@@ -138,9 +138,9 @@ class Extractor(nn.Module):
     def forward(self, query: Tensor, shapes: Sequence[Shape], feature: Tensor) -> Tensor:
         """Update `query` (B, Q, dim), the tokens of maps of `shapes`, from one (B, dim, h, w)."""
         tokens = self.feature_norm(feature.flatten(2).transpose(1, 2))
-        seen = [(feature.shape[2], feature.shape[3])]
+        source_shapes = [(feature.shape[2], feature.shape[3])]
         places = centres(shapes, query)
-        query = query + self.attention(self.query_norm(query), places, tokens, seen)
+        query = query + self.attention(self.query_norm(query), places, tokens, source_shapes)
         return query + self._drop(self._mlp(self.mlp_norm(query), shapes))
 
     def _mlp(self, tokens: Tensor, shapes: Sequence[Shape]) -> Tensor:
@@ -156,8 +156,8 @@ class Extractor(nn.Module):
     def _drop(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept / (1 - self.drop_path)
+        mask = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * mask / (1 - self.drop_path)
 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:

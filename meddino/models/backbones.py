@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.models import library, loading
+from meddino.models import library_vit, loading
 from meddino.models.options import DINOV3
 
 
@@ -33,7 +33,7 @@ def load(path: Path) -> Backbone:
     file = loading.file_of(path)
     beside = file.with_name("config.json")
     if path.is_dir() and (foreign := _foreign(beside)):
-        description, tensors = library.adopt(foreign, path)
+        description, tensors = library_vit.read_checkpoint(foreign, path)
         return _foreign_backbone(path.name, description, tensors, path)
     content = loading.read(path)
     meta = content.get("meta", {})
@@ -69,7 +69,7 @@ def _foreign(config: Path) -> str | None:
 def _foreign_backbone(
     name: str, description: dict[str, Any], tensors: dict[str, Any], path: Path
 ) -> Backbone:
-    vit = library.build(description)
+    vit = library_vit.build(description)
     loading.load_strictly(vit.model, tensors, str(path))
     return Backbone(name, vit.eval(), vit.depth)
 

@@ -63,17 +63,17 @@ def launch(
     work: Callable[..., None],
     device: str,
     processes: int | None,
-    *given: Any,
+    *arguments: Any,
     divides: Callable[[int], bool] = lambda size: True,
 ) -> None:
-    """Call `work(team, *given)` in every process.
+    """Call `work(team, *arguments)` in every process.
 
     Args:
         work: importable by name, as it is sent to new processes.
         device: `auto`, `cpu` or `cuda`.
         processes: how many to start; None is one a GPU, or as many as can share the work. Without
             effect where several were started.
-        given: further arguments.
+        arguments: further arguments.
         divides: whether a number of processes can share the work.
 
     Raises:
@@ -83,17 +83,17 @@ def launch(
     kind = choose(device)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         with _joined(kind, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as t:
-            work(t, *given)
+            work(t, *arguments)
         return
     gpus = torch.cuda.device_count() if kind.type == "cuda" else 0
-    wanted = _most(gpus, divides) if processes is None else processes
-    if kind.type == "cuda" and wanted > gpus:
-        raise MeddinoError(f"processes: {wanted} are asked for, but torch sees {gpus} GPUs")
-    if wanted == 1:
-        work(Team(kind), *given)
+    size = _most(gpus, divides) if processes is None else processes
+    if kind.type == "cuda" and size > gpus:
+        raise MeddinoError(f"processes: {size} are asked for, but torch sees {gpus} GPUs")
+    if size == 1:
+        work(Team(kind), *arguments)
         return
     with tempfile.TemporaryDirectory() as meeting:
-        _start(work, kind, wanted, Path(meeting), given)
+        _start(work, kind, size, Path(meeting), arguments)
 
 
 def _most(gpus: int, divides: Callable[[int], bool]) -> int:
@@ -105,11 +105,15 @@ def _most(gpus: int, divides: Callable[[int], bool]) -> int:
 
 
 def _start(
-    work: Callable[..., None], kind: torch.device, size: int, meeting: Path, given: tuple[Any, ...]
+    work: Callable[..., None],
+    kind: torch.device,
+    size: int,
+    meeting: Path,
+    work_arguments: tuple[Any, ...],
 ) -> None:
     """Start `size` processes, pass signals on to them, and wait."""
     threads = max(1, torch.get_num_threads() // size)
-    arguments = (work, kind, size, meeting, threads, given)
+    arguments = (work, kind, size, meeting, threads, work_arguments)
     context = spawn(_enter, arguments, nprocs=size, join=False)
     assert context is not None
 
@@ -123,11 +127,11 @@ def _start(
             while not context.join(grace_period=GRACE_SECONDS):
                 pass
         except Exception as error:
-            told = sorted(meeting.glob("error.*"))
-            if told:
-                stopped = told[0].match(f"error.{Stopped.status}.*")
+            reports = sorted(meeting.glob("error.*"))
+            if reports:
+                stopped = reports[0].match(f"error.{Stopped.status}.*")
                 kind_of = Stopped if stopped else MeddinoError
-                raise kind_of(told[0].read_text(encoding="utf-8")) from error
+                raise kind_of(reports[0].read_text(encoding="utf-8")) from error
             raise MeddinoError(f"a training process died: {error}") from error
 
 
@@ -138,13 +142,13 @@ def _enter(
     size: int,
     meeting: Path,
     threads: int,
-    given: tuple[Any, ...],
+    work_arguments: tuple[Any, ...],
 ) -> None:
     """One of the processes; an error that the user can mend is left in a file for the parent."""
     torch.set_num_threads(threads)
     try:
         with _joined(kind, f"file://{meeting}/rendezvous", rank, size) as team:
-            work(team, *given)
+            work(team, *work_arguments)
     except MeddinoError as error:
         (meeting / f"error.{error.status}.{rank}").write_text(str(error), encoding="utf-8")
         sys.exit(error.status)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
-from meddino.models import layouts, loading
+from meddino.models import conversion, loading
 from meddino.models.vit import VisionTransformer
 
 FORMATS = ("dinov3", "transformers", "timm")
@@ -37,12 +37,12 @@ def export(vit: VisionTransformer, layout: str, output: Path) -> list[str]:
             torch.save(vit.state_dict(), temporary)
         eps = vit.architecture.norm_eps
         return [] if eps == 1e-5 else [f"its norms have an epsilon of {eps:g}, which is not stored"]
-    convert = {"transformers": layouts.to_transformers, "timm": layouts.to_timm}[layout]
+    convert = {"transformers": conversion.to_transformers, "timm": conversion.to_timm}[layout]
     state, config = convert(vit)
     with atomic(output / "model.safetensors") as temporary:
         save_file(state, temporary, {"format": "pt"})
     write_json(output / "config.json", config)
-    return layouts.differences(vit)
+    return conversion.differences(vit)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,12 +55,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="PATH", help="checkpoint")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    given = parser.parse_args(arguments)
-    vit = loading.load_backbone(given.weights)
+    flags = parser.parse_args(arguments)
+    vit = loading.load_backbone(flags.weights)
     try:
-        lost = export(vit, given.format, given.output)
+        lost = export(vit, flags.format, flags.output)
     except MeddinoError as error:
-        raise MeddinoError(f"{given.weights} as {given.format}: {error}") from error
+        raise MeddinoError(f"{flags.weights} as {flags.format}: {error}") from error
     for note in lost:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{given.output} holds {given.weights} for {given.format}")
+    print(f"{flags.output} holds {flags.weights} for {flags.format}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.models import layouts
+from meddino.models import conversion
 from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
 
@@ -31,7 +31,11 @@ def read(path: Path) -> dict[str, Any]:
     path = file_of(path)
     content = _read_file(path)
     config = path.with_name("config.json")
-    if path.name in layouts.FILES and config.exists() and (meta := layouts.recorded(config)):
+    if (
+        path.name in conversion.FILES
+        and config.exists()
+        and (meta := conversion.config_fields(config))
+    ):
         content["meta"] = meta
     return content
 
@@ -44,11 +48,11 @@ def file_of(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    held = [path / name for name in layouts.FILES if (path / name).is_file()]
+    held = [path / name for name in conversion.FILES if (path / name).is_file()]
     if not held or not (path / "config.json").is_file():
         raise MeddinoError(
-            f"{path} is a folder, but holds no config.json with {' or '.join(layouts.FILES)}; give"
-            " the file of the weights, or the folder that save_pretrained wrote"
+            f"{path} is a folder, but holds no config.json with {' or '.join(conversion.FILES)};"
+            " give the file of the weights, or the folder that save_pretrained wrote"
         )
     return held[0]
 
@@ -98,7 +102,7 @@ def _opened(content: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
     for key, value in tensors.items():
         if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
             state[key.removeprefix("module.").removeprefix("backbone.")] = value
-    return layouts.to_public(state, content.get("meta", {}))
+    return conversion.to_public(state, content.get("meta", {}))
 
 
 def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dict") -> Architecture:
@@ -151,25 +155,25 @@ def architecture_of(content: Mapping[str, Any], source: str = "the state dict") 
     Raises:
         MeddinoError: it holds no DINOv3 ViT.
     """
-    state, known = _opened(content)
-    return replace(infer_architecture(state, source), **known)
+    state, fields = _opened(content)
+    return replace(infer_architecture(state, source), **fields)
 
 
-def check_size(found: Architecture, backbone: str, source: str, key: str) -> None:
+def check_size(architecture: Architecture, backbone: str, source: str, key: str) -> None:
     """Refuse a checkpoint's ViT that is of another size than a named architecture.
 
     Raises:
         MeddinoError: says what differs, and which key of the configuration names the architecture.
     """
     expected = named(backbone)
-    wrong = [
-        f"{size} is {getattr(found, size):g}, not {getattr(expected, size):g}"
+    mismatches = [
+        f"{size} is {getattr(architecture, size):g}, not {getattr(expected, size):g}"
         for size in ("embed_dim", "depth", "num_heads", "patch_size", "ffn_ratio")
-        if getattr(found, size) != getattr(expected, size)
+        if getattr(architecture, size) != getattr(expected, size)
     ]
-    if wrong:
+    if mismatches:
         raise MeddinoError(
-            f"{source} is no {backbone}: {', '.join(wrong)}; name its architecture as {key}"
+            f"{source} is no {backbone}: {', '.join(mismatches)}; name its architecture as {key}"
         )
 
 
@@ -198,8 +202,8 @@ def load_backbone(
         content, name = dict(source), "the state dict"
     if num_heads is not None:
         content["meta"] = {**content.get("meta", {}), "num_heads": num_heads}
-    state, known = _opened(content)
-    architecture = replace(infer_architecture(state, name), **known)
+    state, fields = _opened(content)
+    architecture = replace(infer_architecture(state, name), **fields)
     if num_heads not in (None, architecture.num_heads):
         raise MeddinoError(
             f"{name} has {architecture.num_heads} heads by its rotary periods, not {num_heads}"
@@ -223,10 +227,10 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: 
             key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
         ),
     }
-    found = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
-    if found:
+    mismatches = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
+    if mismatches:
         raise MeddinoError(
-            f"{source} does not fit the network: it {'; it '.join(found)}; choose the backbone"
+            f"{source} does not fit the network: it {'; it '.join(mismatches)}; choose the backbone"
             " that this checkpoint was made with"
         )
     module.load_state_dict(state)

@@ -197,8 +197,8 @@ class MixBlock(nn.Module):
         """Drop the branch of a random share of the samples; the rest is scaled up."""
         if not self.training or self.drop_path == 0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept / (1 - self.drop_path)
+        mask = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * mask / (1 - self.drop_path)
 
 
 def _to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -237,8 +237,8 @@ def encoder_state(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tenso
     """
     named = {}
     for key, value in tensors.items():
-        for theirs, ours in NAMES.items():
-            key = re.sub(theirs, ours, key)
+        for pattern, replacement in NAMES.items():
+            key = re.sub(pattern, replacement, key)
         named[key.removeprefix("stages.")] = value
     # Heads: a classifier of ImageNet's, or SegFormer's decoder.
     state = {k: v for k, v in named.items() if not k.startswith(("classifier.", "decode_head."))}

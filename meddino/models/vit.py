@@ -79,8 +79,10 @@ class VisionTransformer(nn.Module):
         if isinstance(x, Tensor):
             assert masks is None or isinstance(masks, Tensor)
             return self._features(x, masks, 0)
-        given = [None] * len(x) if masks is None else list(masks)
-        return [self._features(e, m, i) for i, (e, m) in enumerate(zip(x, given, strict=True))]
+        entry_masks = [None] * len(x) if masks is None else list(masks)
+        return [
+            self._features(e, m, i) for i, (e, m) in enumerate(zip(x, entry_masks, strict=True))
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class tokens (B, C) of images (B, 3, H, W)."""
@@ -104,15 +106,17 @@ class VisionTransformer(nn.Module):
             return_class_token: give pairs of patches and class tokens.
             norm: apply the last norm.
         """
-        wanted = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
+        blocks = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
         tokens, grid = self._embed(x, None)
-        found: dict[int, Tensor] = {}
+        tokens_after: dict[int, Tensor] = {}
         for number, after in enumerate(self._blocks(tokens, grid)):
-            if number in wanted:
-                found[number] = after
+            if number in blocks:
+                tokens_after[number] = after
         outputs = []
-        for number in wanted:
-            cls, _, patches = self._normed(found[number], 0) if norm else self._split(found[number])
+        for number in blocks:
+            cls, _, patches = (
+                self._normed(tokens_after[number], 0) if norm else self._split(tokens_after[number])
+            )
             if reshape:
                 patches = patches.transpose(1, 2).unflatten(2, grid)
             outputs.append((patches, cls) if return_class_token else patches)

@@ -13,7 +13,7 @@ from meddino.core.files import atomic, sha256
 from meddino.datasets import clients
 from meddino.datasets.download import download
 from meddino.datasets.sources import LOCAL, local_path
-from meddino.models import layouts, loading
+from meddino.models import conversion, loading
 from meddino.models.options import DINOV3, SEGFORMER, WeightsOptions
 
 
@@ -47,11 +47,11 @@ def _content(kind: str, source: Path) -> dict[str, Any]:
     if kind == SEGFORMER:
         from meddino.models.segformer import encoder_state
 
-        found = {k: v for k, v in loading.read(source).items() if isinstance(v, Tensor)}
-        return {**encoder_state(found, str(source)), "meta": {"kind": kind}}
-    from meddino.models import library
+        tensors = {k: v for k, v in loading.read(source).items() if isinstance(v, Tensor)}
+        return {**encoder_state(tensors, str(source)), "meta": {"kind": kind}}
+    from meddino.models import library_vit
 
-    description, tensors = library.adopt(kind, source)
+    description, tensors = library_vit.read_checkpoint(kind, source)
     return {**tensors, "meta": {"kind": kind, "description": description}}
 
 
@@ -99,10 +99,10 @@ def _from_hub(place: str, name: str, folder: Path) -> Path:
 
     def bring() -> None:
         held = HfApi().list_repo_files(repo, revision=revision or None)
-        best = [file for file in layouts.FILES if file in held][:1]
+        best = [file for file in conversion.FILES if file in held][:1]
         if not best or "config.json" not in held:
             raise MeddinoError(
-                f"weights.{name}: {place} holds no config.json with {' or '.join(layouts.FILES)}"
+                f"weights.{name}: {place} holds no config.json with {' or '.join(conversion.FILES)}"
             )
         for file in (*best, "config.json"):
             HfApi().hf_hub_download(repo, file, revision=revision or None, local_dir=scratch)
@@ -121,14 +121,14 @@ def _check(options: WeightsOptions, name: str, local: Path) -> None:
     if options.sha256 is None:
         return
     try:
-        found = sha256(local)
+        digest = sha256(local)
     except OSError as error:
         raise MeddinoError(
             f"weights.{name}: {local} cannot be read ({error}); mend that, or set"
             f" weights.{name}.file to a copy"
         ) from error
-    if found != options.sha256:
+    if digest != options.sha256:
         raise MeddinoError(
-            f"weights.{name}: SHA-256 of {options.url or options.file or options.hub} is {found},"
+            f"weights.{name}: SHA-256 of {options.url or options.file or options.hub} is {digest},"
             f" expected {options.sha256}; it is damaged or another version: obtain it again"
         )

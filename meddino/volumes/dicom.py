@@ -59,11 +59,13 @@ def _longest_series(folder: Path) -> tuple[list[str], tuple[str, ...]]:
         remarks.append(f"longest of {len(series)} series is used; {others} files of others are not")
     # GDCM passes over damaged files in silence. Inside a series they leave a gap; at its ends
     # nothing but this remark tells.
-    known = {Path(name).name for names in files for name in names}
-    lost = sorted(path.name for path in folder.iterdir() if path.name not in known)
-    lost = [name for name in lost if _claims_dicom(folder / name)]
-    if lost:
-        remarks.append(f"{len(lost)} DICOM files hold no readable image, such as {lost[0]}")
+    readable = {Path(name).name for names in files for name in names}
+    unreadable = sorted(path.name for path in folder.iterdir() if path.name not in readable)
+    unreadable = [name for name in unreadable if _claims_dicom(folder / name)]
+    if unreadable:
+        remarks.append(
+            f"{len(unreadable)} DICOM files hold no readable image, such as {unreadable[0]}"
+        )
     return longest, tuple(remarks)
 
 
@@ -77,10 +79,11 @@ def _claims_dicom(path: Path) -> bool:
 def _check_modality(reader: sitk.ImageSeriesReader, expected: str) -> None:
     if not reader.HasMetaDataKey(0, MODALITY):
         return
-    found = reader.GetMetaData(0, MODALITY).strip()
-    if found and found != expected:
+    modality = reader.GetMetaData(0, MODALITY).strip()
+    if modality and modality != expected:
         raise BadVolume(
-            f"DICOM series is of modality {found}, not {expected}; narrow `images` of this dataset"
+            f"DICOM series is of modality {modality}, not {expected}; narrow `images` of this"
+            " dataset"
         )
 
 

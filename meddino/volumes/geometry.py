@@ -83,8 +83,8 @@ def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:
             f" {SLICE_SPACING_MAX_MM}); mend the header from the original scan"
         )
     directions = axes / sizes
-    left, _, right = np.linalg.svd(directions)
-    rotation = left @ right
+    u, _, vt = np.linalg.svd(directions)
+    rotation = u @ vt
     error = float(np.abs(rotation - directions).max())
     if error > MENDED or np.linalg.det(rotation) < 0:
         cosines = directions.T @ directions

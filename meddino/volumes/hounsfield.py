@@ -71,9 +71,9 @@ def to_int16(array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     if array.dtype == np.int16 and array.min() >= LOWEST:
         return array
     result = np.empty(array.shape, np.int16)
-    for whole, values in zip(result, array, strict=True):
+    for target, values in zip(result, array, strict=True):
         rounded = np.rint(values) if values.dtype.kind == "f" else values
-        np.clip(rounded, LOWEST, HIGHEST, out=whole, casting="unsafe")
+        np.clip(rounded, LOWEST, HIGHEST, out=target, casting="unsafe")
     return result
 
 

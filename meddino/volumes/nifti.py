@@ -114,7 +114,7 @@ def _remarks(
         remarks.append("header gives no orientation: taken as right to left, back to front, up")
     lengths = np.linalg.norm(axes, axis=0)
     if np.abs(lengths / sizes - 1).max() > SPACING_AGREEMENT:
-        both = " and ".join(" x ".join(f"{x:.3g}" for x in each) for each in (sizes, lengths))
+        both = " and ".join(" x ".join(f"{x:.3g}" for x in triple) for triple in (sizes, lengths))
         remarks.append(f"header gives two spacings, {both} mm: the second, of its affine, is used")
     if np.allclose(lengths, 1.0, atol=1e-6) and np.allclose(np.abs(axes), np.eye(3), atol=1e-6):
         remarks.append("spacing is 1 x 1 x 1 mm, as where a header was lost: may be wrong")

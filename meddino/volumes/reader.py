@@ -123,8 +123,8 @@ def read_label(path: Path, like: Volume) -> Volume:
     _check_grid(volume, like)
     array = volume.array
     low, high = array.min(), array.max()
-    whole = array.dtype.kind != "f" or np.array_equal(np.rint(array), array)
-    if not whole or low < 0 or high > 65535:
+    integral = array.dtype.kind != "f" or np.array_equal(np.rint(array), array)
+    if not integral or low < 0 or high > 65535:
         raise BadVolume(
             f"label holds values that are not whole numbers from 0 on ({low:g} to {high:g}), as an"
             " image does; mend `labels` of this dataset"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
-from meddino.ct3m import index, pixels, shards, slices
+from meddino.ct3m import codec, index, shards, slices
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import IndexOptions
 from meddino.pretrain import leaves
@@ -316,12 +316,12 @@ def test_modalities_are_kept_apart(tmp_path):
 def test_pixels_survive_their_filter(shape, seed, bits):
     values = np.random.default_rng(seed).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape)
     image = values.astype(np.int16)
-    decoded = pixels.decode([pixels.encode(image), pixels.encode(-image, level=3)], shape)
+    decoded = codec.decode([codec.encode(image), codec.encode(-image, level=3)], shape)
     np.testing.assert_array_equal(decoded, [image, -image])
     with pytest.raises(OSError):
-        pixels.decode([pixels.encode(image)[:-1]], shape)
+        codec.decode([codec.encode(image)[:-1]], shape)
     with pytest.raises(OSError):
-        pixels.decode([pixels.encode(image)], (shape[0] + 1, shape[1]))
+        codec.decode([codec.encode(image)], (shape[0] + 1, shape[1]))
 
 
 def test_the_docs_tell_how_to_read_a_shard(tmp_path, root):
@@ -348,7 +348,7 @@ def test_a_chunk_without_cases_gives_empty_shards(tmp_path):
     report = data.run(tmp_path / "raw", tmp_path / "out", chunk=3, chunks=5)
     assert (report["volumes"], report["slices"]) == (0, 0)
     shard = shards.open_shard(tmp_path / "out/3.32.parquet")
-    assert (shard.metadata.num_rows, shards.size_px(shard)) == (0, 32)
+    assert (shard.metadata.num_rows, shards.slice_size_px(shard)) == (0, 32)
 
 
 def test_an_empty_dataset_is_an_error(tmp_path):

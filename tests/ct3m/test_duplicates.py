@@ -25,9 +25,9 @@ from scipy.ndimage import zoom
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
-from meddino.ct3m import copies, duplicates, index, perceptual, shards, slices
+from meddino.ct3m import duplicates, exclusion, index, perceptual, shards, slices
 from meddino.ct3m.options import Curation, Duplicates, DuplicatesOptions, IndexOptions, SliceOptions
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 from meddino.datasets.phantom.scanner import Protocol, scan
 from meddino.volumes import reader
 
@@ -39,7 +39,7 @@ REAL = {
     "aorta": "ts_aorta_crop/ct.nii.gz",
     "scrubbed": "ts_example_ct_dicom_scrubbed/dicom",
 }
-LAYOUT = Layout(images=("*.nii.gz", "*.mha"), case=r"^(?P<case>[^.]+)")
+LAYOUT = FolderLayout(images=("*.nii.gz", "*.mha"), case=r"^(?P<case>[^.]+)")
 SIZE = 64
 PLANTED = ("mirrored", "cropped", "encoded")
 DISTINCT_HU = 60.0
@@ -216,7 +216,7 @@ def test_real_copies_that_nobody_planted_are_found(tmp_path: Path) -> None:
         pytest.skip(f"no real CT scans at {REALCT}")
     raw = tmp_path / ".fetched.json"
     raw.write_text(json.dumps({"dataset": "realct", "root": str(REALCT), "files": []}))
-    layout = Layout(
+    layout = FolderLayout(
         images=("*/ct.nii.gz", "*/dicom/*.dcm", "*/dicom/image/*.dcm"),
         case=r"^(?P<case>[^/]+)/(?P<form>ct|dicom)",
     )
@@ -430,7 +430,7 @@ def test_copies_of_copies_leak_too() -> None:
         [("a", "1", "b", "2"), ("b", "2", "c", "3"), ("d", "4", "e", "5")],
         columns=["dataset_a", "case_a", "dataset_b", "case_b"],
     )
-    found = copies.leaking({("a", "1"): "lits validates on it"}, pairs)
+    found = exclusion.with_copies({("a", "1"): "lits validates on it"}, pairs)
     assert found == {
         ("a", "1"): "lits validates on it",
         ("b", "2"): "copy of a/1",

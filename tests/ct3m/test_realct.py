@@ -14,7 +14,7 @@ from meddino.core.files import read_json
 from meddino.ct3m import index, shards, slices
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import Curation, IndexOptions, SliceOptions
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 from meddino.volumes import reader
 
 REALCT = SHARED / "realct"
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     not (REALCT / "MANIFEST.json").exists(), reason=f"no real CT scans at {REALCT}"
 )
 
-LAYOUT = Layout(
+LAYOUT = FolderLayout(
     images=("*/ct.nii.gz", "*/dicom/*.dcm", "*/dicom/image/*.dcm"),
     # Scans that come as NIfTI and as DICOM are two cases.
     case=r"^(?P<case>[^/]+)/(?P<form>ct|dicom)",

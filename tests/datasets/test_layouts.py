@@ -22,7 +22,7 @@ from meddino.ct3m import slices
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.datasets import fetch
 from meddino.datasets.options import FetchOptions
-from meddino.datasets.phantom.layouts import _dicom
+from meddino.datasets.phantom.raw_layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
 from meddino.datasets.registry import entries
 

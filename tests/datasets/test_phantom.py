@@ -12,13 +12,13 @@ from meddino.core.files import sha256
 from meddino.datasets import fetch
 from meddino.datasets.options import FetchOptions
 from meddino.datasets.phantom import phantom
-from meddino.datasets.phantom.layouts import HABITS, case_ids, labels_of
 from meddino.datasets.phantom.options import PhantomOptions
+from meddino.datasets.phantom.raw_layouts import RAW_LAYOUTS, case_ids, labels_of
 from meddino.datasets.phantom.scanner import Protocol, Scan, scan
 from meddino.datasets.phantom.tissues import Structure as S
 from meddino.datasets.registry import entries
 
-NAMES = sorted(HABITS)
+NAMES = sorted(RAW_LAYOUTS)
 CASES = 6
 
 
@@ -248,7 +248,9 @@ def test_noise_has_the_strength_asked_for() -> None:
 def test_mr_is_positive_and_its_labels_are_those_of_ct() -> None:
     case = scan(protocol(mr=True), np.random.default_rng(2))
     assert case.image.min() >= 0 and case.image.max() > 200
-    assert set(range(1, 16)) <= set(np.unique(labels_of(case, HABITS["amos22"].labels)).tolist())
+    assert set(range(1, 16)) <= set(
+        np.unique(labels_of(case, RAW_LAYOUTS["amos22"].labels)).tolist()
+    )
 
 
 def test_a_case_takes_little_time() -> None:

@@ -14,7 +14,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.ct3m import index
 from meddino.ct3m.options import IndexOptions
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 from meddino.datasets.phantom.scanner import Protocol, scan
 from meddino.evaluate import probe
 from meddino.evaluate.options import Probe, ProbeOptions
@@ -197,7 +197,7 @@ def test_what_cannot_be_probed_is_named(dataset: Path, tmp_path: Path) -> None:
 
 def pretrained(images: Path, folder: Path, seed: int) -> Path:
     """A snapshot of some twenty seconds of pretraining on the slices of some scans."""
-    layout = Layout(images=("*.nii.gz",), case=r"^(?P<case>[^.]+)")
+    layout = FolderLayout(images=("*.nii.gz",), case=r"^(?P<case>[^.]+)")
     data.run(images, folder, sizes_px=(64,), dataset=layout, spacing_mm=1.0)
     slices = folder / "index.64.parquet"
     index.run(IndexOptions(size_px=64), reports=[folder / "0.json"], output=slices)

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from meddino.core.errors import MeddinoError
-from meddino.datasets.options import Layout
+from meddino.datasets.options import FolderLayout
 from meddino.finetune import convert, plan, predict, preprocess
 from meddino.finetune import finetune as finetune_verb
 from meddino.finetune.options import (
@@ -40,7 +40,7 @@ SHAPE, SPACING = (10, 40, 44), (3.0, 3.0, 5.0)  # (z, y, x) voxels; (x, y, z) mm
 BENCHMARK = Benchmark(
     label="Blobs", dataset="blobs", nnunet_id=901, labels={"spleen": [7], "liver": [3, 4]}
 )
-LAYOUT = Layout(
+LAYOUT = FolderLayout(
     images=("images/*.nii.gz",), labels=("labels/*.nii.gz",), case=r"(?P<case>case_\d+)"
 )
 VIT = {"backbone": "vittiny8", "blocks": [0, 1]}

@@ -25,7 +25,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
-from meddino.datasets.phantom.layouts import _dicom
+from meddino.datasets.phantom.raw_layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
 from meddino.finetune import model, predict, segment, segmenter
 from meddino.finetune.networks import build_network

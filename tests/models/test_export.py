@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
-from meddino.models import layouts, load_backbone
+from meddino.models import conversion, load_backbone
 from meddino.models.architectures import ARCHITECTURES, Architecture
 from meddino.models.export import export
 from meddino.models.loading import infer_architecture
@@ -166,22 +166,22 @@ def test_key_names_and_shapes_of_full_models_are_theirs(size: str, bias: bool) -
     vit.rope_embed = RotaryEmbedding(64, 100.0, None)
     shapes = {key: value.shape for key, value in vit.state_dict().items()}
 
-    state, config = layouts.to_timm(vit)
+    state, config = conversion.to_timm(vit)
     assert config["architecture"].startswith(f"vit_{SIZES[size]}_patch16_dinov3")
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in timms.state_dict().items()
     }
-    public, known = layouts.to_public(timms.state_dict(), {})
+    public, known = conversion.to_public(timms.state_dict(), {})
     assert {k: v.shape for k, v in public.items()} == shapes
     assert replace(infer_architecture(public), **known) == vit.architecture
 
-    state, config = layouts.to_transformers(vit)
+    state, config = conversion.to_transformers(vit)
     with torch.device("meta"):
         theirs = DINOv3ViTModel(DINOv3ViTConfig(**config)).state_dict()
     assert {k: v.shape for k, v in state.items()} == {
         k.removeprefix("model."): v.shape for k, v in theirs.items()
     }
-    public, _ = layouts.to_public(theirs, {})
+    public, _ = conversion.to_public(theirs, {})
     assert {k: v.shape for k, v in public.items()} == shapes
 
 

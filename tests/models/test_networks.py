@@ -26,7 +26,7 @@ from meddino.models.segformer import SegFormer, encoder_state
 from meddino.models.weights import run as fetch_weights
 
 WIDTH, PATCH = 32, 8
-NETWORKS = GOLDEN / "meddinov3/networks.safetensors"
+GOLDEN_NETWORKS = GOLDEN / "meddinov3/networks.safetensors"
 
 
 class TinyViT(nn.Module):
@@ -274,7 +274,7 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("name", ["dino_unet", "segformer"])
 def test_logits_are_those_of_the_authors_code(name: str) -> None:
     """Numbers of a2460c2 of their repository, run with random weights on small networks."""
-    golden = load_file(NETWORKS)
+    golden = load_file(GOLDEN_NETWORKS)
     widths = [4, 8, 8, 16]
     classes = golden[f"{name}.logits"].shape[1]
     network: nn.Module = {

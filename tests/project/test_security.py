@@ -31,7 +31,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
 from meddino.datasets import clients, fetch
 from meddino.datasets.archives import unpack
-from meddino.datasets.options import FetchOptions, Layout, Origin
+from meddino.datasets.options import FetchOptions, FolderLayout, Origin
 from meddino.evaluate import evaluate
 from meddino.evaluate.options import EvaluateOptions, Evaluation
 from meddino.finetune import convert, finetune, plan, predict, preprocess
@@ -376,7 +376,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             plain.rename(scans / folder / f"{name}.nii.gz")
     (scans / "images" / f"{SCRIPT}.nii.gz").write_bytes(b"no volume")
     (scans / "labels" / f"{SCRIPT}.nii.gz").write_bytes(b"no volume")
-    layout = Layout(
+    layout = FolderLayout(
         images=("images/*.nii.gz",),
         labels=("labels/*.nii.gz",),
         case=r"(?s)^(?:images|labels)/(?P<case>.+)\.nii\.gz$",

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from test_library import hub_model, shaken
+from test_library_vit import hub_model, shaken
 from test_probe import checkpoint, converted, squares
 from torch import Tensor
 
 from meddino.__main__ import main
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.datasets.phantom.layouts import _dicom
+from meddino.datasets.phantom.raw_layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
 from meddino.models import backbones
 from meddino.models.export import FORMATS, export

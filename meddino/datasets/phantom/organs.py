@@ -108,9 +108,9 @@ def _bowel(p: Painter) -> None:
 
 def _liver(p: Painter, lesions: bool) -> None:
     canvas, tissues, rng = p.canvas, p.tissues, p.rng
-    right = p.organ((-66, 2, 48), (72, 84, 88), tilt=0.15)
-    left = p.organ((8, -48, 80), (72, 38, 42), tilt=0.2)
-    liver = (right | left) & p.cavity
+    right_lobe = p.organ((-66, 2, 48), (72, 84, 88), tilt=0.15)
+    left_lobe = p.organ((8, -48, 80), (72, 38, 42), tilt=0.2)
+    liver = (right_lobe | left_lobe) & p.cavity
     canvas.paint(liver, tissues.liver, S.LIVER)
     hub: Triple = (-22, 24, 112)
     ends: list[Triple] = [(-110, 20, 80), (-75, -45, 70), (15, -55, 85)]

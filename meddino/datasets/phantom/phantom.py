@@ -11,16 +11,16 @@ import numpy as np
 
 from meddino.core.files import atomic, sha256
 from meddino.core.progress import track
-from meddino.datasets.phantom.layouts import (
-    HABITS,
+from meddino.datasets.phantom.options import PhantomOptions
+from meddino.datasets.phantom.raw_layouts import (
     MR_FIRST_ID,
+    RAW_LAYOUTS,
     TarStore,
     ZipStore,
     archives,
     case_ids,
     put_case,
 )
-from meddino.datasets.phantom.options import PhantomOptions
 from meddino.datasets.phantom.scanner import Protocol, scan
 
 
@@ -64,17 +64,17 @@ def _make_case(
     scratch: Path,
 ) -> None:
     """Make and store one case; it depends on the seed, the dataset and its own rank alone."""
-    habit = HABITS[options.dataset]
+    layout = RAW_LAYOUTS[options.dataset]
     rng = np.random.default_rng([options.seed, zlib.crc32(options.dataset.encode()), rank])
     mr = options.dataset == "amos22" and number >= MR_FIRST_ID
     protocol = Protocol(
         size_px=options.size_px,
         slices=options.slices,
         noise_hu=options.noise_hu,
-        bottom_mm=habit.bottoms_mm[rank % len(habit.bottoms_mm)],
-        padding=None if mr else habit.paddings[rank % len(habit.paddings)],
+        bottom_mm=layout.bottoms_mm[rank % len(layout.bottoms_mm)],
+        padding=None if mr else layout.paddings[rank % len(layout.paddings)],
         mr=mr,
-        lesions=habit.lesions,
+        lesions=layout.lesions,
     )
-    code = habit.orientations[int(rng.integers(len(habit.orientations)))]
+    code = layout.orientations[int(rng.integers(len(layout.orientations)))]
     put_case(stores, options.dataset, number, scan(protocol, rng), code, scratch)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from meddino.core.files import read_json, write_json
-from meddino.ct3m import pixels
+from meddino.ct3m import codec
 from meddino.ct3m.loader import Group, read_cells
 from meddino.pretrain.crops import Draws, multi_crop
 from meddino.pretrain.options import Augmentation, Resolution
@@ -86,9 +86,9 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
     def hounsfield(self, number: int) -> npt.NDArray[np.int16]:
         """A slice: int16 (side, side) in HU."""
         cells, side = self._cells, self._cells.side
-        shard = cells.shards[cells.shard_of[number]]
+        shard = cells.shard_paths[cells.shard_of[number]]
         group = Group(shard, int(cells.start[number]), int(cells.stop[number]))
         cell = group.read()
         with group.reading():
-            image: npt.NDArray[np.int16] = pixels.decode([cell], (side, side))[0]
+            image: npt.NDArray[np.int16] = codec.decode([cell], (side, side))[0]
         return image

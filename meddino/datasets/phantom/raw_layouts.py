@@ -48,7 +48,7 @@ UID_ROOT = "2.25."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Habit:
+class RawLayout:
     """What all cases of a dataset have in common."""
 
     archive: str
@@ -68,8 +68,8 @@ class Habit:
     """Whether some cases are a test set without labels."""
 
 
-HABITS = {
-    "amos22": Habit(
+RAW_LAYOUTS = {
+    "amos22": RawLayout(
         archive="amos22.zip",
         image="amos22/imagesTr/amos_{:04d}.nii.gz",
         label="amos22/labelsTr/amos_{:04d}.nii.gz",
@@ -77,14 +77,14 @@ HABITS = {
         orientations=("LAS", "RAS", "LPS"),
         bottoms_mm=(WHOLE_MM, WHOLE_MM, ABDOMEN_MM),
     ),
-    "btcv": Habit(
+    "btcv": RawLayout(
         archive="RawData.zip",
         image="RawData/Training/img/img{:04d}.nii.gz",
         label="RawData/Training/label/label{:04d}.nii.gz",
         labels=BTCV,
         orientations=("LAS",),
     ),
-    "kits23": Habit(
+    "kits23": RawLayout(
         archive="kits23.zip",
         image="dataset/case_{:05d}/imaging.nii.gz",
         label="dataset/case_{:05d}/segmentation.nii.gz",
@@ -92,7 +92,7 @@ HABITS = {
         orientations=("IPL",),
         lesions=True,
     ),
-    "lits": Habit(
+    "lits": RawLayout(
         archive="Training_Batch1.zip",
         image="Training Batch 1/volume-{}.nii",
         label="Training Batch 1/segmentation-{}.nii",
@@ -102,7 +102,7 @@ HABITS = {
         paddings=(None, -2048, None),
         lesions=True,
     ),
-    "msd_spleen": Habit(
+    "msd_spleen": RawLayout(
         archive="Task09_Spleen.tar",
         image="Task09_Spleen/imagesTr/spleen_{}.nii.gz",
         label="Task09_Spleen/labelsTr/spleen_{}.nii.gz",
@@ -111,7 +111,7 @@ HABITS = {
         orientations=("RAS",),
         paddings=(-1024, None),
     ),
-    "pancreas_ct": Habit(
+    "pancreas_ct": RawLayout(
         archive="Pancreas-CT.zip",
         image="Pancreas-CT/PANCREAS_{0:04d}/11-24-2015-PANCREAS{0:04d}-Pancreas",
         label="label{:04d}.nii.gz",
@@ -205,15 +205,15 @@ def put_case(
         code: directions in which the stored axes grow.
         scratch: folder for temporary files.
     """
-    habit = HABITS[dataset]
-    store = stores[habit.archive]
-    label = labels_of(scan, habit.labels)
-    image_name, label_name = _names(habit, number)
+    layout = RAW_LAYOUTS[dataset]
+    store = stores[layout.archive]
+    label = labels_of(scan, layout.labels)
+    image_name, label_name = _names(layout, number)
     if dataset == "pancreas_ct":
         for index, path in enumerate(_dicom(scan, f"{dataset}/{number}", scratch), start=1):
             store.add(f"{image_name}/Pancreas-1/1-{index:03d}.dcm", path)
         path = _nifti(label, scan, "LAS", scratch / "label.nii.gz")
-        stores[PANCREAS_LABELS].add(habit.label.format(number), path)
+        stores[PANCREAS_LABELS].add(layout.label.format(number), path)
         return
     suffix = ".nii.gz" if image_name.endswith(".gz") else ".nii"
     store.add(image_name, _nifti(scan.image, scan, code, scratch / f"image{suffix}"))
@@ -224,13 +224,13 @@ def put_case(
 def archives(dataset: str) -> list[str]:
     """File names of a dataset's archives."""
     extra = [PANCREAS_LABELS] if dataset == "pancreas_ct" else []
-    return [HABITS[dataset].archive, *extra]
+    return [RAW_LAYOUTS[dataset].archive, *extra]
 
 
-def _names(habit: Habit, number: int) -> tuple[str, str | None]:
+def _names(layout: RawLayout, number: int) -> tuple[str, str | None]:
     """Names of an image and of its label, None where the dataset withholds it."""
-    image, label = habit.image.format(number), habit.label.format(number)
-    if habit.withholds and number % TEST_EVERY == TEST_EVERY - 1:
+    image, label = layout.image.format(number), layout.label.format(number)
+    if layout.withholds and number % TEST_EVERY == TEST_EVERY - 1:
         return image.replace("imagesTr", "imagesTs"), None
     return image, label
 

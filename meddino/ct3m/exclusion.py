@@ -13,11 +13,11 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 from meddino.ct3m.options import IndexOptions
 
-Case = tuple[str, str]
+CaseKey = tuple[str, str]
 """Dataset and case."""
 
 
-class LeftOut(NamedTuple):
+class Exclusion(NamedTuple):
     """What stays out."""
 
     mask: npt.NDArray[np.bool_]
@@ -26,12 +26,12 @@ class LeftOut(NamedTuple):
     """For the card: how much, which validation cases and copies of them, and why."""
 
 
-def left_out(
+def find_exclusion(
     options: IndexOptions,
     rows: pd.DataFrame,
     pairs: pd.DataFrame | None,
     splits: Sequence[Path],
-) -> LeftOut:
+) -> Exclusion:
     """Say which rows of an index stay out.
 
     Args:
@@ -45,8 +45,8 @@ def left_out(
     """
     order = options.datasets or tuple(sorted(rows["dataset"].unique()))
     elsewhere = ~rows["dataset"].isin(order).to_numpy()
-    removed = leaking(validation(options, splits), pairs)
-    known = set(rows[["dataset", "case"]].drop_duplicates().itertuples(index=False, name=None))
+    removed = with_copies(validation_cases(options, splits), pairs)
+    curated = set(rows[["dataset", "case"]].drop_duplicates().itertuples(index=False, name=None))
     cases = pd.MultiIndex.from_frame(rows[["dataset", "case"]])
     leaked = cases.isin(list(removed)) if removed else np.zeros(len(rows), dtype=bool)
     repeated = np.zeros(len(rows), dtype=bool)
@@ -61,59 +61,61 @@ def left_out(
             {"dataset": dataset, "case": case, "because": reason}
             for (dataset, case), reason in sorted(removed.items())
         ]
-        there = [entry for entry in listed if (entry["dataset"], entry["case"]) in known]
+        present = [entry for entry in listed if (entry["dataset"], entry["case"]) in curated]
         summary["leak_free"] = {
             "folds": list(options.folds),
-            "removed": [entry for entry in there if entry["dataset"] in order],
+            "removed": [entry for entry in present if entry["dataset"] in order],
             "slices_removed": int((leaked & ~elsewhere).sum()),
             # Not in CT-3M under their own name: MR, or quarantined. Nothing can be compared.
-            "without_slices": [entry for entry in listed if entry not in there],
+            "without_slices": [entry for entry in listed if entry not in present],
         }
-    return LeftOut(elsewhere | leaked | repeated, summary)
+    return Exclusion(elsewhere | leaked | repeated, summary)
 
 
-def validation(options: IndexOptions, splits: Sequence[Path]) -> dict[Case, str]:
+def validation_cases(options: IndexOptions, splits: Sequence[Path]) -> dict[CaseKey, str]:
     """Cases that benchmarks validate on, each with the reason to leave it out."""
-    found: dict[Case, str] = {}
+    reasons: dict[CaseKey, str] = {}
     for path in splits:
         benchmark = path.parent.name.partition("_")[2]
         folds = read_json(path)
         if benchmark not in options.benchmarks:
-            known = ", ".join(options.benchmarks)
-            raise MeddinoError(f"{path} is of no benchmark of this study (known: {known})")
+            names = ", ".join(options.benchmarks)
+            raise MeddinoError(f"{path} is of no benchmark of this study (known: {names})")
         if max(options.folds) >= len(folds):
             raise MeddinoError(
                 f"{path} has {len(folds)} folds, not fold {max(options.folds)}; mend `folds`"
             )
         dataset = options.benchmarks[benchmark]
         reason = f"{benchmark} validates on it"
-        found |= {(dataset, case): reason for fold in options.folds for case in folds[fold]["val"]}
-    return found
+        reasons |= {
+            (dataset, case): reason for fold in options.folds for case in folds[fold]["val"]
+        }
+    return reasons
 
 
-def leaking(cases: dict[Case, str], pairs: pd.DataFrame | None) -> dict[Case, str]:
+def with_copies(cases: dict[CaseKey, str], pairs: pd.DataFrame | None) -> dict[CaseKey, str]:
     """The same cases, and every copy of them, and every copy of a copy.
 
     Args:
         cases: with the reason to leave each out.
         pairs: columns of `duplicates.Pair`.
     """
-    neighbours: dict[Case, list[Case]] = defaultdict(list)
+    neighbours: dict[CaseKey, list[CaseKey]] = defaultdict(list)
     columns = ["dataset_a", "case_a", "dataset_b", "case_b"]
     for da, a, db, b in [] if pairs is None else pairs[columns].itertuples(index=False):
         neighbours[da, a].append((db, b))
         neighbours[db, b].append((da, a))
-    found, queue = dict(cases), list(cases)
+    leaked, queue = dict(cases), list(cases)
     for case in queue:  # which grows
         for copy in neighbours[case]:
-            if copy not in found:
-                found[copy] = f"copy of {case[0]}/{case[1]}"
+            if copy not in leaked:
+                leaked[copy] = f"copy of {case[0]}/{case[1]}"
                 queue.append(copy)
-    return found
+    return leaked
 
 
 def _repeated(
-    rows: pd.DataFrame, pairs: pd.DataFrame, order: tuple[str, ...], removed: set[Case]
+    rows: pd.DataFrame, pairs: pd.DataFrame, order: tuple[str, ...], removed: set[CaseKey]
 ) -> npt.NDArray[np.bool_]:
     """Slices of the later volume of each pair, as far as the two show the same: bool (rows,).
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.models import layouts, loading
+from meddino.models import conversion, loading
 from meddino.models.architectures import library_of
 
 Description = dict[str, Any]
@@ -58,7 +58,7 @@ class TimmViT(LibraryViT):
 
     def _maps(self, x: Tensor, blocks: list[int], norm: bool) -> list[Tensor]:
         model: Any = self.model
-        found = model.forward_intermediates(
+        maps = model.forward_intermediates(
             x,
             indices=blocks,
             norm=norm,
@@ -67,7 +67,7 @@ class TimmViT(LibraryViT):
             intermediates_only=True,
         )
         # timm returns each block once, in their order.
-        by_block = dict(zip(sorted(set(blocks)), found, strict=True))
+        by_block = dict(zip(sorted(set(blocks)), maps, strict=True))
         return [by_block[block] for block in blocks]
 
 
@@ -213,7 +213,7 @@ def _check(vit: LibraryViT) -> None:
     vit.train(training)
 
 
-def adopt(backbone: str, path: Path) -> tuple[Description, dict[str, Tensor]]:
+def read_checkpoint(backbone: str, path: Path) -> tuple[Description, dict[str, Tensor]]:
     """Read a checkpoint of a library.
 
     Args:
@@ -231,7 +231,7 @@ def adopt(backbone: str, path: Path) -> tuple[Description, dict[str, Tensor]]:
     beside = file.with_name("config.json")
     content = loading.read(file)
     tensors = {k: v.float() for k, v in content.items() if isinstance(v, Tensor)}
-    config = read_json(beside) if file.name in layouts.FILES and beside.exists() else None
+    config = read_json(beside) if file.name in conversion.FILES and beside.exists() else None
     description = describe(backbone, config)
     vit = build(description)
     if isinstance(vit, TransformersViT):
@@ -251,8 +251,8 @@ def _renamed(model: Any, tensors: dict[str, Tensor], source: str) -> dict[str, T
         raise MeddinoError(f"{source} does not load: {_first_line(error)}") from error
     missing = {key for key in info["missing_keys"] if not key.startswith(HEADS)}
     unknown = {key: tensors[key] for key in info["unexpected_keys"] if key in tensors}
-    found = {k: v for k, v in loaded.state_dict().items() if k not in missing}
-    return {**found, **unknown}
+    state = {k: v for k, v in loaded.state_dict().items() if k not in missing}
+    return {**state, **unknown}
 
 
 def _imported(name: str) -> Any:

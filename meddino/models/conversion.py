@@ -48,7 +48,7 @@ _PUBLIC_ONLY = ("mask_token", "storage_tokens", "rope_embed.periods", "blocks.0.
 _PROJECTION = re.compile(r"(.*\.attn\.)([qkv])_proj\.(weight|bias)")
 
 
-def recorded(config: Path) -> dict[str, Any]:
+def config_fields(config: Path) -> dict[str, Any]:
     """What a `config.json` of transformers or timm says that tensors do not.
 
     Returns:
@@ -71,28 +71,28 @@ def recorded(config: Path) -> dict[str, Any]:
     if "architecture" not in values:
         return {}
     arguments = values.get("model_args") or {}
-    theirs = {"num_heads": "num_heads", "rope_base": "rope_temperature"}
-    found = {ours: arguments[key] for ours, key in theirs.items() if key in arguments}
-    return {"norm_eps": 1e-5 if "dinov3" in values["architecture"] else 1e-6, **found}
+    names = {"num_heads": "num_heads", "rope_base": "rope_temperature"}
+    fields = {ours: arguments[key] for ours, key in names.items() if key in arguments}
+    return {"norm_eps": 1e-5 if "dinov3" in values["architecture"] else 1e-6, **fields}
 
 
 def to_public(
-    state: Mapping[str, Tensor], known: Mapping[str, Any]
+    state: Mapping[str, Tensor], fields: Mapping[str, Any]
 ) -> tuple[State, dict[str, Any]]:
     """Give the tensors of any layout the public key names.
 
     Args:
         state: tensors under the key names of DINOv3, transformers or timm.
-        known: what `recorded` found. Without `num_heads`, heads are taken as 64 wide.
+        fields: what `config_fields` returned. Without `num_heads`, heads are taken as 64 wide.
 
     Returns:
-        The tensors, those of the public layout as they were; and what is known beside them. Where
-        there is no mask token, as in timm, it is zero.
+        The tensors, those of the public layout as they were; and what is recorded beside them.
+        Where there is no mask token, as in timm, it is zero.
 
     Raises:
         MeddinoError: nothing tells the number of heads, or it does not divide the width.
     """
-    extra = {key: known[key] for key in ("norm_eps", "rope_base") if key in known}
+    extra = {key: fields[key] for key in ("norm_eps", "rope_base") if key in fields}
     if "embeddings.patch_embeddings.weight" in state:
         named = _renamed({k.removeprefix("model."): v for k, v in state.items()}, TRANSFORMERS)
         named = {k: v.flatten(0, 1) if k == "mask_token" else v for k, v in named.items()}
@@ -106,13 +106,13 @@ def to_public(
         return named, extra  # loading then says so
     named.setdefault("mask_token", torch.zeros_like(named["cls_token"][0]))
     width = named["cls_token"].shape[-1]
-    heads = known.get("num_heads") or width / HEAD_DIM
+    heads = fields.get("num_heads") or width / HEAD_DIM
     if width % heads or width // heads % 4:
         raise MeddinoError(
             f"a ViT of width {width} cannot have {heads:g} heads; give the folder with its"
             " config.json, or say num_heads to load_backbone"
         )
-    rope = RotaryEmbedding(width // int(heads), known.get("rope_base", 100.0), None)
+    rope = RotaryEmbedding(width // int(heads), fields.get("rope_base", 100.0), None)
     return {**_joined(named), "rope_embed.periods": rope.periods}, extra
 
 
@@ -207,12 +207,12 @@ def to_timm(vit: VisionTransformer) -> tuple[State, dict[str, Any]]:
 
 def differences(vit: VisionTransformer) -> list[str]:
     """What a ViT loses in transformers or timm, in words; nothing for most."""
-    found = []
+    notes = []
     if not torch.equal(vit.rope_embed.periods, _periods(vit)):
-        found.append("its rotary periods are rounded to bfloat16, there they are exact")
+        notes.append("its rotary periods are rounded to bfloat16, there they are exact")
     if vit.architecture.untie_local_cls_norm:
-        found.append("local_cls_norm, which only training uses, is left out")
-    return found
+        notes.append("local_cls_norm, which only training uses, is left out")
+    return notes
 
 
 def _parts(vit: VisionTransformer, target: str) -> State:
@@ -270,13 +270,13 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
 def _joined(state: Mapping[str, Tensor]) -> State:
     """Join the projections to queries, keys and values; without a bias, that of keys is masked."""
     joined: State = {}
-    found: dict[tuple[str, str], State] = defaultdict(dict)
+    projections: dict[tuple[str, str], State] = defaultdict(dict)
     for key, value in state.items():
         if match := _PROJECTION.fullmatch(key):
-            found[match[1], match[3]][match[2]] = value
+            projections[match[1], match[3]][match[2]] = value
         else:
             joined[key] = value
-    for (stem, kind), parts in found.items():
+    for (stem, kind), parts in projections.items():
         if kind == "weight" and len(parts) < 3:
             continue  # strict loading then says what is missing
         none = torch.zeros_like(next(iter(parts.values())))

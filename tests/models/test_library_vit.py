@@ -19,7 +19,7 @@ from meddino.finetune.networks import build_network
 from meddino.finetune.options import Method, Training
 from meddino.finetune.settings import Settings
 from meddino.finetune.vit import read_start, start_of
-from meddino.models import library
+from meddino.models import library_vit
 from meddino.models.loading import load_strictly
 from meddino.models.options import WeightsOptions
 from meddino.models.weights import run as fetch_weights
@@ -141,9 +141,9 @@ def test_a_head_around_the_vit_is_left_out(tmp_path: Path) -> None:
     config = ViTConfig(**SIZE, intermediate_size=128, num_labels=7)
     model = shaken(ViTForImageClassification(config))
     model.save_pretrained(tmp_path)
-    description, tensors = library.adopt("transformers:vit", tmp_path)
-    assert not any(key.startswith(library.HEADS) for key in tensors)
-    vit = library.build(description)
+    description, tensors = library_vit.read_checkpoint("transformers:vit", tmp_path)
+    assert not any(key.startswith(library_vit.HEADS) for key in tensors)
+    vit = library_vit.build(description)
     load_strictly(vit.model, tensors, "x")
     x = torch.randn(1, 3, 64, 32)
     theirs = model.vit(x, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
@@ -160,13 +160,13 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     del changed[key]
     save_file(changed, tmp_path / "model.safetensors")
     with pytest.raises(MeddinoError, match=r"lacks .*mlp\.fc1\.weight.*unknown extra\.weight"):
-        library.adopt(backbone, tmp_path)
+        library_vit.read_checkpoint(backbone, tmp_path)
     save_file({**state, key: torch.ones(3, 3)}, tmp_path / "model.safetensors")
     with pytest.raises(MeddinoError, match=r"another shape|does not load"):
-        library.adopt(backbone, tmp_path)
+        library_vit.read_checkpoint(backbone, tmp_path)
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(MeddinoError, match=r"w\.safetensors does not fit"):
-        library.adopt("timm:vit_tiny_patch16_224", tmp_path / "w.safetensors")
+        library_vit.read_checkpoint("timm:vit_tiny_patch16_224", tmp_path / "w.safetensors")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -215,12 +215,12 @@ def test_a_torchvision_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatc
         except RuntimeError as error:
             raise ModuleNotFoundError("Could not import module 'ViTModel'") from error
 
-    monkeypatch.setattr(library, "import_module", broken)
+    monkeypatch.setattr(library_vit, "import_module", broken)
     with pytest.raises(MeddinoError, match=r"timm cannot be loaded \(operator.*belongs to your"):
-        library.describe("timm:vit_tiny_patch16_224")
-    monkeypatch.setattr(library, "_build_transformers", lazy)
+        library_vit.describe("timm:vit_tiny_patch16_224")
+    monkeypatch.setattr(library_vit, "_build_transformers", lazy)
     with pytest.raises(MeddinoError, match=r"transformers:x cannot be loaded \(operator"):
-        library.build({"backbone": "transformers:x"})
+        library_vit.build({"backbone": "transformers:x"})
 
 
 # Weights from Hugging Face
