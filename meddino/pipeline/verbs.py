@@ -167,6 +167,7 @@ VERBS: dict[str, Verb] = {
     ),
     "feature_figures": Verb(
         module="meddino.report.figures.feature_figures",
+        revision=2,
         summary="draw dense features along the chain of pretraining",
         options=Study.feature_options,
         beside=("*.png", "*.pdf"),

@@ -103,7 +103,8 @@ class Features(Options):
     """Which dense features of the stages of pretraining are shown (paper, Figs. 1, 3 and 4)."""
 
     images: int = Field(3, ge=1, le=12)
-    """Validation cases of `probe.benchmark`, spread evenly over those of the first of `folds`."""
+    """Validation cases of `probe.benchmark`, spread evenly over those of the first of `folds`; the
+    one with most structures on its slice is shown at all sizes and with marked points."""
     sizes_px: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field(
         (512, 1024, 2048), min_length=1
     )

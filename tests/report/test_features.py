@@ -26,6 +26,7 @@ from meddino.models.vit import build
 from meddino.models.weights import run as fetch_weights
 from meddino.pretrain.crops import as_input
 from meddino.report.figures import dense, feature_figures, maps, scenes
+from meddino.report.figures.layers import telling_slice
 from meddino.report.figures.scenes import Scene
 from meddino.report.options import FeatureOptions, Features, FigureOptions
 
@@ -401,8 +402,9 @@ def test_a_studys_figures_are_described_and_repeat_to_the_byte(
             )
             assert one == again
     similarity, _, resolution = (entry["caption"] for entry in entries)
-    assert "64 x 64 px" in similarity and "liver in c1" in similarity and "c3" in similarity
-    assert "before (stage 1) and after (stage 2)" in resolution
+    assert "64 x 64 px" in similarity and "Case c1" in similarity
+    assert "(1 liver, 2 spleen)" in similarity and "Fig. 4" in similarity
+    assert "before (stage 1) and after (stage 2)" in resolution and "Fig. 1" in resolution
 
 
 def test_views_are_chosen_by_rule(study: dict[str, Any]) -> None:
@@ -412,13 +414,31 @@ def test_views_are_chosen_by_rule(study: dict[str, Any]) -> None:
     label = sitk.GetArrayFromImage(
         sitk.ReadImage(str(study["dataset"].parent / "labelsTr/c1.nii.gz"))
     )
-    number = int(np.argmax((label > 0).sum(axis=(1, 2))))
-    y, x = (int(share * 80) for share in view.point)
-    assert view.structure == "liver" and label[number, y, x] == 1
+    number = telling_slice(label)
+    assert [mark.structure for mark in view.marks] == ["liver", "spleen"]
+    for value, mark in enumerate(view.marks, 1):
+        y, x = (int(share * 80) for share in mark.point)
+        assert label[number, y, x] == value
     image = study["dataset"].parent / "imagesTr/c1_0000.nii.gz"
     np.testing.assert_array_equal(
         view.scene.values[0], sitk.GetArrayFromImage(sitk.ReadImage(str(image)))[number]
     )
+
+
+def test_one_point_an_organ_is_marked_and_no_more_than_eight(tmp_path: Path) -> None:
+    label = np.zeros((3, 60, 60), np.uint8)
+    for value in range(1, 11):  # ten structures, the first two the smallest
+        label[1, 6 * (value - 1) : 6 * value - 1, 2 : 10 + 4 * value] = value
+    label[2, :, :] = 1  # more voxels, but a single structure
+    image = np.full(label.shape, 40, np.int16)
+    image[:, 0] = -1000
+    dataset = converted(tmp_path / "Dataset001_toy", [(image, label), (image, label * 0)], 2)
+    view = feature_figures.read_view(dataset, "c0", 1.0)
+    assert [mark.structure for mark in view.marks] == [f"x{value}" for value in range(3, 11)]
+    for value, mark in enumerate(view.marks, 3):
+        assert label[1, int(mark.point[0] * 60), int(mark.point[1] * 60)] == value
+    (body,) = feature_figures.read_view(dataset, "c1", 1.0).marks
+    assert body.structure == "the body"
 
 
 def test_a_single_checkpoint_has_nothing_before_it(study: dict[str, Any], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def draw(scene: Scene, maps: Sequence[Maps], point: Point, path: Path, look: Fig
     # As high as the image, within what keeps labels and titles legible.
     tall = 1.75 * min(max(scene.aspect * height / width, 0.7), 2.0) + 0.15
     with figure(look, path, 2 * len(sizes), 1 + models, (2.1, tall)) as axes:
-        show_image(axes[0, 0], scene, point, look, "image")
+        show_image(axes[0, 0], scene, [point], look, "image")
         for axis in axes[1:, 0]:
             axis.set_axis_off()
         for number, entry in enumerate(maps):

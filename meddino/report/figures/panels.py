@@ -1,5 +1,6 @@
 """Panels of a figure of dense features: the image, similarities, components, and their scale."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ HIDDEN = 0.93
 
 
 def show_image(
-    axis: Any, scene: Scene, point: Point | None, look: FigureOptions, title: str
+    axis: Any, scene: Scene, points: Sequence[Point], look: FigureOptions, title: str
 ) -> None:
-    """Show the image, and a mark in the chosen patch, if there is one."""
+    """Show the image, and a mark at each point; several marks are numbered from 1 on."""
     axis.imshow(scene.shown(look.window_hu), aspect=scene.aspect)
-    if point is not None:
-        mark(axis, scene, point)
+    for count, point in enumerate(points, 1):
+        mark(axis, scene, point, str(count) if len(points) > 1 else "")
     axis.set_title(title, color=MUTED)
     bare(axis)
 
@@ -43,12 +44,26 @@ def show_colours(axis: Any, scene: Scene, colours: Array) -> None:
     bare(axis)
 
 
-def mark(axis: Any, scene: Scene, point: Point) -> None:
-    """Mark a point of the image with a cross that stands out on dark and on bright."""
+def mark(axis: Any, scene: Scene, point: Point, label: str = "") -> None:
+    """Mark a point of the image with a cross that stands out on dark and on bright.
+
+    Args:
+        axis: the panel.
+        scene: the image, whose pixels are the units of the panel.
+        point: the place.
+        label: text beside the cross.
+    """
+    from matplotlib import patheffects
+
     height, width = scene.values.shape[1:]
-    place = ([point[1] * width - 0.5], [point[0] * height - 0.5])
-    axis.plot(*place, "+", color="#000000", ms=9, mew=3)
-    axis.plot(*place, "+", color=MARK, ms=8, mew=1.4)
+    x, y = point[1] * width - 0.5, point[0] * height - 0.5
+    axis.plot([x], [y], "+", color="#000000", ms=9, mew=3)
+    axis.plot([x], [y], "+", color=MARK, ms=8, mew=1.4)
+    if label:
+        axis.annotate(
+            label, (x, y), (4, 3), textcoords="offset points", color=MARK, fontsize=8,
+            path_effects=[patheffects.withStroke(linewidth=2, foreground="#000000")],
+        )  # fmt: skip
 
 
 def scale(mapped: Any, axes: list[Any]) -> None:
