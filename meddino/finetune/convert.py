@@ -87,10 +87,10 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
 
 def _labelled(options: ConvertOptions, root: Path) -> list[Case]:
     """All labelled cases of the benchmark, also those that `exclude_cases` names."""
-    whole = options.dataset.model_copy(update={"exclude_cases": ()})
+    layout = options.dataset.model_copy(update={"exclude_cases": ()})
     return [
         case
-        for case in whole.cases(root)
+        for case in layout.cases(root)
         if case.label is not None and case.modality in options.benchmark.modalities
     ]
 

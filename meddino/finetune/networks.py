@@ -65,6 +65,7 @@ def _primus(settings: Settings, configuration: Any, classes: int) -> nn.Module:
     from meddino.models.primus import Primus
 
     vit = build_vit(settings)
+    # (B, 1, H, W) -> tokens of each block (B, C, h, w) -> side by side -> (B, classes, H, W)
     return Primus(vit, vit.embed_dim, vit.patch_size, settings.method.blocks, classes)
 
 
@@ -75,6 +76,7 @@ def _dino_unet(settings: Settings, configuration: Any, classes: int) -> nn.Modul
     size, blocks = settings.method.adapter, settings.method.blocks
     assert size is not None, "Method demands a size for dino_unet"
     vit = build_vit(settings)
+    # The ViT sees the image padded to its coarsest stride, which must hold whole patches.
     if STRIDES[-1] % vit.patch_size:
         raise MeddinoError(
             f"backbone: dino_unet needs patches of which {STRIDES[-1]} px is a multiple, and those"

@@ -23,7 +23,8 @@ def build_vit(settings: Settings) -> Any:
     """Build a method's ViT with random weights and the architecture of its checkpoint.
 
     Returns:
-        A module with `get_intermediate_layers`, `embed_dim` and `patch_size`.
+        A module with `embed_dim`, `patch_size`, and `get_intermediate_layers`, which maps images
+        (B, 3, H, W) to patch tokens of each block, (B, embed_dim, H / patch_size, W / patch_size).
 
     Raises:
         MeddinoError: its library cannot build it, or it lacks blocks that the method reads.
@@ -106,13 +107,14 @@ def _read_ours(path: Path, method: Method) -> tuple[dict[str, Any], dict[str, Te
     loading.check_size(vit.architecture, method.backbone, str(path), "backbone of the method")
     architecture = asdict(vit.architecture) | _overrides(method)
     defaults = asdict(named(method.backbone))
-    # Used for local crops in pretraining only.
+    # The norm for local crops is of no use after pretraining.
     dropped = ["local_cls_norm."]
     dropped += ["storage_tokens"] if architecture["storage_tokens"] == 0 else []
     state = {
         key: value
         for key, value in vit.state_dict().items()
         if not key.startswith(tuple(dropped))
+        # Without the mask the keys' bias is trained, as in the authors' ViT.
         and not (method.train_k_bias and key.endswith("bias_mask"))
     }
     return {key: architecture[key] for key in OWN if architecture[key] != defaults[key]}, state

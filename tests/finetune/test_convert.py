@@ -319,10 +319,10 @@ def test_an_excluded_case_moves_no_other_case(
         {part: [case for case in cases if case not in ("2", "5")] for part, cases in fold.items()}
         for fold in drawn
     ]
-    told = capsys.readouterr().err
-    assert "LiTS: folds drawn over 6 labelled cases" in told
+    log = capsys.readouterr().err
+    assert "LiTS: folds drawn over 6 labelled cases" in log
     number = next(i for i, fold in enumerate(drawn) if "2" in fold["val"])
-    assert f"LiTS: fold {number} validates on" in told
+    assert f"LiTS: fold {number} validates on" in log
 
 
 def test_a_fold_that_loses_all_its_cases_is_named(
