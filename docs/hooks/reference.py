@@ -17,6 +17,7 @@ from meddino import __main__ as command_line
 from meddino.cli import status
 from meddino.cli.cost import hours
 from meddino.cli.estimate import Assumptions, Effort, Estimator, Figures, together
+from meddino.cli.overview import HEADINGS
 from meddino.datasets.options import Dataset
 from meddino.pipeline.verbs import VERBS
 from meddino.pretrain.meter import PEAK_FLOPS
@@ -206,10 +207,11 @@ def verbs_page() -> str:
         " options from `--config` files, or as JSON from the workflow.",
         "",
     ]
-    for title, stage in (("Stages of the study", True), ("Tools", False)):
-        lines += [f"## {title}", ""]
+    for group, heading in HEADINGS.items():
+        lines += [f"## {heading}", ""]
+        stage = group == "stages"
         for name, verb in VERBS.items():
-            if (verb.options is not None) is stage:
+            if verb.group == group:
                 lines += [f"### {name}", "", f"{verb.summary[:1].upper()}{verb.summary[1:]}.", ""]
                 lines += [f"Module `{verb.module}`, revision {verb.revision}.", ""] if stage else []
                 lines += ["```text", help_of(name), "```", ""]

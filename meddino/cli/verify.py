@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
         "folders", nargs="*", type=Path, default=[Path("results"), Path("resources")]
     )
     parser.add_argument("--strict", action="store_true", help="files without a record are errors")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     folders = [folder for folder in given.folders if folder.is_dir()]
     if not folders:
         wanted = ", ".join(map(str, given.folders))

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         MeddinoError: model, inputs or outputs are not usable, or a volume could not be segmented;
             the others are.
     """
-    flags = _parser().parse_args(arguments)
+    flags = _parser().parse_intermixed_args(arguments)
     jobs = plan_outputs(flags.inputs, flags.output)
     from meddino.finetune.model import find  # torch and nnU-Net: after what can fail at once
 

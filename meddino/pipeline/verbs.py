@@ -10,13 +10,15 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.study.model import Study
+
+Group = Literal["use", "study", "stages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,9 @@ class Verb:
     parameter of the rule, so that old results rerun. `options` cuts the verb's slice out of a study
     and is None for tools that make no result of the study. `beside` are the files that belong to
     its result, as patterns below the folder of its main output, whose name without suffix they may
-    hold as `{stem}`, and its options as `{options}`. `usage` are the arguments of a tool that
-    passes them on to Snakemake, whose own help would say nothing of the tool.
+    hold as `{stem}`, and its options as `{options}`. `group` is the heading under which the command
+    line lists the verb. `usage` are the arguments of a tool that passes them on to Snakemake, whose
+    own help would say nothing of the tool.
     """
 
     module: str
@@ -36,13 +39,72 @@ class Verb:
     revision: int = 1
     options: Callable[..., Any] | None = None
     beside: tuple[str, ...] = ()
+    group: Group = "stages"
     usage: str = ""
 
 
 VERBS: dict[str, Verb] = {
+    "segment": Verb(
+        module="meddino.finetune.segment",
+        summary="segment your own CT or MR volumes with a trained model",
+        group="use",
+    ),
+    "features": Verb(
+        module="meddino.report.figures.features",
+        summary="draw the dense features of backbones on your own image, side by side",
+        group="use",
+    ),
+    "export": Verb(
+        module="meddino.models.export",
+        summary="convert a checkpoint's ViT for DINOv3's code, transformers or timm",
+        group="use",
+    ),
+    "highres": Verb(
+        module="meddino.finetune.highres",
+        summary="add the 896 x 896 px configuration to nnU-Net's own plans",
+        group="use",
+    ),
+    "study": Verb(
+        module="meddino.cli.study",
+        summary="run the workflow, or go on with it, and show its progress",
+        group="study",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "watch": Verb(
+        module="meddino.cli.watch",
+        summary="show a running study: jobs, losses, failures, time left",
+        group="study",
+    ),
+    "status": Verb(
+        module="meddino.cli.status",
+        summary="list the jobs that would run, and why",
+        group="study",
+        usage="[SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "cost": Verb(
+        module="meddino.cli.cost",
+        summary="estimate jobs, GPU-hours, core-hours and disk before anything runs",
+        group="study",
+        usage="[--gpu NAME] [SNAKEMAKE_ARGUMENT ...]",
+    ),
+    "verify": Verb(
+        module="meddino.cli.verify",
+        summary="compare all results with their recorded checksums",
+        group="study",
+    ),
+    "tensorboard": Verb(
+        module="meddino.cli.tensorboard",
+        summary="write the logs of trainings as event files for TensorBoard",
+        group="study",
+    ),
+    "submit": Verb(
+        module="meddino.slurm.submit",
+        summary="run a verb that trains as a SLURM job, and wait for it",
+        group="study",
+    ),
     "phantom": Verb(
         module="meddino.datasets.phantom.phantom",
-        summary="make the procedural CT phantom of one dataset",
+        summary="make the synthetic CT volumes (phantoms) of one dataset",
         options=Study.phantom_options,
         beside=("*",),
     ),
@@ -60,7 +122,7 @@ VERBS: dict[str, Verb] = {
     ),
     "duplicates": Verb(
         module="meddino.ct3m.duplicates",
-        summary="find volumes that are copies of others, by content",
+        summary="find volumes that are copies of others, by their content",
         options=Study.duplicates_options,
         beside=("overlap.csv",),
     ),
@@ -81,7 +143,7 @@ VERBS: dict[str, Verb] = {
     "weights": Verb(
         module="meddino.models.weights",
         revision=2,
-        summary="check and place published weights",
+        summary="download or read published weights, and check them",
         options=Study.weights_options,
     ),
     "pretrain": Verb(
@@ -100,20 +162,20 @@ VERBS: dict[str, Verb] = {
     ),
     "plan": Verb(
         module="meddino.finetune.plan",
-        summary="let nnU-Net plan a benchmark, and add the high-resolution configuration",
+        summary="plan a benchmark with nnU-Net, and add high-resolution configurations",
         options=Study.plan_options,
         beside=("dataset_fingerprint.json", "dataset.json", "splits_final.json"),
     ),
     "preprocess": Verb(
         module="meddino.finetune.preprocess",
-        summary="let nnU-Net preprocess a benchmark in one configuration",
+        summary="preprocess a benchmark with nnU-Net in one configuration",
         options=Study.preprocess_options,
         beside=("*_{stem}/*",),
     ),
     "finetune": Verb(
         module="meddino.finetune.finetune",
         revision=3,
-        summary="train one method on one benchmark",
+        summary="train one method on one fold of a benchmark",
         options=Study.finetune_options,
         beside=("model.json", "history.jsonl"),
     ),
@@ -131,18 +193,18 @@ VERBS: dict[str, Verb] = {
     ),
     "probe": Verb(
         module="meddino.evaluate.probe",
-        summary="probe frozen backbones: organs from patch tokens, by k-NN and linearly",
+        summary="classify organs from tokens of frozen backbones, by k-NN and linearly",
         options=Study.probe_options,
     ),
     "scores": Verb(
         module="meddino.evaluate.scores",
-        summary="put the scores of all runs into one file",
+        summary="join the scores of all runs in one file",
         options=Study.scores_options,
     ),
     "tables": Verb(
         module="meddino.report.tables.tables",
         revision=5,
-        summary="write one of the paper's tables beside the paper's values",
+        summary="write one of the paper's tables, beside the paper's values",
         options=Study.table_options,
         beside=("{stem}.md", "{stem}.tex"),
     ),
@@ -161,26 +223,26 @@ VERBS: dict[str, Verb] = {
     "figures": Verb(
         module="meddino.report.figures.figures",
         revision=6,
-        summary="draw the figures",
+        summary="draw the figures of the report",
         options=Study.figure_options,
         beside=("*.png", "*.pdf"),
     ),
     "feature_figures": Verb(
         module="meddino.report.figures.feature_figures",
         revision=2,
-        summary="draw dense features along the chain of pretraining",
+        summary="draw the dense features of each stage of pretraining",
         options=Study.feature_options,
         beside=("*.png", "*.pdf"),
     ),
     "overlays": Verb(
         module="meddino.report.figures.overlays",
-        summary="draw a slice of each case with its labels, for the report",
+        summary="draw slices of cases with reference and predictions, for the report",
         options=Study.overlay_options,
         beside=("*.webp", "*.png"),
     ),
     "provenance": Verb(
         module="meddino.report.cards.provenance",
-        summary="collect the records of all that the results were made from (RO-Crate)",
+        summary="collect the records of everything behind the results (RO-Crate)",
         options=Study.provenance_options,
         beside=("provenance.json",),
     ),
@@ -189,53 +251,6 @@ VERBS: dict[str, Verb] = {
         revision=6,
         summary="write the HTML report",
         options=Study.report_options,
-    ),
-    "export": Verb(
-        module="meddino.models.export",
-        summary="write a checkpoint's ViT for DINOv3's code, transformers or timm",
-    ),
-    "segment": Verb(
-        module="meddino.finetune.segment",
-        summary="segment your own volumes with a trained model",
-    ),
-    "features": Verb(
-        module="meddino.report.figures.features",
-        summary="draw what backbones make of an image of yours, side by side",
-    ),
-    "highres": Verb(
-        module="meddino.finetune.highres",
-        summary="add 896 x 896 px to plans that nnU-Net's own planner wrote",
-    ),
-    "submit": Verb(
-        module="meddino.slurm.submit",
-        summary="run a verb that trains as a SLURM job, and wait for it",
-    ),
-    "study": Verb(
-        module="meddino.cli.study",
-        summary="run the workflow with a live display (arguments go to Snakemake)",
-        usage="[SNAKEMAKE_ARGUMENT ...]",
-    ),
-    "watch": Verb(
-        module="meddino.cli.watch",
-        summary="show a running study: what runs, losses, failures, time left",
-    ),
-    "status": Verb(
-        module="meddino.cli.status",
-        summary="say what would rerun, and why, before anything runs",
-        usage="[SNAKEMAKE_ARGUMENT ...]",
-    ),
-    "cost": Verb(
-        module="meddino.cli.cost",
-        summary="say what the study would take: jobs, GPU-hours, core-hours, disk, submissions",
-        usage="[--gpu NAME] [SNAKEMAKE_ARGUMENT ...]",
-    ),
-    "tensorboard": Verb(
-        module="meddino.cli.tensorboard",
-        summary="write what trainings have logged as event files for TensorBoard",
-    ),
-    "verify": Verb(
-        module="meddino.cli.verify",
-        summary="read all results again and compare them with their records",
     ),
 }
 

@@ -25,7 +25,8 @@ import yaml
 from places import ROOT
 from test_segment import make_model
 
-from meddino.__main__ import _stage_parser, main
+from meddino.__main__ import main
+from meddino.cli.stages import stage_parser
 from meddino.core import layers
 from meddino.pipeline.verbs import VERBS
 
@@ -330,7 +331,7 @@ def check_verb(name: str, *words: str) -> None:
         rest = list(words) if at is None else [*words[:at], *words[at + 2 :]]
         check_snakemake(rest)
     elif verb.options is not None:
-        parser = _stage_parser(name, import_module(verb.module).run)
+        parser = stage_parser(name, import_module(verb.module).run)
         try:
             parser.parse_args(list(words))
         except SystemExit as error:

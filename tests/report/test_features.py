@@ -275,7 +275,8 @@ def test_the_verb_writes_pictures_and_numbers_to_equal_bytes(
     volume: Path, vit: Path, tmp_path: Path
 ) -> None:
     other = checkpoint(tmp_path / "other.pth", 1, stage="stage1", iteration=9)
-    arguments = (volume, "--model", vit, f"b={other}", other, "--size", 64, 128, "--dpi", 50)
+    arguments = ("--model", vit, "--model", f"b={other}", "--model", other, volume)
+    arguments += ("--size", 64, "--size", 128, "--dpi", 50)
     outputs = [tmp_path / "out/a", tmp_path / "out/b"]
     for output in outputs:
         assert run(*arguments, "--output", output, "--at", "0.4,0.6", "--slice", 3) == 0
@@ -334,7 +335,7 @@ def test_what_cannot_be_drawn_is_one_clear_error(
         ([volume, "--model", tmp_path / "absent.pth"], "absent.pth does not exist"),
         ([volume, "--model", junk], "junk.png is not a checkpoint"),
         ([volume, "--model", unet], "unet.pth: the state dict is no DINOv3 ViT"),
-        ([volume, "--model", vit, vit], "two models are called vit"),
+        ([volume, "--model", vit, "--model", vit], "two models are called vit"),
         ([volume, "--model", vit, "--slice", 10], "slices 0 to 9"),
         ([volume, "--model", vit, "--size", 64, "--patch", "8,0"], "--patch 8,0: both must be"),
         ([volume, "--model", vit, "--patch", "x"], "--patch x: give two numbers"),

@@ -21,6 +21,7 @@ from meddino.report.style import figure
 
 SIZES_PX = (16, 2048)
 """Smallest and largest input (px)."""
+DEFAULT_SIZE_PX = 512
 
 
 def draw(scene: Scene, maps: Sequence[Maps], point: Point, path: Path, look: FigureOptions) -> None:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         MeddinoError: image, model, patch or size cannot be used.
     """
     flags = _parser().parse_args(arguments)
-    sizes = _sizes(flags.size)
+    sizes = _sizes(flags.size or [DEFAULT_SIZE_PX])
     output = flags.output or Path(f"{_stem(flags.image)}.features")
     files = [output.with_name(f"{output.name}.{kind}") for kind in ("png", "pdf", "npz")]
     if flags.image.resolve() in [file.resolve() for file in files]:
@@ -92,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a CT volume (NIfTI, MHA, MHD, NRRD, the folder of a DICOM series), a PNG or a JPEG",
     )  # fmt: skip
     parser.add_argument(
-        "--model", nargs="+", required=True, metavar="[NAME=]PATH",
-        help="checkpoints of backbones, side by side under these names",
+        "--model", action="append", required=True, metavar="[NAME=]PATH",
+        help="checkpoint of a backbone, drawn under this name; repeat it to compare several",
     )  # fmt: skip
     parser.add_argument(
         "--slice", type=int, metavar="N",
@@ -109,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "--at", metavar="Y,X", help="the same as shares of height and width, such as 0.4,0.6"
     )
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[512], metavar="PX",
-        help="sides of the input (px), up to 2048; by default 512",
+        "--size", type=int, action="append", metavar="PX",
+        help="side of the input (px), up to 2048; by default 512; repeat it to compare several",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="STEM",
