@@ -230,7 +230,7 @@ class Method(Options):
     warmup_epochs: int = Field(default=0, ge=0)
     """Epochs of linear rise before the decay."""
     grad_clip: float = Field(default=12, gt=0)
-    """Largest norm of the gradient; section 4.1: 12."""
+    """Largest norm of the gradient; section 4.1 gives nnU-Net's default, 12, for nnU-Net alone."""
     deep_supervision: bool = False
     """Whether lower resolutions of the U-Net's decoder have losses too (nnU-Net's default)."""
 

@@ -1,6 +1,8 @@
 """The site: it builds without a warning, loads nothing from elsewhere, and says what is true."""
 
 import ast
+import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -123,6 +125,30 @@ def test_the_cost_is_that_of_the_papers_study(site: Path) -> None:
     assert counted is not None
     stated = re.findall(r"study is (\d+) submissions", (ROOT / "docs/slurm.md").read_text("utf-8"))
     assert stated == [counted[1]], f"docs/slurm.md says {stated}, `cost` {counted[1]}"
+
+
+def test_python_in_the_pages_imports_what_exists() -> None:
+    """Packages move; pages that show how to use them must move too."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    fences = [
+        fence for page in pages
+        for fence in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    ]  # fmt: skip
+    nodes = [node for fence in fences for node in ast.walk(ast.parse(fence))]
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    assert len(imports) >= 4
+    for node in imports:
+        for alias in node.names:
+            name = f"{node.module}.{alias.name}"
+            found = hasattr(importlib.import_module(str(node.module)), alias.name)
+            assert found or importlib.util.find_spec(name), name
+
+
+def test_the_picture_of_the_readme_can_be_drawn_again() -> None:
+    """Drawing takes the results of a demo; that its imports hold can be seen without."""
+    assert callable(importlib.import_module("demo_picture").draw)
+    picture = ROOT / "docs/assets/demo.webp"
+    assert picture.stat().st_size < 100_000, "the first screen of the README loads in a blink"
 
 
 @pytest.mark.parametrize("page", ["parity.md", "reproducibility.md"])
