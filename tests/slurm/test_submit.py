@@ -16,8 +16,9 @@ import torch
 from meddino.core.errors import MeddinoError
 from meddino.core.state import open_state
 from meddino.models import loading
-from meddino.slurm import submit
-from meddino.slurm.submit import Flags, Job
+from meddino.slurm import queue, submit
+from meddino.slurm.flags import Flags
+from meddino.slurm.queue import Job
 
 slurm = pytest.mark.skipif(
     "MEDDINO_TEST_SLURM" not in os.environ, reason="no test SLURM: see make slurm-test"
@@ -63,8 +64,8 @@ def test_flags_that_we_cannot_use_are_named(text: str, named: str) -> None:
 
 def test_the_name_of_a_job_follows_from_its_folder_alone() -> None:
     one, two = Path("/study/runs/stage1-abc.job"), Path("/other/runs/stage1-abc.job")
-    assert submit.name(one) == submit.name(one) != submit.name(two)
-    assert submit.name(one).startswith("meddino-stage1-abc-")
+    assert queue.job_name(one) == queue.job_name(one) != queue.job_name(two)
+    assert queue.job_name(one).startswith("meddino-stage1-abc-")
 
 
 def test_without_flags_the_verb_runs_here_and_ends_as_it_ends(tmp_path: Path) -> None:
@@ -108,8 +109,8 @@ def test_a_silent_controller_is_not_a_lost_job(
 ) -> None:
     _fake(tmp_path, monkeypatch, squeue=body)
     job = Job("7", tmp_path)
-    assert submit._state(job) == state
-    assert submit._end(job, state).partition(":")[0] == ("lost" if state == "GONE" else "")
+    assert queue._state(job) == state
+    assert queue._end(job, state).partition(":")[0] == ("lost" if state == "GONE" else "")
 
 
 def test_a_job_that_left_no_trace_is_an_error_and_one_that_did_is_none(
@@ -119,9 +120,9 @@ def test_a_job_that_left_no_trace_is_an_error_and_one_that_did_is_none(
 
     _fake(tmp_path, monkeypatch, squeue="echo Invalid job id specified >&2; exit 1")
     with pytest.raises(MeddinoError, match="SLURM job 7 ended as lost"):
-        submit.wait(Job("7", tmp_path))
+        queue.wait(Job("7", tmp_path))
     cloudpickle_dump(("success", None), tmp_path / "7_0_result.pkl")
-    submit.wait(Job("7", tmp_path))
+    queue.wait(Job("7", tmp_path))
 
 
 def test_where_slurm_does_not_answer_nothing_is_submitted_twice(
@@ -208,7 +209,7 @@ def undisturbed(stage: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "run"
-    subprocess.run(["scancel", f"--name={submit.name(tmp_path / 'run' / 'state.job')}"])
+    subprocess.run(["scancel", f"--name={queue.job_name(tmp_path / 'run' / 'state.job')}"])
 
 
 @slurm
@@ -294,7 +295,7 @@ def test_a_job_that_ended_while_nobody_waited_is_not_run_again(
     number = _job(folder)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    _until(lambda: submit._state(Job(number, folder / "state.job")).startswith("COMPLETED"))
+    _until(lambda: queue._state(Job(number, folder / "state.job")).startswith("COMPLETED"))
     for output in folder.glob("*.pth"):  # as Snakemake does with what it takes for half done
         output.unlink()
     (folder / "history.jsonl").unlink()
@@ -312,7 +313,7 @@ def test_an_interrupt_cancels_the_job_and_a_rerun_goes_on(
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 75
     assert f"SLURM job {number} is cancelled; rerun to go on" in _said(folder)
-    _until(lambda: submit._state(Job(number, folder / "state.job")).startswith("CANCELLED"))
+    _until(lambda: queue._state(Job(number, folder / "state.job")).startswith("CANCELLED"))
     assert _start(folder, stage).wait() == 0, _said(folder)
     assert "resumed at iteration" in _said(folder)
     _equal(folder, undisturbed)
