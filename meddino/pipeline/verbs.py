@@ -203,7 +203,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables.tables",
-        revision=5,
+        revision=6,
         summary="write one of the paper's tables, beside the paper's values",
         options=Study.table_options,
         beside=("{stem}.md", "{stem}.tex"),
@@ -248,7 +248,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.page.report",
-        revision=6,
+        revision=7,
         summary="write the HTML report",
         options=Study.report_options,
     ),

@@ -47,6 +47,8 @@ class TableOptions(Options):
     """Tolerance of the NSD (mm), as printed."""
     tolerances_mm: dict[str, dict[str, float]] = {}
     """Benchmark -> structure -> its own tolerance in protocol `area` (mm), as printed."""
+    paper_patch_px: dict[str, int] = {}
+    """Benchmark -> side of the square input of `2d` that the paper states (px), where it does."""
     recipe: Recipe = "controlled"
     """Whether rows differ in their weights alone, or as in the authors' code."""
     recipe_changes: dict[str, list[str]] = {}

@@ -147,6 +147,14 @@ def test_a_table_shows_the_paper_the_difference_and_the_best(study: dict[str, An
     assert "NSD by edge voxels" not in text and "DSC in %." in text, "the table's footnote"
 
 
+def test_remarks_stand_below_their_table(study: dict[str, Any]) -> None:
+    text = made.report(study).read_text(encoding="utf-8")
+    table, _, rest = text.partition("By the protocol by area")
+    assert "on LiTS nnU-Net&#39;s configuration 2d takes 48 x 64 px here" in table
+    assert "LiTS: nnU-Net 79.29, ResEnc-L 81.20, PrimusV2-M 81.73" in table
+    assert "AMOS22" not in table and "Another setting" not in rest
+
+
 def test_missing_runs_are_in_the_report(study: dict[str, Any]) -> None:
     lines = made.table_lines()
     lines.loc[lines["method"] == "nnunet", ["ours", "low", "high", "p", "difference"]] = np.nan
@@ -265,8 +273,8 @@ def test_the_configuration_in_the_report_is_the_study(page: Page) -> None:
 @pytest.mark.parametrize(
     "files", [[], ["profiles/demo/study.yaml"], ["config.leak-free.yaml"]], ids=str
 )
-def test_a_study_said_as_one_file_is_the_same_study(files: list[str]) -> None:
-    study = load(["config.yaml", *files])
+def test_a_study_said_as_one_file_is_the_same_study(root: Path, files: list[str]) -> None:
+    study = load([root / name for name in ("config.yaml", *files)])
     assert Study.parse(json.loads(json.dumps(study.configuration()))) == study
 
 

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from meddino.core.errors import MeddinoError
+from meddino.core.files import write_json
 from meddino.evaluate import statistics
 from meddino.report.options import Table, TableOptions
-from meddino.report.tables import results, tables
+from meddino.report.tables import remarks, results, tables
 from meddino.study.model import load
 
 NAN = float("nan")
@@ -266,3 +267,45 @@ def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:
             for benchmark in table.benchmarks:
                 values = results.paper_values()[name][method][benchmark]
                 assert set(values) >= set(table.metrics)
+
+
+def test_a_planned_input_that_is_not_the_papers_is_a_remark(
+    files: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "Dataset704_lits/nnUNetPlans.json"
+    stated = options().model_copy(update={"paper_patch_px": {"lits": 640}})
+    for size, remarked in (([512, 640], True), ([640, 640], False)):
+        write_json(path, {"configurations": {"2d": {"patch_size": size}}})
+        tables.run(stated, scores=files, output=tmp_path / "table2.csv", plans=(path,))
+        for suffix in (".md", ".tex"):
+            text = (tmp_path / "table2").with_suffix(suffix).read_text()
+            assert ("takes 512 x 640 px here; the paper states 640 x 640 px" in text) == remarked
+        lines = pd.read_csv(tmp_path / "table2.csv")
+        assert set(lines["planned_px"]) == {f"{size[0]} x {size[1]}"}
+    write_json(path, {"configurations": {}})
+    with pytest.raises(MeddinoError, match=r"nnUNetPlans\.json holds no plan of 2d; delete it"):
+        tables.run(stated, scores=files, output=tmp_path / "table2.csv", plans=(path,))
+    tables.run(stated, scores=files, output=tmp_path / "table2.csv")
+    assert "Another input" not in (tmp_path / "table2.md").read_text(), "not known"
+
+
+def test_published_3d_results_are_marked_as_another_setting(
+    files: list[Path], tmp_path: Path
+) -> None:
+    tables.run(options(), scores=files, output=tmp_path / "table2.csv")
+    markdown = (tmp_path / "table2.md").read_text()
+    assert "Another setting, for context only: published 3D networks" in markdown
+    assert "LiTS|CT: nnU-Net 79.29, ResEnc-L 81.20, PrimusV2-M 81.73. The paper's" in markdown
+    assert "AMOS22" not in markdown and "88.61" not in markdown, "only the table's benchmarks"
+    assert "documentation/primus.md" in (tmp_path / "table2.tex").read_text()
+    assert not (pd.read_csv(tmp_path / "table2.csv") == 79.29).any(axis=None), "no cell of it"
+    tables.run(options(metrics=("NSD",)), scores=files, output=tmp_path / "table2.csv")
+    assert "Another setting" not in (tmp_path / "table2.md").read_text()
+
+
+def test_every_published_3d_result_belongs_to_a_benchmark(root: Path) -> None:
+    published, study = remarks.published_3d(), load([root / "config.yaml"])
+    assert set(published["results"]) <= set(study.benchmarks)
+    assert set(published["notes"]) <= set(published["results"])
+    values = [v for networks in published["results"].values() for v in networks.values()]
+    assert all(50 < value < 100 for value in values)

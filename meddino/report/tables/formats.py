@@ -9,6 +9,7 @@ from meddino.report.options import TableOptions
 from meddino.report.tables.cells import column_cells, plain
 from meddino.report.tables.footnote import footnote
 from meddino.report.tables.metrics import METRICS
+from meddino.report.tables.remarks import remarks
 
 Style = Callable[[str], str]
 """Turns a text into one of the format, such as its bold form."""
@@ -27,7 +28,7 @@ class Row(NamedTuple):
 
 
 def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
-    """The table with its heading and footnote, in GitHub's Markdown.
+    """The table with its heading, footnote and remarks, in GitHub's Markdown.
 
     Args:
         options: rows and columns.
@@ -39,13 +40,15 @@ def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
     first, *others = (f"| {' | '.join(row)} |" for row in texts)
     alignment = f"|{'---|' * len(description)}{'---:|' * len(heads)}"
     body = "\n".join([first, alignment, *others])
-    return f"## {options.table.title}\n\n{body}\n\n{footnote(options, lines)}\n"
+    notes = "\n\n".join([footnote(options, lines), *remarks(options, lines)])
+    return f"## {options.table.title}\n\n{body}\n\n{notes}\n"
 
 
 def latex(options: TableOptions, lines: pd.DataFrame) -> str:
     """The same as a LaTeX table, which needs the package booktabs."""
     description, heads = _descriptive_heads(options), _heads(options)
-    caption = f"{_latex(options.table.title)}. {_latex(footnote(options, lines))}"
+    notes = " ".join([footnote(options, lines), *remarks(options, lines)])
+    caption = f"{_latex(options.table.title)}. {_latex(notes)}"
     rows = [row.styled(_latex, r"\textbf{{{}}}".format) for row in _rows(options, lines)]
     return "\n".join(
         [

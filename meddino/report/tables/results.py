@@ -1,7 +1,7 @@
 """The numbers of a table: means, intervals and tests of its runs, beside the paper's values."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,23 @@ def paper_values() -> dict[str, Any]:
     return values
 
 
-def table_lines(options: TableOptions, scores: pd.DataFrame) -> pd.DataFrame:
+def table_lines(
+    options: TableOptions, scores: pd.DataFrame, planned_px: Mapping[str, str]
+) -> pd.DataFrame:
     """All numbers of a table: a line for each row, column and protocol.
 
     Args:
         options: rows and columns.
         scores: rows of `evaluate`; methods without any get lines with 0 cases.
+        planned_px: benchmark -> input of `2d` that nnU-Net planned, such as `640 x 640`.
 
     Returns:
         Columns `table`, `row` (label), `method`, `data`, `recipe`, `benchmark`, `metric`, `unit`,
-        `protocol`, `ours`, `low` and `high` (95 % interval), `paper`, `difference`, `p`, `cases`.
+        `protocol`, `ours`, `low` and `high` (95 % interval), `paper`, `difference`, `p`, `cases`,
+        `planned_px` (empty where unknown).
     """
     return pd.DataFrame(
-        line
+        {**line, "planned_px": planned_px.get(benchmark, "")}
         for metric in options.table.metrics
         for benchmark in options.table.benchmarks
         for protocol in PROTOCOLS

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic
+from meddino.core.files import atomic, read_json
 from meddino.evaluate.scores import read_scores
 from meddino.report.options import TableOptions
 from meddino.report.tables.formats import latex, markdown
@@ -14,7 +14,9 @@ from meddino.report.tables.metrics import METRICS
 from meddino.report.tables.results import table_lines
 
 
-def run(options: TableOptions, *, scores: list[Path], output: Path) -> None:
+def run(
+    options: TableOptions, *, scores: list[Path], output: Path, plans: tuple[Path, ...] = ()
+) -> None:
     """Write one table.
 
     Args:
@@ -23,13 +25,16 @@ def run(options: TableOptions, *, scores: list[Path], output: Path) -> None:
         output: `<table>.csv` (a line per row, column and protocol: `ours`, its 95 % interval from
             `low` to `high`, the paper's value, and Holm's `p`); beside it appear `<table>.md` and
             `<table>.tex`, for people.
+        plans: `DatasetNNN_<benchmark>/nnUNetPlans.json` of its benchmarks, for a remark where the
+            planned input is not the paper's.
 
     Raises:
-        MeddinoError: none of the table's runs has scores, or the scores lack one of its metrics.
+        MeddinoError: none of the table's runs has scores, or the scores lack one of its metrics; a
+            file is damaged.
     """
     all_scores = read_scores(scores)
     _check(options, all_scores)
-    lines = table_lines(options, all_scores)
+    lines = table_lines(options, all_scores, dict(map(_planned, plans)))
     printed = lines[lines["protocol"] == options.table.protocol]
     for suffix, text in (
         (".csv", lines.to_csv(index=False, float_format="%.6g")),
@@ -38,6 +43,15 @@ def run(options: TableOptions, *, scores: list[Path], output: Path) -> None:
     ):
         with atomic(output.with_suffix(suffix)) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _planned(path: Path) -> tuple[str, str]:
+    """The benchmark of nnU-Net's plans, and the input of its configuration `2d` (px)."""
+    try:
+        height, width = read_json(path)["configurations"]["2d"]["patch_size"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise MeddinoError(f"{path} holds no plan of 2d; delete it and rerun") from error
+    return path.parent.name.partition("_")[2], f"{height} x {width}"
 
 
 def _check(options: TableOptions, scores: pd.DataFrame) -> None:

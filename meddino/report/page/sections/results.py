@@ -10,13 +10,14 @@ from meddino.report.page.charts.results import against_paper
 from meddino.report.page.names import benchmark_label
 from meddino.report.tables.cells import column_cells, number
 from meddino.report.tables.footnote import footnote
+from meddino.report.tables.remarks import remarks
 
 COLUMNS = 4
 """Most columns beside each other; a table of more is divided by metric."""
 
 
 def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
-    """One table: its title, footnote, and blocks by protocol.
+    """One table: its title, footnote, remarks, and blocks by protocol.
 
     Args:
         options: names, and the tables of the study.
@@ -33,6 +34,7 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
         "shown": blocks.pop(protocol),
         "others": blocks,
         "footnote": footnote(table, printed) if table else "",
+        "remarks": remarks(table, printed) if table else [],
         "metrics": lines["metric"].drop_duplicates().tolist(),
         "benchmarks": [
             (key, benchmark_label(options, key))
