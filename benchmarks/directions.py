@@ -17,6 +17,7 @@ import yaml
 
 from meddino.evaluate import statistics
 from meddino.report.tables.results import case_values
+from meddino.study import paths, targets
 from meddino.study.model import load
 
 OVERLAYS = ["profiles/demo/study.yaml", "profiles/directions/study.yaml"]
@@ -70,7 +71,8 @@ def run(seed: int, cores: int) -> pd.DataFrame:
 
 def load_probes(overlay: Path) -> list[str]:
     """Probes of all checkpoints, which say what pretraining did before any finetuning."""
-    return load(["config.yaml", *OVERLAYS, overlay]).probe_paths()
+    study = load(["config.yaml", *OVERLAYS, overlay])
+    return [paths.probe(study, source) for source in targets.probed(study)]
 
 
 def print_rows(by_method: dict[str, list[pd.DataFrame]], seeds: list[int]) -> None:

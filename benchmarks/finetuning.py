@@ -132,7 +132,7 @@ def _arguments() -> argparse.Namespace:
 
 def _method(given: argparse.Namespace) -> Method:
     """The study's method from random weights, which take the same time."""
-    method = STUDY.methods[given.method].plain()
+    method = STUDY.methods[given.method].alone()
     changes: dict[str, Any] = {"weights": None, "configuration": CONFIGURATION}
     if given.backbone and method.backbone:
         depth = named(given.backbone).depth

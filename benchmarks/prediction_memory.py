@@ -163,7 +163,7 @@ def _write(folder: Path, given: argparse.Namespace) -> None:
     sitk.WriteImage(image, str(folder / "case_0000.nii.gz"))
     method = (
         STUDY.methods[given.method]
-        .plain()
+        .alone()
         .model_copy(update={"weights": None, "configuration": "2d"})
     )
     if given.backbone:

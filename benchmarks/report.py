@@ -36,6 +36,7 @@ from meddino.report.page.charts.training import MEASURES
 from meddino.report.pixels import grey
 from meddino.report.style import bare, figure
 from meddino.report.tables import tables
+from meddino.study import jobs, targets
 from meddino.study.model import Study, load
 
 CASES = {"amos22": 72, "btcv": 6, "kits23": 98, "lits": 26}
@@ -62,7 +63,7 @@ def main() -> None:
         study = load([Path(__file__).parents[1] / "config.yaml"])
         files = write_results(study, root)
         started = time.monotonic()
-        report.run(study.report_options(), **files, output=root / "report.html")
+        report.run(jobs.report.report_options(study), **files, output=root / "report.html")
         took = time.monotonic() - started
         indices = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
         charts = peer_charts(study, files, root)
@@ -73,14 +74,17 @@ def main() -> None:
             "pictures, no cases": root / "charts.html",
         }
         report.run(
-            study.report_options(), **{**files, "overlays": []}, output=pages["report, no cases"]
+            jobs.report.report_options(study),
+            **{**files, "overlays": []},
+            output=pages["report, no cases"],
         )
         write_peer(pages["pictures, no cases"], files, charts, [])
         write_peer(pages["pictures"], files, charts, composites(root, indices))
         times = measured(list(pages.values()), arguments.repeats)
     cases = sum(len(index["cases"]) for index in indices.values())
     print(
-        f"{cases} cases of {sum(CASES.values())}, {len(study.runs())} runs; written in {took:.0f} s"
+        f"{cases} cases of {sum(CASES.values())}, {len(targets.runs(study))} runs;"
+        f" written in {took:.0f} s"
     )
     compare(pages, times)
 
@@ -108,7 +112,11 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
     csv = []
     for name in study.tables:
         csv.append(root / f"tables/{name}.csv")
-        tables.run(study.table_options(name), scores=[root / "scores.parquet"], output=csv[-1])
+        tables.run(
+            jobs.report.tables_options(study, name),
+            scores=[root / "scores.parquet"],
+            output=csv[-1],
+        )
     pretraining = [
         write(root / f"pretrain/{stage}/history.jsonl", stage_lines(count, rng))
         for stage, count in STAGE_ITERATIONS.items()
@@ -121,7 +129,7 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
             root / f"finetune/{run.benchmark}/{run.method}/fold0/history.jsonl",
             [epoch(n, rng) for n in range(1000)],
         )
-        for run in study.runs()
+        for run in targets.runs(study)
     ]
     drawn = [overlaid(study, benchmark, root, scores, rng) for benchmark in CASES]
     return {
@@ -134,7 +142,7 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
         "finetuning": finetuning,
         "probes": [],
         "quarantine": [quarantine(root / "0.json")],
-        "provenance": provenance(root / "provenance.json", len(study.runs())),
+        "provenance": provenance(root / "provenance.json", len(targets.runs(study))),
     }
 
 
@@ -146,7 +154,7 @@ def write(path: Path, lines: list[dict[str, Any]]) -> Path:
 def scored(study: Study, rng: np.random.Generator) -> pd.DataFrame:
     """Scores of all runs: methods and structures differ, cases more so."""
     rows = []
-    for run in study.runs():
+    for run in targets.runs(study):
         for place, structure in enumerate(study.benchmarks[run.benchmark].labels):
             for number in range(CASES[run.benchmark]):
                 dsc = float(np.clip(0.9 - 0.02 * place - rng.gamma(1.2, 0.06), 0, 1))
@@ -193,7 +201,7 @@ def overlaid(
     """Cases with predictions on the disk, and their pictures by `overlays`."""
     labels = study.benchmarks[benchmark].labels
     dataset = root / f"raw/Dataset001_{benchmark}/dataset.json"
-    methods = [run.method for run in study.runs() if run.benchmark == benchmark]
+    methods = [run.method for run in targets.runs(study) if run.benchmark == benchmark]
     names = sorted(scores[scores["benchmark"] == benchmark]["case"].unique())
     done = [root / f"predictions/{benchmark}/{m}/fold0/done.json" for m in methods]
     files = {}
@@ -215,7 +223,11 @@ def overlaid(
     scores[scores["benchmark"] == benchmark].to_parquet(part)
     output = root / f"overlays/{benchmark}/index.json"
     overlays.run(
-        study.overlay_options(), dataset=dataset, predictions=done, scores=[part], output=output
+        jobs.report.overlays_options(study),
+        dataset=dataset,
+        predictions=done,
+        scores=[part],
+        output=output,
     )
     return output
 
@@ -305,8 +317,8 @@ def provenance(path: Path, runs: int) -> Path:
 def peer_charts(study: Study, files: dict[str, Any], root: Path) -> list[bytes]:
     """The charts as pictures, by the verb `figures`."""
     folder = root / "pictures"
-    look, scores = study.figure_options(), pd.read_parquet(files["scores"])
-    runs = [root / run.benchmark / run.method / "fold0/done.json" for run in study.runs()]
+    look, scores = jobs.report.figures_options(study), pd.read_parquet(files["scores"])
+    runs = [root / run.benchmark / run.method / "fold0/done.json" for run in targets.runs(study)]
     entries = [
         *curves.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
         *curves.finetuning_curves(look, files["finetuning"], folder),

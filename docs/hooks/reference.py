@@ -244,7 +244,7 @@ PUBLIC = {
     "Slices": ["meddino.ct3m.shards", "meddino.ct3m.loader", "meddino.volumes.reader"],
     "Metrics": ["meddino.evaluate.surface", "meddino.evaluate.statistics"],
     "Quality of features": ["meddino.pretrain.quality"],
-    "Configuration": ["meddino.study.model", "meddino.pipeline.verbs"],
+    "Configuration": ["meddino.study.model", "meddino.pipeline.options"],
     "Files and errors": ["meddino.core.files", "meddino.core.errors"],
 }
 """Modules that are meant to be used from Python, by what one would look for."""

@@ -17,7 +17,9 @@ from meddino.core.explain import explain
 from meddino.core.options import Options
 from meddino.models.architectures import ARCHITECTURES, Architecture, named
 from meddino.pretrain.options import Head, StageOptions
+from meddino.study.jobs.pretrain import probe_inputs
 from meddino.study.model import Study
+from meddino.study.targets import searched_datasets
 
 FIGURES = Path(__file__).with_name("cost.yaml")
 ON_GPU = {"pretrain", "finetune", "predict"}
@@ -194,7 +196,7 @@ class Estimator:
                 return self._cases(chosen["benchmark"]) / self._folds(chosen["benchmark"])
             case "probed slice":
                 probe = self.study.probe
-                checkpoints = len(self.study.probe_inputs(chosen["source"])["checkpoints"]) or 1
+                checkpoints = len(probe_inputs(self.study, chosen["source"])["checkpoints"]) or 1
                 return self._cases(probe.benchmark) * probe.slices_per_case * checkpoints
             case "GPU second":
                 return self._gpu_seconds(job)
@@ -202,7 +204,7 @@ class Estimator:
     def _slices(self, dataset: str | None) -> float:
         """Slices of one chunk of a dataset, or of all that is curated."""
         if dataset is None:
-            return sum(self._slices_of(name) for name in self.study.searched_datasets())
+            return sum(self._slices_of(name) for name in searched_datasets(self.study))
         return self._slices_of(dataset) / self.study.chunks(dataset)
 
     def _slices_of(self, dataset: str) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meddino.core.errors import MeddinoError
-from meddino.pipeline import verbs
+from meddino.pipeline.options import parse_options, select, selectors
 from meddino.pipeline.recorder import recorded
 from meddino.pipeline.verbs import VERBS
 
@@ -37,23 +37,23 @@ def run_stage(name: str, run: Callable[..., None], arguments: Sequence[str]) -> 
     """
     flags = vars(stage_parser(name, run).parse_args(arguments))
     json_options, config = flags.pop("options"), flags.pop("config")
-    selectors = {key: flags.pop(key) for key in verbs.selectors(name)}
+    names = {key: flags.pop(key) for key in selectors(name)}
     if json_options is not None:
-        options = verbs.parse_options(typing.get_type_hints(run)["options"], json_options)
+        options = parse_options(typing.get_type_hints(run)["options"], json_options)
     else:
-        options = _from_configuration(name, config, selectors)
+        options = _from_configuration(name, config, names)
     with recorded(name, options, flags):
         run(options, **flags)
 
 
-def _from_configuration(name: str, config: list[str], selectors: dict[str, str | None]) -> Any:
-    """The slice of the configuration that the selectors name."""
+def _from_configuration(name: str, config: list[str], names: dict[str, str | None]) -> Any:
+    """The slice of the configuration that the names name."""
     from meddino.study.model import load
 
-    if missing := [f"--{key}" for key, value in selectors.items() if value is None]:
+    if missing := [f"--{key}" for key, value in names.items() if value is None]:
         flags = ", ".join(missing)
         raise MeddinoError(f"say {flags}: which part of {' + '.join(config)} this run is for")
-    return verbs.select(load(config), name, **{k: v for k, v in selectors.items() if v is not None})
+    return select(load(config), name, **{k: v for k, v in names.items() if v is not None})
 
 
 def stage_parser(name: str, run: Callable[..., None]) -> argparse.ArgumentParser:
@@ -85,14 +85,14 @@ def stage_parser(name: str, run: Callable[..., None]) -> argparse.ArgumentParser
 
 def _add_options(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Add the flags from which the options come: a configuration, or JSON."""
-    selectors = verbs.selectors(name)
-    replaced = ["--config", *(f"--{key}" for key in selectors)]
+    names = selectors(name)
+    replaced = ["--config", *(f"--{key}" for key in names)]
     group = parser.add_argument_group("settings, from a configuration or as JSON", meaning)
     group.add_argument(
         "--config", nargs="+", default=["config.yaml"], metavar="FILE",
         help="the configuration; each file is laid over those before it (default: config.yaml)",
     )  # fmt: skip
-    for key in selectors:
+    for key in names:
         group.add_argument(f"--{key}", metavar="NAME", help=f"which {key} of the configuration")
     group.add_argument(
         "--options", metavar="JSON", help=f"all settings, in place of {', '.join(replaced)}"

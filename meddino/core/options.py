@@ -1,6 +1,11 @@
 """The base of all options: frozen, typed, and deaf to misspelt keys."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Recipe = Literal["controlled", "official"]
+"""Which values the methods of a study have: see `recipe` in the configuration."""
 
 
 class Options(BaseModel):

@@ -20,7 +20,7 @@ from meddino.core import layers
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.core.files import atomic, read_json
-from meddino.finetune.options import FinetuneOptions
+from meddino.finetune.options import FinetuneOptions, under_recipe
 from meddino.finetune.settings import KEY, Settings, read_settings, write_settings
 from meddino.finetune.trainer import MethodTrainer
 
@@ -92,10 +92,7 @@ def _configured(row: str, configuration: str) -> Settings:
     """A method of the configuration, trained as it says."""
     over = [part for part in os.environ.get("MEDDINO_CONFIG", "").split(os.pathsep) if part]
     content = layers.read([PAPER, *over])
-    method = dict(content["methods"][row] or {})
-    official = method.pop("official", None)
-    if content["recipe"] == "official":
-        method = layers.merge(method, official or {})
+    method = under_recipe(content["methods"][row] or {}, content["recipe"])
     method["configuration"] = configuration
     try:
         options = FinetuneOptions.model_validate(

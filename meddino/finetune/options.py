@@ -1,10 +1,13 @@
 """Options of the benchmarks, nnU-Net's planning, the methods, their training and prediction."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from meddino.core.options import Options
+from meddino.core import layers
+from meddino.core.explain import explain
+from meddino.core.options import Options, Recipe
 from meddino.datasets.options import FolderLayout
 from meddino.models.architectures import library_of
 
@@ -26,9 +29,6 @@ class Benchmark(Options):
     nnU-Net gets consecutive numbers in the order of each structure's lowest value."""
     structures: list[str] = []
     """Structures that count; the others become background. Empty: all."""
-    tolerances_mm: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, exclude=True)
-    """Structure -> tolerance of its NSD in protocol `area` (mm); `evaluate.tolerance_mm` for the
-    others. Of structures that do not count it is ignored."""
     modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
     """Which volumes take part. Section 4.1: AMOS22 with 300 CT and 60 MR."""
     folds: int = Field(default=5, ge=2)
@@ -45,11 +45,13 @@ class Benchmark(Options):
             raise ValueError("labels: each structure needs at least one label value")
         if len(values) != len(set(values)):
             raise ValueError("labels: a label value may belong to one structure only")
-        for key in ("structures", "tolerances_mm"):
-            for name in getattr(self, key):
-                if name not in self.labels:
-                    raise ValueError(f"{key}: {name!r} is not one of {', '.join(self.labels)}")
+        self._check_names("structures", self.structures)
         return self
+
+    def _check_names(self, key: str, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.labels:
+                raise ValueError(f"{key}: {name!r} is not one of {', '.join(self.labels)}")
 
     @property
     def names(self) -> list[str]:
@@ -58,14 +60,31 @@ class Benchmark(Options):
         return sorted(chosen, key=lambda name: min(self.labels[name]))
 
     @property
+    def folder(self) -> str:
+        """nnU-Net's folder name without the benchmark's key: `Dataset701`."""
+        return f"Dataset{self.nnunet_id:03d}"
+
+
+class ConfiguredBenchmark(Benchmark):
+    """A benchmark as the configuration describes it, with what matters to its scores alone."""
+
+    tolerances_mm: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Structure -> tolerance of its NSD in protocol `area` (mm); `evaluate.tolerance_mm` for the
+    others. Of structures that do not count it is ignored."""
+
+    @model_validator(mode="after")
+    def _check_tolerances(self) -> Self:
+        self._check_names("tolerances_mm", self.tolerances_mm)
+        return self
+
+    @property
     def counted_tolerances_mm(self) -> dict[str, float]:
         """`tolerances_mm` of the structures that count."""
         return {n: self.tolerances_mm[n] for n in self.names if n in self.tolerances_mm}
 
-    @property
-    def folder(self) -> str:
-        """nnU-Net's folder name without the benchmark's key: `Dataset701`."""
-        return f"Dataset{self.nnunet_id:03d}"
+    def alone(self) -> Benchmark:
+        """The benchmark without its tolerances: a change of these converts nothing anew."""
+        return Benchmark(**self.model_dump(exclude={"tolerances_mm"}))
 
 
 class ConvertOptions(Options):
@@ -275,6 +294,47 @@ class Method(Options):
                     f"{self.backbone}, weights {self.weights}, freeze_backbone "
                     f"{self.freeze_backbone}"
                 )
+
+
+def under_recipe(method: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The values of a method in the configuration, with those of the authors where they are asked.
+
+    Args:
+        method: a section of `methods`; `official` may hold the values that the authors change.
+        recipe: `controlled`, or `official` to lay these values over the others.
+    """
+    values = {key: value for key, value in method.items() if key != "official"}
+    return layers.merge(values, method.get("official") or {}) if recipe == "official" else values
+
+
+class ConfiguredMethod(Method):
+    """A method as the configuration describes it, with what the recipe `official` changes."""
+
+    official: dict[str, Any] | None = None
+    """Values that differ in the authors' code, laid over the others where `recipe` is official."""
+
+    @model_validator(mode="after")
+    def _check_official(self) -> Self:
+        self.officially()
+        return self
+
+    def alone(self) -> Method:
+        """The method without `official`: a change of a recipe that is not used reruns nothing."""
+        return Method(**self.model_dump(exclude={"official"}))
+
+    def officially(self) -> Self:
+        """The method with the authors' values.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        try:
+            method = Method.model_validate(under_recipe(self.model_dump(), "official"))
+        except ValidationError as error:
+            problems = explain(error, "official", Method).replace("(the whole study): ", "")
+            raise ValueError(f"{problems}; mend it, or set it to null") from error
+        # Not validated, since that would come here again.
+        return self.model_copy(update={name: getattr(method, name) for name in Method.model_fields})
 
 
 class Training(Options):

@@ -1,22 +1,13 @@
 """Every verb of the command line: the module that does it, its revision, and its options.
 
-This is the only list of what the pipeline can do. The workflow asks it for each rule's options, so
-that Snakemake tracks exactly what a job is told; the command line asks it when a person runs a
-verb by hand.
+This is the only list of what the pipeline can do.
 """
 
-import hashlib
-import inspect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from meddino.core.errors import MeddinoError
-from meddino.core.explain import explain
-from meddino.study.model import Study
+from meddino.study.jobs import data, finetune, pretrain, report
 
 Group = Literal["use", "study", "stages"]
 
@@ -105,199 +96,151 @@ VERBS: dict[str, Verb] = {
     "phantom": Verb(
         module="meddino.datasets.phantom.phantom",
         summary="make the synthetic CT volumes (phantoms) of one dataset",
-        options=Study.phantom_options,
+        options=data.phantom_options,
         beside=("*",),
     ),
     "fetch": Verb(
         module="meddino.datasets.fetch",
         summary="download, check and unpack one dataset",
-        options=Study.fetch_options,
+        options=data.fetch_options,
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
         revision=3,
         summary="cut a chunk of a dataset's volumes into axial slices",
-        options=Study.slice_options,
+        options=data.slices_options,
         beside=("{stem}.*.parquet",),
     ),
     "duplicates": Verb(
         module="meddino.ct3m.duplicates",
         summary="find volumes that are copies of others, by their content",
-        options=Study.duplicates_options,
+        options=data.duplicates_options,
         beside=("overlap.csv",),
     ),
     "index": Verb(
         module="meddino.ct3m.index",
         revision=3,
         summary="index the slices of all datasets at one size",
-        options=Study.index_options,
+        options=data.index_options,
         beside=("{stem}.card.json",),
     ),
     "leaves": Verb(
         module="meddino.pretrain.leaves",
         revision=3,
         summary="make dead-leaves pictures, the demo's stand-in for natural images",
-        options=Study.leaves_options,
+        options=pretrain.leaves_options,
         beside=("leaves.{options.size_px}.parquet",),
     ),
     "weights": Verb(
         module="meddino.models.weights",
         revision=2,
         summary="download or read published weights, and check them",
-        options=Study.weights_options,
+        options=pretrain.weights_options,
     ),
     "pretrain": Verb(
         module="meddino.pretrain.pretrain",
         revision=2,
         summary="run one stage of self-supervised pretraining",
-        options=Study.pretrain_options,
+        options=pretrain.pretrain_options,
         beside=("[0-9]*.pth",),
     ),
     "convert": Verb(
         module="meddino.finetune.convert",
         revision=2,
         summary="convert a benchmark to nnU-Net's raw layout, with its split",
-        options=Study.convert_options,
+        options=finetune.convert_options,
         beside=("imagesTr/*", "labelsTr/*", "splits_final.json", "quarantine.json"),
     ),
     "plan": Verb(
         module="meddino.finetune.plan",
         summary="plan a benchmark with nnU-Net, and add high-resolution configurations",
-        options=Study.plan_options,
+        options=finetune.plan_options,
         beside=("dataset_fingerprint.json", "dataset.json", "splits_final.json"),
     ),
     "preprocess": Verb(
         module="meddino.finetune.preprocess",
         summary="preprocess a benchmark with nnU-Net in one configuration",
-        options=Study.preprocess_options,
+        options=finetune.preprocess_options,
         beside=("*_{stem}/*",),
     ),
     "finetune": Verb(
         module="meddino.finetune.finetune",
         revision=3,
         summary="train one method on one fold of a benchmark",
-        options=Study.finetune_options,
+        options=finetune.finetune_options,
         beside=("model.json", "history.jsonl"),
     ),
     "predict": Verb(
         module="meddino.finetune.predict",
         summary="segment the validation cases of a fold",
-        options=Study.predict_options,
+        options=finetune.predict_options,
         beside=("*.nii.gz",),
     ),
     "evaluate": Verb(
         module="meddino.evaluate.evaluate",
         revision=3,
         summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
-        options=Study.evaluate_options,
+        options=report.evaluate_options,
     ),
     "probe": Verb(
         module="meddino.evaluate.probe",
         summary="classify organs from tokens of frozen backbones, by k-NN and linearly",
-        options=Study.probe_options,
+        options=pretrain.probe_options,
     ),
     "scores": Verb(
         module="meddino.evaluate.scores",
         summary="join the scores of all runs in one file",
-        options=Study.scores_options,
+        options=report.scores_options,
     ),
     "tables": Verb(
         module="meddino.report.tables.tables",
         revision=6,
         summary="write one of the paper's tables, beside the paper's values",
-        options=Study.table_options,
+        options=report.tables_options,
         beside=("{stem}.md", "{stem}.tex"),
     ),
     "model_card": Verb(
         module="meddino.report.cards.model_card",
         summary="write the model card of one run",
-        options=Study.model_card_options,
+        options=report.model_card_options,
     ),
     "card": Verb(
         module="meddino.report.cards.card",
         revision=2,
         summary="write the data card of CT-3M",
-        options=Study.card_options,
+        options=data.card_options,
         beside=("card.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
         module="meddino.report.figures.figures",
         revision=6,
         summary="draw the figures of the report",
-        options=Study.figure_options,
+        options=report.figures_options,
         beside=("*.png", "*.pdf"),
     ),
     "feature_figures": Verb(
         module="meddino.report.figures.feature_figures",
         revision=2,
         summary="draw the dense features of each stage of pretraining",
-        options=Study.feature_options,
+        options=report.feature_figures_options,
         beside=("*.png", "*.pdf"),
     ),
     "overlays": Verb(
         module="meddino.report.figures.overlays",
         summary="draw slices of cases with reference and predictions, for the report",
-        options=Study.overlay_options,
+        options=report.overlays_options,
         beside=("*.webp", "*.png"),
     ),
     "provenance": Verb(
         module="meddino.report.cards.provenance",
         summary="collect the records of everything behind the results (RO-Crate)",
-        options=Study.provenance_options,
+        options=report.provenance_options,
         beside=("provenance.json",),
     ),
     "report": Verb(
         module="meddino.report.page.report",
         revision=7,
         summary="write the HTML report",
-        options=Study.report_options,
+        options=report.report_options,
     ),
 }
-
-
-def selectors(name: str) -> list[str]:
-    """The names that pick a verb's slice out of a study, such as `stage` for `pretrain`."""
-    options = VERBS[name].options
-    return [] if options is None else list(inspect.signature(options).parameters)[1:]
-
-
-def select(study: Study, name: str, **chosen: str) -> Any:
-    """Cut the options of a verb out of `study`.
-
-    Raises:
-        MeddinoError: the study has no stage, method or dataset of the chosen name.
-    """
-    options = VERBS[name].options
-    assert options is not None, f"{name} takes no options from a study"
-    return options(study, **chosen)
-
-
-def options_json(study: Study, name: str, **chosen: str) -> str:
-    """The same as canonical JSON: equal options give equal text."""
-    options = select(study, name, **chosen)
-    value = TypeAdapter(type(options)).dump_python(options, mode="json")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def run_folder(study: Study, name: str, **chosen: str) -> str:
-    """A folder for what a killed job resumes from.
-
-    Its name ends in a digest of the options and the revision, so that a run of other settings
-    never finds it. It is no output, since Snakemake deletes those of a failed job.
-    """
-    picked = {key: chosen[key] for key in selectors(name)}
-    identity = f"{options_json(study, name, **picked)}{VERBS[name].revision}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return f"{study.results}/runs/{name}/{'-'.join([*chosen.values(), digest])}"
-
-
-def parse_options(kind: Any, text: str) -> Any:
-    """Read options from JSON.
-
-    Raises:
-        MeddinoError: a key or value does not fit, named with what is allowed.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(text)
-    except ValidationError as error:
-        raise MeddinoError(explain(error, "--options", kind)) from error

@@ -4,10 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from meddino.core.options import Options
+from meddino.core.options import Options, Recipe
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
-Recipe = Literal["controlled", "official"]
 
 
 class Table(Options):

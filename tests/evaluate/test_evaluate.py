@@ -17,8 +17,9 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
 from meddino.evaluate import evaluate, scores, surface
 from meddino.evaluate.options import EvaluateOptions, Evaluation, ScoresOptions
-from meddino.finetune.options import Benchmark
-from meddino.pipeline.verbs import options_json
+from meddino.finetune.options import ConfiguredBenchmark
+from meddino.pipeline.options import options_json
+from meddino.study import jobs
 from meddino.study.model import load
 
 SPACING = np.array([5.0, 0.8, 1.1])
@@ -277,11 +278,13 @@ def test_tolerances_reach_evaluation_and_nothing_before_it(root: Path) -> None:
     study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     benchmark = study.benchmarks["amos22"]
     assert benchmark.tolerances_mm["liver"] == 5.0 and "aorta" in benchmark.tolerances_mm
-    told = study.evaluate_options("amos22", "nnunet", "0").tolerances_mm
+    told = jobs.report.evaluate_options(study, "amos22", "nnunet", "0").tolerances_mm
     assert set(told) == set(benchmark.structures), "of the structures that count"
     assert "tolerances" not in options_json(study, "convert", benchmark="amos22")
     with pytest.raises(ValueError, match=r"tolerances_mm: 'livre' is not one of spleen"):
-        Benchmark.model_validate(benchmark.model_dump() | {"tolerances_mm": {"livre": 5.0}})
+        ConfiguredBenchmark.model_validate(
+            benchmark.model_dump() | {"tolerances_mm": {"livre": 5.0}}
+        )
 
 
 def write(path: Path, mask: np.ndarray, origin: float = 0.0) -> None:

@@ -19,6 +19,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from meddino.core.files import read_json
 from meddino.finetune import convert
 from meddino.finetune.options import ConvertOptions
+from meddino.study import jobs, paths
 from meddino.study.model import Study, load
 
 SIZE_MM, CELL_MM = 72.0, 15.0
@@ -177,7 +178,11 @@ def made(request: Any, study: Study, tmp_path_factory: pytest.TempPathFactory) -
     name = request.param
     raw = tmp_path_factory.mktemp(name)
     cases, left_out = MAKE[name](raw)
-    output = run(study.convert_options(name), raw, raw / "nnunet" / study.nnunet_folder(name))
+    output = run(
+        jobs.finetune.convert_options(study, name),
+        raw,
+        raw / "nnunet" / paths.nnunet_folder(study, name),
+    )
     yield Made(name, output, cases, left_out)
 
 
@@ -250,7 +255,7 @@ def test_each_case_stays_in_the_fold_that_nnunet_draws_for_the_intact_data_set(m
 
 def test_ct_alone_can_be_asked_for(study: Study, tmp_path: Path) -> None:
     cases, _ = amos22(tmp_path)
-    options = study.convert_options("amos22")
+    options = jobs.finetune.convert_options(study, "amos22")
     alone = {"modalities": ["CT"], "channel": "CT", "structures": ["liver", "left kidney"]}
     changed = options.model_copy(update={"benchmark": options.benchmark.model_copy(update=alone)})
     output = run(changed, tmp_path, tmp_path / "nnunet")
@@ -302,7 +307,7 @@ def test_a_dropped_case_moves_no_other_case(name: str, position: float) -> None:
 def crossval(names: list[str], tmp_path: Path, study: Study, **changes: Any) -> Any:
     """The folds of a LiTS in miniature with these excluded cases, and its options changed."""
     lits(tmp_path)
-    options = study.convert_options("lits")
+    options = jobs.finetune.convert_options(study, "lits")
     layout = options.dataset.model_copy(update={"exclude_cases": tuple(names)})
     benchmark = options.benchmark.model_copy(update=changes)
     changed = options.model_copy(update={"dataset": layout, "benchmark": benchmark})

@@ -40,6 +40,7 @@ from meddino.pretrain.options import (
     StageOptions,
 )
 from meddino.pretrain.schedules import linear_warmup_cosine
+from meddino.study import jobs
 from meddino.study.model import Study, load
 
 DINOV3 = GOLDEN / "dinov3"
@@ -98,7 +99,7 @@ def paper(root: Path) -> Study:
 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "stage3"])
 def test_every_key_of_the_papers_stages_is_the_public_trainers(paper: Study, name: str) -> None:
-    o = paper.pretrain_options(name)
+    o = jobs.pretrain.pretrain_options(paper, name)
     assert not config.refusals(o)
     found = dict(flat(written(o, gpus=8)))
     assert found.keys() <= KEYS
@@ -275,7 +276,7 @@ def test_batches_and_norms_that_do_not_fit_are_refused() -> None:
 def test_a_study_is_refused_before_it_runs(root: Path) -> None:
     study = yaml.safe_load((root / "config.yaml").read_text())
     study["pretrain"]["engine"] = "dinov3"
-    assert Study.parse(study).pretrain_options("stage1").engine == "dinov3"
+    assert jobs.pretrain.pretrain_options(Study.parse(study), "stage1").engine == "dinov3"
     study["pretrain"]["stages"]["stage2"]["checkpoint_every"] = 300
     with pytest.raises(MeddinoError, match=r"stage stage2, checkpoint_every: .* divisor of 10000"):
         Study.parse(study)

@@ -13,6 +13,7 @@ from meddino.report.figures import curves, layers, predictions
 from meddino.report.options import FigureOptions, PlotOptions
 from meddino.report.pixels import body
 from meddino.report.style import figure, legend, marks
+from meddino.study import jobs, targets
 from meddino.study.model import load
 
 LOOK = FigureOptions(dpi=50)
@@ -118,7 +119,7 @@ def test_captions_say_case_and_score_and_panels_the_methods_names(
 
 def test_figures_name_things_as_tables_do(root: Path) -> None:
     study = load([root / "config.yaml", root / "config.leak-free.yaml"])
-    options = study.figure_options()
+    options = jobs.report.figures_options(study)
     assert options.method_labels["meddinov3"] == "MedDINOv3"
     assert options.benchmark_labels["kits23"] == "KiTS23"
     assert options.source_labels["stage1"] == "stage 1"
@@ -126,9 +127,9 @@ def test_figures_name_things_as_tables_do(root: Path) -> None:
     assert curves._source(options, "stage1@20000") == "stage 1, 20,000 it."
     assert curves._source(options, "random") == "random initialisation"
     assert curves._source(options, "dinov3") == "DINOv3"
-    assert list(study.shown_chain()) == ["DINOv3", "stage 1", "stage 2", "stage 3"]
+    assert list(targets.shown_chain(study)) == ["DINOv3", "stage 1", "stage 2", "stage 3"]
     demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
-    assert demo.feature_inputs()["checkpoints"][0].endswith("natural/000100.pth")
+    assert jobs.report.feature_figures_inputs(demo)["checkpoints"][0].endswith("natural/000100.pth")
 
 
 def test_marks_tell_more_lines_apart_than_there_are_colours() -> None:

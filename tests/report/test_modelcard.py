@@ -12,6 +12,7 @@ import yaml
 from meddino.core.errors import MeddinoError
 from meddino.finetune.settings import Settings, write_settings
 from meddino.report.cards import model_card
+from meddino.study import jobs
 from meddino.study.model import Study, load
 
 DINOV3 = "DINOv3 License"
@@ -67,7 +68,7 @@ def write(study: Study, folder: Path, method: str, **description: Any) -> str:
     (folder / "model.json").write_text(json.dumps(model))
     scores().to_parquet(folder / "scores.parquet")
     model_card.run(
-        study.model_card_options("btcv", method),
+        jobs.report.model_card_options(study, "btcv", method),
         description=folder / "model.json",
         scores=folder / "scores.parquet",
         output=folder / "README.md",
@@ -126,7 +127,7 @@ def test_equal_runs_give_equal_cards(study: Study, tmp_path: Path) -> None:
 def test_missing_files_are_told(study: Study, tmp_path: Path) -> None:
     with pytest.raises(MeddinoError, match=r"model\.json does not exist"):
         model_card.run(
-            study.model_card_options("btcv", "nnunet"),
+            jobs.report.model_card_options(study, "btcv", "nnunet"),
             description=tmp_path / "model.json",
             scores=tmp_path / "scores.parquet",
             output=tmp_path / "README.md",

@@ -22,6 +22,7 @@ from meddino.report.figures import figures, layers, overlays
 from meddino.report.options import FigureOptions, PlotOptions, Prices
 from meddino.report.page.charts import results, training
 from meddino.report.page.sections import glance
+from meddino.study.jobs.report import report_options
 from meddino.study.model import Study, load
 
 
@@ -275,7 +276,7 @@ def test_the_configuration_in_the_report_is_the_study(page: Page) -> None:
 )
 def test_a_study_said_as_one_file_is_the_same_study(root: Path, files: list[str]) -> None:
     study = load([root / name for name in ("config.yaml", *files)])
-    assert Study.parse(json.loads(json.dumps(study.configuration()))) == study
+    assert Study.parse(json.loads(json.dumps(report_options(study).configuration))) == study
 
 
 # ---- pictures of cases --------------------------------------------------------------------------

@@ -143,7 +143,7 @@ CHECKPOINT_EVERY = 10
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A verb that trains for a while: its options and inputs."""
-    from meddino.pipeline.verbs import options_json, select
+    from meddino.pipeline.options import options_json, select
     from meddino.pretrain import leaves
     from meddino.study.model import load
 

@@ -11,7 +11,9 @@ import yaml
 
 from meddino.core.errors import MeddinoError
 from meddino.core.layers import merge
-from meddino.pipeline.verbs import VERBS, options_json, run_folder, select, selectors
+from meddino.pipeline.options import options_json, run_folder, select, selectors
+from meddino.pipeline.verbs import VERBS
+from meddino.study import jobs, paths, targets
 from meddino.study.model import Study, load
 
 Config = dict[str, Any]
@@ -132,24 +134,33 @@ def test_full_study_and_demo_are_valid_and_ask_for_the_papers_runs(root: Path) -
     full = load([root / "config.yaml"])
     demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     for study in (full, demo):
-        assert len(study.runs()) == len(set(study.runs())) == 22
-        assert study.used_stages()[-3:] == ["stage1", "stage2", "stage3"]
-    assert demo.used_stages()[0] == "natural"
-    assert full.runs() == demo.runs()
+        assert len(targets.runs(study)) == len(set(targets.runs(study))) == 22
+        assert targets.used_stages(study)[-3:] == ["stage1", "stage2", "stage3"]
+    assert targets.used_stages(demo)[0] == "natural"
+    assert targets.runs(full) == targets.runs(demo)
 
 
 def test_every_snapshot_of_the_chain_and_what_it_starts_from_is_probed(root: Path) -> None:
     full = load([root / "config.yaml"])
     demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
     stages = ["stage1", "stage2", "stage3"]
-    assert full.probed() == ["random", "dinov3", *stages]
-    assert demo.probed() == ["random", "natural", *stages], "what stands in for weights is a stage"
-    assert full.probe_inputs("random")["checkpoints"] == []
-    assert full.probe_inputs("dinov3")["checkpoints"] == ["resources/weights/dinov3.pth"]
-    assert full.probe_inputs("stage1")["checkpoints"] == full.snapshots("stage1")
-    assert [full.probe_options(s).variant for s in ("random", "stage1")] == ["none", "paper"]
+    assert targets.probed(full) == ["random", "dinov3", *stages]
+    assert targets.probed(demo) == ["random", "natural", *stages], (
+        "what stands in for weights is a stage"
+    )
+    assert jobs.pretrain.probe_inputs(full, "random")["checkpoints"] == []
+    assert jobs.pretrain.probe_inputs(full, "dinov3")["checkpoints"] == [
+        "resources/weights/dinov3.pth"
+    ]
+    assert jobs.pretrain.probe_inputs(full, "stage1")["checkpoints"] == paths.snapshots(
+        full, "stage1"
+    )
+    assert [jobs.pretrain.probe_options(full, s).variant for s in ("random", "stage1")] == [
+        "none",
+        "paper",
+    ]
     both = load([root / "config.yaml", root / "config.leak-free.yaml"])
-    assert both.probe_options("stage1_leakfree").variant == "leak-free"
+    assert jobs.pretrain.probe_options(both, "stage1_leakfree").variant == "leak-free"
 
 
 @pytest.mark.parametrize("below", [[], ["profiles/demo/study.yaml"]])
@@ -157,14 +168,16 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
     files = [root / name for name in ("config.yaml", *below)]
     plain, both = load(files), load([*files, root / "config.leak-free.yaml"])
     chain = ["stage1", "stage2", "stage3"]
-    assert plain.variants() == ["paper"] and both.variants() == ["paper", "leak-free"]
-    assert both.used_stages()[-6:] == [*chain, *(f"{stage}_leakfree" for stage in chain)]
+    assert targets.variants(plain) == ["paper"] and targets.variants(both) == ["paper", "leak-free"]
+    assert targets.used_stages(both)[-6:] == [*chain, *(f"{stage}_leakfree" for stage in chain)]
     for stage in chain:
-        assert both.pretrain_options(stage) == plain.pretrain_options(stage)
+        assert jobs.pretrain.pretrain_options(both, stage) == jobs.pretrain.pretrain_options(
+            plain, stage
+        )
         one, twin = (asdict(both.pretrain.stages[s]) for s in (stage, f"{stage}_leakfree"))
         same = {key for key in one if one[key] == twin[key]}
         assert set(one) - same <= {"data", "init", "gram_teacher"}
-        inputs = both.pretrain_inputs(f"{stage}_leakfree")
+        inputs = jobs.pretrain.pretrain_inputs(both, f"{stage}_leakfree")
         assert inputs["index"].startswith("results/ct3m/index.leak-free.")
         assert all(
             "_leakfree/" in inputs[k] for k in ("init", "gram_teacher") if "stage" in str(one[k])
@@ -172,7 +185,7 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
     method, twin = both.methods["meddinov3"], both.methods["meddinov3_leakfree"]
     assert twin.label == "MedDINOv3, leak-free"
     assert method.model_copy(update={"label": twin.label, "weights": twin.weights}) == twin
-    said = both.table_options("leakage").method_data
+    said = jobs.report.tables_options(both, "leakage").method_data
     assert said == {
         "dinov3_896": "none",
         "meddinov3": "paper",
@@ -182,24 +195,28 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
 
 def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> None:
     study = load([root / "config.yaml", root / "config.leak-free.yaml"])
-    inputs = study.index_inputs("256", "leak-free")
+    inputs = jobs.data.index_inputs(study, "256", "leak-free")
     assert len(inputs["splits"]) == 4 and inputs["duplicates"]
-    options = study.index_options("256", "leak-free")
+    options = jobs.data.index_options(study, "256", "leak-free")
     assert options.folds == study.folds == (0,)
     assert options.benchmarks["lits"] == "lits" and options.datasets == study.ct3m.datasets
-    assert set(study.index_inputs("256", "paper")) == {"reports", "shards"}
+    assert set(jobs.data.index_inputs(study, "256", "paper")) == {"reports", "shards"}
     with pytest.raises(MeddinoError, match="no variant 'best' of ct3m; known: paper, leak-free"):
-        study.index_options("256", "best")
+        jobs.data.index_options(study, "256", "best")
 
 
 def test_benchmarks_outside_of_ct3m_are_searched_for_copies(config: Config) -> None:
     config["ct3m"]["datasets"].remove("lits")
-    assert "lits" not in Study.parse(config).searched_datasets()
+    assert "lits" not in targets.searched_datasets(Study.parse(config))
     config["pretrain"]["leak_free"] = True
     study = Study.parse(config)
-    assert "lits" in study.searched_datasets()
-    assert any("/lits/" in path for path in study.index_inputs("256", "leak-free")["reports"])
-    assert not any("/lits/" in path for path in study.index_inputs("256", "paper")["reports"])
+    assert "lits" in targets.searched_datasets(study)
+    assert any(
+        "/lits/" in path for path in jobs.data.index_inputs(study, "256", "leak-free")["reports"]
+    )
+    assert not any(
+        "/lits/" in path for path in jobs.data.index_inputs(study, "256", "paper")["reports"]
+    )
 
 
 def test_keeping_copies_out_cuts_no_slices_anew(config: Config) -> None:
@@ -243,7 +260,7 @@ def test_own_folder_is_a_dataset_in_a_few_lines(config: Config) -> None:
     config["datasets"] = {"mine": mine}
     config["ct3m"]["datasets"].append("mine")
     study = Study.parse(config)
-    options = study.fetch_options("mine")
+    options = jobs.data.fetch_options(study, "mine")
     assert options.origin.folder == "/data/scans"
     assert study.chunks("mine") == 1
 
@@ -297,7 +314,8 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
 def changed(config: Config, before: Config, name: str) -> dict[str, Any]:
     """What a job of a method is told otherwise than before."""
     one, other = (
-        Study.parse(c).finetune_options(name, "0").method.model_dump() for c in (before, config)
+        jobs.finetune.finetune_options(Study.parse(c), name, "0").method.model_dump()
+        for c in (before, config)
     )
     return {key: other[key] for key in one if one[key] != other[key]}
 
@@ -313,19 +331,21 @@ def test_the_official_recipe_is_what_the_authors_code_changes(root: Path, config
         assert changed(config, before, name) == differences, name
     assert changed(config, before, "segformer")["segformer"]["variant"] == "authors"
     official, controlled = Study.parse(config), Study.parse(before)
-    assert official.pretrain_options("stage1").qkv_bias is False
-    assert controlled.pretrain_options("stage1").qkv_bias is None
+    assert jobs.pretrain.pretrain_options(official, "stage1").qkv_bias is False
+    assert jobs.pretrain.pretrain_options(controlled, "stage1").qkv_bias is None
     # Nothing of the other recipe reaches a job, so that editing it reruns nothing.
     for name in before["methods"]:
         before["methods"][name].pop("official", None)
     for name in config["methods"]:
-        assert Study.parse(before).finetune_options(name, "0") == controlled.finetune_options(
-            name, "0"
-        )
-    changes = official.table_options("table3").recipe_changes
+        assert jobs.finetune.finetune_options(
+            Study.parse(before), name, "0"
+        ) == jobs.finetune.finetune_options(controlled, name, "0")
+    changes = jobs.report.tables_options(official, "table3").recipe_changes
     assert changes["backbone_lr"] == changes["pretrain.qkv_bias"]
     assert changes["storage_tokens"] == ["dinov3_896"]
-    assert official.table_options("table2").recipe_changes["segformer.variant"] == ["segformer"]
+    assert jobs.report.tables_options(official, "table2").recipe_changes["segformer.variant"] == [
+        "segformer"
+    ]
 
 
 def test_twins_and_the_demo_follow_the_recipe(root: Path, tmp_path: Path) -> None:
@@ -334,8 +354,10 @@ def test_twins_and_the_demo_follow_the_recipe(root: Path, tmp_path: Path) -> Non
     study = load([*files, root / "config.leak-free.yaml", tmp_path / "official.yaml"])
     method, twin = study.methods["meddinov3"], study.methods["meddinov3_leakfree"]
     assert method.backbone_lr == twin.backbone_lr == 3e-5
-    assert study.pretrain_options("stage1_leakfree").qkv_bias is False
-    assert study.pretrain_options("natural").qkv_bias is None, "it stands in for DINOv3, which has"
+    assert jobs.pretrain.pretrain_options(study, "stage1_leakfree").qkv_bias is False
+    assert jobs.pretrain.pretrain_options(study, "natural").qkv_bias is None, (
+        "it stands in for DINOv3, which has"
+    )
 
 
 def test_weights_are_what_those_who_use_them_need(config: Config, tmp_path: Path) -> None:
@@ -345,28 +367,38 @@ def test_weights_are_what_those_who_use_them_need(config: Config, tmp_path: Path
     backbone = "transformers:facebook/dinov2-base"
     config["methods"]["stage1"] |= {"backbone": backbone, "weights": "mine", "official": None}
     study = Study.parse(config)
-    kinds = {name: study.weights_options(name).kind for name in study.weights}
+    kinds = {name: jobs.pretrain.weights_options(study, name).kind for name in study.weights}
     assert kinds == {"dinov3": "dinov3", "mit": "segformer", "mine": backbone}
-    assert study.finetune_inputs("lits", "segformer")["weights"] == "resources/weights/mit.pth"
-    assert study.weights_inputs("mine") == [] and study.weights_inputs("mit") == []
+    assert (
+        jobs.finetune.finetune_inputs(study, "lits", "segformer")["weights"]
+        == "resources/weights/mit.pth"
+    )
+    assert (
+        jobs.pretrain.weights_inputs(study, "mine") == []
+        and jobs.pretrain.weights_inputs(study, "mit") == []
+    )
     mine.touch()
-    assert study.weights_inputs("mine") == [str(mine)], "so that a new file makes all follow"
+    assert jobs.pretrain.weights_inputs(study, "mine") == [str(mine)], (
+        "so that a new file makes all follow"
+    )
 
 
 def test_all_five_folds_make_five_runs_of_each_method(root: Path, config: Config) -> None:
     one = load([root / "config.yaml"])
     five = Study.parse(config | {"folds": [0, 1, 2, 3, 4]})
-    assert len(five.runs()) == 5 * len(one.runs())
-    assert {run.fold for run in five.runs()} == set(range(5))
-    assert five.finetune_options("nnunet", "3").fold == 3
-    assert len(five.table_scores("table1")) == 5 * len(one.table_scores("table1"))
+    assert len(targets.runs(five)) == 5 * len(targets.runs(one))
+    assert {run.fold for run in targets.runs(five)} == set(range(5))
+    assert jobs.finetune.finetune_options(five, "nnunet", "3").fold == 3
+    assert len(targets.runs_of_table(five, "table1")) == 5 * len(
+        targets.runs_of_table(one, "table1")
+    )
 
 
 def test_the_page_on_segmentation_is_true(root: Path, config: Config) -> None:
     page = (root / "docs/segmentation.md").read_text()
     example = yaml.safe_load(page.split("```yaml")[1].split("```")[0].replace("sha256: ...", ""))
     study = Study.parse(merge(config, example))
-    kinds = {name: study.weights_options(name).kind for name in example["weights"]}
+    kinds = {name: jobs.pretrain.weights_options(study, name).kind for name in example["weights"]}
     assert kinds == {
         "mine": "dinov3",
         "mit_b2": "segformer",

@@ -17,6 +17,7 @@ from places import ROOT
 from meddino.core.files import read_json
 from meddino.evaluate import evaluate
 from meddino.finetune import finetune, predict
+from meddino.study import jobs, paths, targets
 from meddino.study.model import Study, load
 
 pytestmark = pytest.mark.study
@@ -100,18 +101,21 @@ def dsc(scores: pd.DataFrame) -> pd.Series:
 
 def untrained(study: Study, folder: Path, method: str, place: Path) -> pd.Series:
     """DSC of a method's network as it is before training."""
-    run = next(run for run in study.runs() if run.method == method)
-    options = study.finetune_options(method, str(run.fold))
+    run = next(run for run in targets.runs(study) if run.method == method)
+    options = jobs.finetune.finetune_options(study, method, str(run.fold))
     training = options.training.model_copy(update={"epochs": 0})
     inputs = {
-        key: folder / path for key, path in study.finetune_inputs(run.benchmark, method).items()
+        key: folder / path
+        for key, path in jobs.finetune.finetune_inputs(study, run.benchmark, method).items()
     }
     model, done, scores = (place / n for n in ("model.safetensors", "p/done.json", "s.parquet"))
     initial = options.model_copy(update={"training": training})
     finetune.run(initial, **inputs, state=place / "state", output=model)
-    dataset = folder / study.nnunet_dataset(run.benchmark)
-    predict.run(study.predict_options("0"), model=model, dataset=dataset, output=done)
-    evaluation = study.evaluate_options(run.benchmark, method, "0")
+    dataset = folder / paths.nnunet_dataset(study, run.benchmark)
+    predict.run(
+        jobs.finetune.predict_options(study, "0"), model=model, dataset=dataset, output=done
+    )
+    evaluation = jobs.report.evaluate_options(study, run.benchmark, method, "0")
     evaluate.run(evaluation, predictions=done, dataset=dataset, output=scores)
     return dsc(pd.read_parquet(scores))
 

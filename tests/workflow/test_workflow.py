@@ -172,7 +172,7 @@ def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_
     ignore = shutil.ignore_patterns("__pycache__")
     package = tmp_path / "meddino"
     shutil.copytree(ROOT / "meddino", package, ignore=ignore)
-    verbs = package / "verbs.py"
+    verbs = package / "pipeline" / "verbs.py"
     raised = 'dataclasses.replace(VERBS["evaluate"], revision=99)'
     line = f'import dataclasses\n\nVERBS["evaluate"] = {raised}\n'
     verbs.write_text(f"{verbs.read_text()}\n\n{line}")

@@ -4,9 +4,11 @@ import shlex
 from pathlib import Path
 
 from meddino.core import layers
-from meddino.study.model import Study
 from meddino.core.errors import MeddinoError
-from meddino.pipeline.verbs import VERBS, options_json, run_folder
+from meddino.pipeline.options import options_json, run_folder
+from meddino.pipeline.verbs import VERBS
+from meddino.study import jobs, paths, targets
+from meddino.study.model import Study
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 # Refuses what Snakemake takes in silence, such as a key that is given twice.
@@ -56,15 +58,15 @@ def grows(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def quoted(paths):
-    return shlex.join([paths] if isinstance(paths, str) else paths)
+def quoted(files):
+    return shlex.join([files] if isinstance(files, str) else files)
 
 
 def flags(wildcards, input, without=()):
     """Inputs that differ from job to job, as flags."""
     return " ".join(
-        f"--{key.replace('_', '-')} {quoted(paths)}"
-        for key, paths in input.items()
+        f"--{key.replace('_', '-')} {quoted(files)}"
+        for key, files in input.items()
         if key not in without
     )
 
@@ -77,15 +79,15 @@ def tables(suffixes=("csv", "md", "tex")):
 
 def over_runs(pattern):
     """Fill `pattern` in for every finetuning run that a table asks for."""
-    return [pattern.format(**run._asdict()) for run in STUDY.runs()]
+    return [pattern.format(**run._asdict()) for run in targets.runs(STUDY)]
 
 
 wildcard_constraints:
-    dataset="|".join(STUDY.ct3m_and_benchmark_datasets()),
+    dataset="|".join(STUDY.used_datasets()),
     benchmark="|".join(STUDY.benchmarks),
     method="|".join(STUDY.methods),
     table="|".join(STUDY.tables),
-    source="|".join(STUDY.probed()) or "none",
+    source="|".join(targets.probed(STUDY)) or "none",
     chunk=r"\d+",
     size=r"\d+",
     fold=r"\d",

@@ -17,7 +17,7 @@ rule phantom:
 
 rule fetch:
     input:
-        lambda wildcards: STUDY.mirror_files(wildcards.dataset),
+        lambda wildcards: jobs.data.fetch_inputs(STUDY, wildcards.dataset),
     output:
         f"{RESOURCES}/raw/{{dataset}}/.fetched.json",
     log:
@@ -65,7 +65,7 @@ rule slices:
 
 rule duplicates:
     input:
-        **STUDY.duplicates_inputs(),
+        **jobs.data.duplicates_inputs(STUDY),
     output:
         pairs=f"{RESULTS}/ct3m/duplicates.parquet",
         overlap=f"{RESULTS}/ct3m/overlap.csv",
@@ -88,7 +88,7 @@ rule duplicates:
 
 rule index:
     input:
-        unpack(lambda wildcards: STUDY.index_inputs(wildcards.size, "paper")),
+        unpack(lambda wildcards: jobs.data.index_inputs(STUDY, wildcards.size, "paper")),
     output:
         index=f"{RESULTS}/ct3m/index.{{size}}.parquet",
         card=f"{RESULTS}/ct3m/index.{{size}}.card.json",
@@ -113,7 +113,11 @@ rule index:
 # The same without what the benchmarks validate on, and without copies of that.
 use rule index as index_leak_free with:
     input:
-        unpack(lambda wildcards: STUDY.index_inputs(wildcards.size, "leak-free")),
+        unpack(
+            lambda wildcards: jobs.data.index_inputs(
+                STUDY, wildcards.size, "leak-free"
+            )
+        ),
     output:
         index=f"{RESULTS}/ct3m/index.leak-free.{{size}}.parquet",
         card=f"{RESULTS}/ct3m/index.leak-free.{{size}}.card.json",
@@ -129,11 +133,7 @@ use rule index as index_leak_free with:
 
 rule card:
     input:
-        reports=STUDY.chunk_reports(),
-        index=f"{RESULTS}/ct3m/index.{min(STUDY.ct3m.sizes_px)}.parquet",
-        cards=STUDY.index_cards(),
-        duplicates=f"{RESULTS}/ct3m/duplicates.parquet",
-        overlap=f"{RESULTS}/ct3m/overlap.csv",
+        **jobs.data.card_inputs(STUDY),
     output:
         card=f"{RESULTS}/ct3m/card/card.json",
         text=f"{RESULTS}/ct3m/card/card.md",

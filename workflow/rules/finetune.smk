@@ -1,7 +1,9 @@
 # A benchmark in nnU-Net's layout, planned and preprocessed once; each method trained on it.
 rule convert:
     input:
-        raw=lambda wildcards: STUDY.raw(wildcards.benchmark),
+        unpack(
+            lambda wildcards: jobs.finetune.convert_inputs(STUDY, wildcards.benchmark)
+        ),
     output:
         dataset=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/dataset.json",
         splits=f"{RESULTS}/nnunet/raw/Dataset{{id}}_{{benchmark}}/splits_final.json",
@@ -72,8 +74,8 @@ rule preprocess:
 rule finetune:
     input:
         unpack(
-            lambda wildcards: STUDY.finetune_inputs(
-                wildcards.benchmark, wildcards.method
+            lambda wildcards: jobs.finetune.finetune_inputs(
+                STUDY, wildcards.benchmark, wildcards.method
             )
         ),
     output:
@@ -108,7 +110,7 @@ rule finetune:
 rule predict:
     input:
         model=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.safetensors",
-        dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
+        dataset=lambda wildcards: paths.nnunet_dataset(STUDY, wildcards.benchmark),
     output:
         f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
     log:

@@ -16,7 +16,7 @@ rule leaves:
 
 rule weights:
     input:
-        lambda wildcards: STUDY.weights_inputs(wildcards.weights),
+        lambda wildcards: jobs.pretrain.weights_inputs(STUDY, wildcards.weights),
     output:
         f"{RESOURCES}/weights/{{weights}}.pth",
     log:
@@ -44,10 +44,10 @@ for STAGE in STUDY.pretrain.stages:
         name:
             f"pretrain_{STAGE}"
         input:
-            **STUDY.pretrain_inputs(STAGE),
+            **jobs.pretrain.pretrain_inputs(STUDY, STAGE),
         output:
             history=f"{RESULTS}/pretrain/{STAGE}/history.jsonl",
-            snapshots=STUDY.snapshots(STAGE),
+            snapshots=paths.snapshots(STUDY, STAGE),
         log:
             f"logs/pretrain/{STAGE}.log",
         benchmark:
@@ -77,7 +77,7 @@ for STAGE in STUDY.pretrain.stages:
 # How well frozen backbones tell organs apart; a job for all checkpoints of a stage.
 rule probe:
     input:
-        unpack(lambda wildcards: STUDY.probe_inputs(wildcards.source)),
+        unpack(lambda wildcards: jobs.pretrain.probe_inputs(STUDY, wildcards.source)),
     output:
         f"{RESULTS}/probe/{{source}}.json",
     log:

@@ -2,7 +2,7 @@
 rule evaluate:
     input:
         predictions=f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
-        dataset=lambda wildcards: STUDY.nnunet_dataset(wildcards.benchmark),
+        dataset=lambda wildcards: paths.nnunet_dataset(STUDY, wildcards.benchmark),
     output:
         f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
     log:
@@ -42,7 +42,7 @@ rule model_card:
 
 rule scores:
     input:
-        over_runs(f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet"),
+        **jobs.report.scores_inputs(STUDY),
     output:
         f"{RESULTS}/scores.parquet",
     log:
@@ -59,7 +59,7 @@ rule scores:
 
 rule table:
     input:
-        scores=lambda wildcards: STUDY.table_scores(wildcards.table),
+        unpack(lambda wildcards: jobs.report.tables_inputs(STUDY, wildcards.table)),
     output:
         csv=f"{RESULTS}/tables/{{table}}.csv",
         md=f"{RESULTS}/tables/{{table}}.md",
@@ -78,18 +78,7 @@ rule table:
 
 rule figures:
     input:
-        scores=f"{RESULTS}/scores.parquet",
-        pretraining=[
-            f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
-        ],
-        finetuning=over_runs(
-            f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"
-        ),
-        predictions=over_runs(
-            f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json"
-        ),
-        datasets=[STUDY.nnunet_dataset(b) for b in STUDY.used_benchmarks()],
-        probes=STUDY.probe_paths(),
+        **jobs.report.figures_inputs(STUDY),
     output:
         f"{RESULTS}/figures/figures.json",
     log:
@@ -113,7 +102,9 @@ rule figures:
 # What the report shows of a case when it is clicked on.
 rule overlays:
     input:
-        unpack(lambda wildcards: STUDY.overlay_inputs(wildcards.benchmark)),
+        unpack(
+            lambda wildcards: jobs.report.overlays_inputs(STUDY, wildcards.benchmark)
+        ),
     output:
         f"{RESULTS}/overlays/{{benchmark}}/index.json",
     log:
@@ -136,7 +127,7 @@ rule overlays:
 # What each stage of pretraining makes of a few validation cases.
 rule feature_figures:
     input:
-        **STUDY.feature_inputs(),
+        **jobs.report.feature_figures_inputs(STUDY),
     output:
         f"{RESULTS}/features/figures.json",
     log:
@@ -161,13 +152,7 @@ rule feature_figures:
 # Where everything came from, back to the raw data: after all that the report shows, and before it.
 rule provenance:
     input:
-        tables(["csv"]),
-        f"{RESULTS}/figures/figures.json",
-        STUDY.overlay_paths(),
-        STUDY.feature_paths(),
-        f"{RESULTS}/ct3m/card/card.json",
-        over_runs(f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md"),
-        STUDY.convert_quarantines(),
+        **jobs.report.provenance_inputs(STUDY),
     output:
         crate=f"{RESULTS}/ro-crate-metadata.json",
         records=f"{RESULTS}/provenance.json",
@@ -185,20 +170,7 @@ rule provenance:
 
 rule report:
     input:
-        tables=tables(["csv"]),
-        figures=[f"{RESULTS}/figures/figures.json", *STUDY.feature_paths()],
-        card=f"{RESULTS}/ct3m/card/card.json",
-        scores=f"{RESULTS}/scores.parquet",
-        overlays=STUDY.overlay_paths(),
-        pretraining=[
-            f"{RESULTS}/pretrain/{s}/history.jsonl" for s in STUDY.used_stages()
-        ],
-        finetuning=over_runs(
-            f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/history.jsonl"
-        ),
-        probes=STUDY.probe_paths(),
-        quarantine=STUDY.chunk_reports() + STUDY.convert_quarantines(),
-        provenance=f"{RESULTS}/provenance.json",
+        **jobs.report.report_inputs(STUDY),
     output:
         f"{RESULTS}/report.html",
     log:

@@ -1,0 +1,97 @@
+"""Jobs of workflow/rules/data.smk: downloads, slices of CT-3M and their index."""
+
+from meddino.core.errors import MeddinoError
+from meddino.ct3m.options import DuplicatesOptions, IndexOptions, SliceOptions
+from meddino.datasets.options import FetchOptions
+from meddino.datasets.phantom.options import PhantomOptions
+from meddino.report.options import CardOptions
+from meddino.study import paths, targets
+from meddino.study.model import Study
+
+VARIANTS = ("paper", "leak-free")
+"""Variants of CT-3M."""
+
+
+def phantom_options(study: Study, dataset: str) -> PhantomOptions:
+    """Options of `phantom`."""
+    return PhantomOptions(dataset=dataset, **study.phantom[dataset].model_dump())
+
+
+def fetch_options(study: Study, dataset: str) -> FetchOptions:
+    """Options of `fetch`."""
+    return FetchOptions.of(dataset, study.dataset(dataset))
+
+
+def fetch_inputs(study: Study, dataset: str) -> list[str]:
+    """What must be made before a dataset can be fetched: its phantom, if it is one."""
+    return [paths.phantom(study, dataset)] if dataset in study.phantom else []
+
+
+def slices_options(study: Study, dataset: str, chunk: str) -> SliceOptions:
+    """Options of `slices`."""
+    return SliceOptions(
+        dataset_name=dataset,
+        dataset=study.dataset(dataset).layout(),
+        chunk=int(chunk),
+        chunks=study.chunks(dataset),
+        curation=study.ct3m.curation(dataset),
+    )
+
+
+def duplicates_options(study: Study) -> DuplicatesOptions:
+    """Options of `duplicates`."""
+    return DuplicatesOptions(size_px=min(study.ct3m.sizes_px), duplicates=study.ct3m.duplicates)
+
+
+def duplicates_inputs(study: Study) -> dict[str, list[str]]:
+    """Files that the search for copies reads: reports, and shards of the smallest size."""
+    reports = paths.chunk_reports(study, targets.searched_datasets(study))
+    return {"reports": reports, "shards": paths.shards(reports, min(study.ct3m.sizes_px))}
+
+
+def index_options(study: Study, size: str, variant: str) -> IndexOptions:
+    """Options of `index`, without those that do not matter to the variant.
+
+    Raises:
+        MeddinoError: there is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise MeddinoError(f"no variant {variant!r} of ct3m; known: {', '.join(VARIANTS)}")
+    dedupe, leak_free = study.ct3m.dedupe, variant == "leak-free"
+    return IndexOptions(
+        size_px=int(size),
+        dedupe=dedupe,
+        datasets=study.ct3m.datasets if leak_free or dedupe != "off" else None,
+        folds=study.folds if leak_free else (0,),
+        benchmarks={n: b.dataset for n, b in study.benchmarks.items()} if leak_free else {},
+    )
+
+
+def index_inputs(study: Study, size: str, variant: str) -> dict[str, list[str]]:
+    """Files that an index is made from; copies matter only where they stay out."""
+    leak_free = variant == "leak-free"
+    datasets = targets.searched_datasets(study) if leak_free else study.ct3m.datasets
+    reports = paths.chunk_reports(study, datasets)
+    files = {"reports": reports, "shards": paths.shards(reports, size)}
+    if leak_free or study.ct3m.dedupe != "off":
+        files["duplicates"] = [paths.duplicates(study)]
+    if leak_free:
+        files["splits"] = [paths.splits(study, benchmark) for benchmark in study.benchmarks]
+    return files
+
+
+def card_options(study: Study) -> CardOptions:
+    """Options of `card`."""
+    return CardOptions(figures=study.figures, sizes_px=study.ct3m.sizes_px)
+
+
+def card_inputs(study: Study) -> dict[str, str | list[str]]:
+    """Files that the data card is made from, by the flag that takes them."""
+    size = min(study.ct3m.sizes_px)
+    return {
+        "reports": paths.chunk_reports(study, study.ct3m.datasets),
+        "index": paths.index(study, "paper", size),
+        "cards": [paths.index_card(study, v, size) for v in targets.variants(study)],
+        "duplicates": paths.duplicates(study),
+        "overlap": paths.overlap(study),
+    }

@@ -1,0 +1,272 @@
+"""Jobs of workflow/rules/report.smk: scores, tables, figures, cards and the report."""
+
+from collections.abc import Sequence
+
+from meddino.evaluate.options import EvaluateOptions, ScoresOptions
+from meddino.report.options import (
+    Attribution,
+    FeatureOptions,
+    ModelCardOptions,
+    OverlayOptions,
+    PlotOptions,
+    ProvenanceOptions,
+    ReportOptions,
+    TableOptions,
+)
+from meddino.study import paths, targets
+from meddino.study.chain import stage_label
+from meddino.study.jobs.pretrain import probed_cases
+from meddino.study.model import Study
+from meddino.study.sections import RANDOM
+
+Files = dict[str, str | list[str]]
+"""Inputs of a job, by the flag that takes them."""
+
+
+# ---- scores and tables --------------------------------------------------------------------------
+
+
+def evaluate_options(study: Study, benchmark: str, method: str, fold: str) -> EvaluateOptions:
+    """Options of `evaluate`."""
+    return EvaluateOptions(
+        benchmark=benchmark,
+        method=method,
+        fold=int(fold),
+        evaluation=study.evaluate,
+        tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
+    )
+
+
+def scores_options(study: Study) -> ScoresOptions:
+    """Options of `scores`."""
+    return ScoresOptions()
+
+
+def scores_inputs(study: Study) -> Files:
+    """Scores of every run."""
+    return {"scores": [paths.scores(study, run) for run in targets.runs(study)]}
+
+
+def tables_options(study: Study, table: str) -> TableOptions:
+    """Options of `tables`."""
+    options = study.tables[table]
+    benchmarks = {name: study.benchmarks[name] for name in options.benchmarks}
+    return TableOptions(
+        name=table,
+        table=options,
+        method_labels={name: study.methods[name].label for name in options.rows},
+        method_data={name: targets.pretraining_data(study, name) for name in options.rows},
+        benchmark_labels={name: benchmark.label for name, benchmark in benchmarks.items()},
+        tolerance_mm=study.evaluate.tolerance_mm,
+        tolerances_mm={name: b.counted_tolerances_mm for name, b in benchmarks.items()},
+        recipe=study.recipe,
+        recipe_changes=_recipe_changes(study, options.rows),
+    )
+
+
+def _recipe_changes(study: Study, rows: Sequence[str]) -> dict[str, list[str]]:
+    """What the recipes differ in: key -> methods of a table."""
+    changes: dict[str, list[str]] = {}
+    for name in rows:
+        for key, value in (study.methods[name].official or {}).items():
+            keys = [f"{key}.{part}" for part in value] if isinstance(value, dict) else [key]
+            for full_key in keys:
+                changes.setdefault(full_key, []).append(name)
+        if targets.pretraining_data(study, name) != "none":
+            changes.setdefault("pretrain.qkv_bias", []).append(name)
+    return changes
+
+
+def tables_inputs(study: Study, table: str) -> Files:
+    """Scores that a table shows."""
+    runs = targets.runs_of_table(study, table)
+    return {"scores": [paths.scores(study, run) for run in runs]}
+
+
+# ---- cards --------------------------------------------------------------------------------------
+
+
+def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOptions:
+    """Options of `model_card`."""
+    variant = targets.pretraining_data(study, method)
+    stages, weights = study.chain.history(study.methods[method].weights)
+    datasets = study.ct3m.datasets if variant != "none" else ()
+    return ModelCardOptions(
+        method=study.methods[method].label,
+        benchmark=study.benchmarks[benchmark].label,
+        data=_data_source(study, study.benchmarks[benchmark].dataset),
+        variant=variant,
+        stages=tuple(stages),
+        pretraining=tuple(_data_source(study, name) for name in datasets),
+        weights=tuple(_weights_source(study, name) for name in weights),
+        tolerance_mm=study.evaluate.tolerance_mm,
+        tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
+    )
+
+
+def _data_source(study: Study, name: str) -> Attribution:
+    """A dataset and its terms; a phantom's are this project's own."""
+    dataset = study.dataset(name)
+    if name in study.phantom:
+        title = f"procedural phantom in the layout of {dataset.title}"
+        return Attribution(name=name, title=title, home="", licence="Apache-2.0", phantom=True)
+    title = dataset.title or name
+    return Attribution(name=name, title=title, home=dataset.home, licence=dataset.licence)
+
+
+def _weights_source(study: Study, name: str) -> Attribution:
+    """Published weights and their terms."""
+    weights = study.weights[name]
+    return Attribution(name=name, title=weights.title, home=weights.home, licence=weights.licence)
+
+
+def provenance_options(study: Study) -> ProvenanceOptions:
+    """Options of `provenance`."""
+    return ProvenanceOptions(title=study.title)
+
+
+def provenance_inputs(study: Study) -> Files:
+    """All that the report shows, for the records to reach back from."""
+    runs, benchmarks = targets.runs(study), targets.used_benchmarks(study)
+    return {
+        "results": [
+            *(paths.table(study, name) for name in study.tables),
+            paths.figures(study),
+            *_overlays(study),
+            *_feature_figures(study),
+            paths.data_card(study),
+            *(paths.finetuning(study, run, "README.md") for run in runs),
+            *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
+        ]
+    }
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def figures_options(study: Study) -> PlotOptions:
+    """Options of `figures`."""
+    methods = dict.fromkeys(run.method for run in targets.runs(study))
+    sources = {stage: stage_label(stage) for stage in study.pretrain.stages}
+    sources |= {name: entry.label or name for name, entry in study.weights.items()}
+    benchmarks = targets.used_benchmarks(study)
+    return PlotOptions(
+        look=study.figures,
+        method_labels={name: study.methods[name].label for name in methods},
+        benchmark_labels={name: study.benchmarks[name].label for name in benchmarks},
+        source_labels={RANDOM: "random initialisation", **sources},
+    )
+
+
+def figures_inputs(study: Study) -> Files:
+    """Files that the figures are drawn from, by the flag that takes them."""
+    runs = targets.runs(study)
+    return {
+        "scores": paths.all_scores(study),
+        **_histories(study),
+        "predictions": [paths.predictions(study, run) for run in runs],
+        "datasets": [paths.nnunet_dataset(study, b) for b in targets.used_benchmarks(study)],
+        "probes": _probes(study),
+    }
+
+
+def feature_figures_options(study: Study) -> FeatureOptions:
+    """Options of `feature_figures`."""
+    return FeatureOptions(
+        models=tuple(targets.shown_chain(study)),
+        spacing_mm=study.ct3m.spacing_mm,
+        fold=study.folds[0],
+        features=study.features,
+        figures=study.figures,
+    )
+
+
+def feature_figures_inputs(study: Study) -> Files:
+    """Files that pictures of features are made from, by the flag that takes them."""
+    references = targets.shown_chain(study).values()
+    checkpoints = [paths.weights(study, reference) for reference in references]
+    return {**probed_cases(study), "checkpoints": checkpoints}
+
+
+def overlays_options(study: Study) -> OverlayOptions:
+    """Options of `overlays`."""
+    look = study.figures
+    return OverlayOptions(
+        **study.overlays.model_dump(), window_hu=look.window_hu, colours=look.colours
+    )
+
+
+def overlays_inputs(study: Study, benchmark: str) -> Files:
+    """Files that the pictures of a benchmark's cases are made from, by the flag."""
+    runs = [run for run in targets.runs(study) if run.benchmark == benchmark]
+    return {
+        "dataset": paths.nnunet_dataset(study, benchmark),
+        "predictions": [paths.predictions(study, run) for run in runs],
+        "scores": [paths.scores(study, run) for run in runs],
+    }
+
+
+# ---- the report ---------------------------------------------------------------------------------
+
+
+def report_options(study: Study) -> ReportOptions:
+    """Options of `report`."""
+    names = sorted(study.tables)  # the order of sections in a file changes nothing
+    rows = [method for table in names for method in study.tables[table].rows]
+    stages = {name: entry.label or name for name, entry in study.weights.items()}
+    stages |= {name: _capitalised(stage_label(name)) for name in study.pretrain.stages}
+    return ReportOptions(
+        title=study.title,
+        notes=study.notes,
+        tables=tuple(tables_options(study, table) for table in names),
+        methods={name: method.label for name, method in study.methods.items()},
+        order=tuple(dict.fromkeys(rows)),
+        benchmarks={name: benchmark.label for name, benchmark in study.benchmarks.items()},
+        stages=stages,
+        datasets={name: study.dataset(name).title for name in study.ct3m.datasets},
+        prices=study.prices,
+        configuration=study.model_dump(mode="json", exclude_defaults=True),
+    )
+
+
+def report_inputs(study: Study) -> Files:
+    """Files that the report shows, by the flag that takes them."""
+    benchmarks = targets.used_benchmarks(study)
+    quarantines = [paths.quarantine(study, benchmark) for benchmark in benchmarks]
+    return {
+        "tables": [paths.table(study, name) for name in study.tables],
+        "figures": [paths.figures(study), *_feature_figures(study)],
+        "card": paths.data_card(study),
+        "scores": paths.all_scores(study),
+        "overlays": _overlays(study),
+        **_histories(study),
+        "probes": _probes(study),
+        "quarantine": [*paths.chunk_reports(study, study.ct3m.datasets), *quarantines],
+        "provenance": paths.provenance(study),
+    }
+
+
+def _histories(study: Study) -> dict[str, list[str]]:
+    """Losses of all trainings."""
+    stages, runs = targets.used_stages(study), targets.runs(study)
+    return {
+        "pretraining": [paths.pretraining_history(study, stage) for stage in stages],
+        "finetuning": [paths.finetuning(study, run, "history.jsonl") for run in runs],
+    }
+
+
+def _probes(study: Study) -> list[str]:
+    return [paths.probe(study, source) for source in targets.probed(study)]
+
+
+def _overlays(study: Study) -> list[str]:
+    return [paths.overlays(study, benchmark) for benchmark in targets.used_benchmarks(study)]
+
+
+def _feature_figures(study: Study) -> list[str]:
+    """Pictures of features; none where nothing is pretrained."""
+    return [paths.feature_figures(study)] if targets.shown_chain(study) else []
+
+
+def _capitalised(label: str) -> str:
+    return label[:1].upper() + label[1:]

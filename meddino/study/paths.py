@@ -1,0 +1,171 @@
+"""The name of every file that one job makes and another reads.
+
+The rules of the workflow state the same names as patterns: where the two differ, Snakemake finds no
+rule for a file and says so before anything runs.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from meddino.study.chain import Snapshot
+from meddino.study.model import Study
+from meddino.study.targets import Run
+
+INDICES = {"paper": "ct3m/index", "leak-free": "ct3m/index.leak-free", "leaves": "leaves/index"}
+"""Indices of slices by what is in them, as their files begin."""
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+def phantom(study: Study, dataset: str) -> str:
+    """Checksums of a phantom's archives."""
+    return f"{study.resources}/phantom/{dataset}/SHA256SUMS"
+
+
+def raw(study: Study, dataset: str) -> str:
+    """Manifest of a downloaded dataset."""
+    return f"{study.resources}/raw/{dataset}/.fetched.json"
+
+
+def chunk_reports(study: Study, datasets: Iterable[str]) -> list[str]:
+    """Reports of all chunks of some datasets."""
+    return [
+        f"{study.results}/ct3m/shards/{dataset}/{chunk}.json"
+        for dataset in datasets
+        for chunk in range(study.chunks(dataset))
+    ]
+
+
+def shards(reports: Iterable[str], size: str | int) -> list[str]:
+    """Shards of one size (px), which lie beside the reports of their chunks."""
+    return [f"{path.removesuffix('.json')}.{size}.parquet" for path in reports]
+
+
+def duplicates(study: Study) -> str:
+    """Pairs of volumes that are copies of each other."""
+    return f"{study.results}/ct3m/duplicates.parquet"
+
+
+def overlap(study: Study) -> str:
+    """Counts of copies between datasets."""
+    return f"{study.results}/ct3m/overlap.csv"
+
+
+def index(study: Study, slices: str, size: str | int) -> str:
+    """Index of the slices of one size (px): of a variant of CT-3M, or of `leaves`."""
+    return f"{study.results}/{INDICES[slices]}.{size}.parquet"
+
+
+def index_card(study: Study, variant: str, size: str | int) -> str:
+    """Counts of what went into an index."""
+    return f"{index(study, variant, size).removesuffix('.parquet')}.card.json"
+
+
+def data_card(study: Study) -> str:
+    """Data card of CT-3M."""
+    return f"{study.results}/ct3m/card/card.json"
+
+
+# ---- pretraining --------------------------------------------------------------------------------
+
+
+def weights(study: Study, reference: str) -> str:
+    """The checkpoint that a reference to weights or to a snapshot stands for."""
+    start = study.chain.resolve(reference)
+    if isinstance(start, Snapshot):
+        return f"{study.results}/pretrain/{start.stage}/{start.iteration:06d}.pth"
+    return f"{study.resources}/weights/{start}.pth"
+
+
+def snapshots(study: Study, stage: str) -> list[str]:
+    """Checkpoints that a stage keeps."""
+    iterations = study.pretrain.stages[stage].snapshots
+    return [weights(study, f"{stage}@{iteration}") for iteration in iterations]
+
+
+def pretraining_history(study: Study, stage: str) -> str:
+    """Losses of a stage."""
+    return f"{study.results}/pretrain/{stage}/history.jsonl"
+
+
+def probe(study: Study, source: str) -> str:
+    """Scores of the probes of one source."""
+    return f"{study.results}/probe/{source}.json"
+
+
+# ---- benchmarks and runs ------------------------------------------------------------------------
+
+
+def nnunet_folder(study: Study, benchmark: str) -> str:
+    """nnU-Net's folder name of a benchmark."""
+    return f"{study.benchmarks[benchmark].folder}_{benchmark}"
+
+
+def nnunet_dataset(study: Study, benchmark: str) -> str:
+    """nnU-Net's description of a converted benchmark."""
+    return f"{study.results}/nnunet/raw/{nnunet_folder(study, benchmark)}/dataset.json"
+
+
+def splits(study: Study, benchmark: str) -> str:
+    """Cases of each fold of a benchmark."""
+    return str(Path(nnunet_dataset(study, benchmark)).with_name("splits_final.json"))
+
+
+def quarantine(study: Study, benchmark: str) -> str:
+    """Cases that the conversion of a benchmark left out."""
+    return str(Path(nnunet_dataset(study, benchmark)).with_name("quarantine.json"))
+
+
+def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
+    """A benchmark as nnU-Net preprocessed it in one configuration."""
+    folder = nnunet_folder(study, benchmark)
+    return f"{study.results}/nnunet/preprocessed/{folder}/{configuration}.json"
+
+
+def finetuning(study: Study, run: Run, name: str) -> str:
+    """A file beside the trained model of a run."""
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/{name}"
+
+
+def predictions(study: Study, run: Run) -> str:
+    """List of the predicted cases of a run."""
+    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.fold}/done.json"
+
+
+def scores(study: Study, run: Run) -> str:
+    """Scores of one run."""
+    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+
+
+# ---- report -------------------------------------------------------------------------------------
+
+
+def all_scores(study: Study) -> str:
+    """Scores of all runs."""
+    return f"{study.results}/scores.parquet"
+
+
+def table(study: Study, name: str, suffix: str = "csv") -> str:
+    """A table in one format: csv, md or tex."""
+    return f"{study.results}/tables/{name}.{suffix}"
+
+
+def figures(study: Study) -> str:
+    """The figures of the report."""
+    return f"{study.results}/figures/figures.json"
+
+
+def feature_figures(study: Study) -> str:
+    """Pictures of dense features."""
+    return f"{study.results}/features/figures.json"
+
+
+def overlays(study: Study, benchmark: str) -> str:
+    """Pictures of a benchmark's cases."""
+    return f"{study.results}/overlays/{benchmark}/index.json"
+
+
+def provenance(study: Study) -> str:
+    """Records of all results."""
+    return f"{study.results}/provenance.json"

@@ -1,0 +1,199 @@
+"""References from one section of the configuration to another, one check for each kind.
+
+Each check takes the sections that it compares and yields one line for each reference that does not
+fit. Snakemake would say "Nothing to be done" over a stale result, or fail days later.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import get_args
+
+from meddino.core.errors import MeddinoError
+from meddino.datasets.options import Dataset
+from meddino.datasets.phantom.options import LayoutName, Phantom
+from meddino.evaluate.options import Probe
+from meddino.finetune.options import Benchmark, Method, Planning
+from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
+from meddino.models.options import DINOV3
+from meddino.pretrain.dinov3.config import refusals
+from meddino.report.options import Table
+from meddino.study.chain import Chain, kind_of, kinds
+from meddino.study.sections import RANDOM, Leaves, Pretrain
+
+
+def datasets(names: Iterable[str], describe: Callable[[str], Dataset]) -> Iterator[str]:
+    """Datasets that neither the registry nor the configuration describes in full."""
+    for name in names:
+        try:
+            describe(name)
+        except MeddinoError as error:
+            yield str(error)
+
+
+def phantoms(names: Mapping[str, Phantom]) -> Iterator[str]:
+    """Phantoms in the layout of a dataset that has none."""
+    for name in names:
+        if name not in get_args(LayoutName):
+            yield f"phantom.{name}: not one of {', '.join(get_args(LayoutName))}"
+
+
+def benchmark_numbers(benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:
+    """Benchmarks that share nnU-Net's number."""
+    numbers = [benchmark.nnunet_id for benchmark in benchmarks.values()]
+    if len(set(numbers)) < len(numbers):
+        yield "benchmarks: two share an nnunet_id"
+
+
+def slices(chain: Chain, sizes_px: Sequence[int], leaves: Leaves | None) -> Iterator[str]:
+    """Stages on slices that are not cut, or on pictures that are not made."""
+    for name, stage in chain.pretrain.stages.items():
+        if stage.data == "leaves" and leaves is None:
+            yield f"pretrain.stages.{name}.data = 'leaves': there is no section `leaves`"
+        if stage.data != "leaves" and stage.slices_px not in sizes_px:
+            yield (
+                f"pretrain.stages.{name}.slices_px = {stage.slices_px}: not one of "
+                f"ct3m.sizes_px, {list(sizes_px)}"
+            )
+
+
+def starts(chain: Chain, methods: Mapping[str, Method]) -> Iterator[str]:
+    """References to weights or snapshots that do not exist; only then, stages in a circle."""
+    references = {f"methods.{name}.weights": method.weights for name, method in methods.items()}
+    for name, stage in chain.pretrain.stages.items():
+        references[f"pretrain.stages.{name}.init"] = stage.init
+        references[f"pretrain.stages.{name}.gram_teacher"] = stage.gram_teacher
+    references |= {f"weights.{name}.snapshot": w.snapshot for name, w in chain.weights.items()}
+    problems = [
+        f"{key} = {reference!r}: {problem}"
+        for key, reference in references.items()
+        if reference is not None and (problem := _unknown_start(reference, chain))
+    ]
+    yield from problems or _wrong_ancestors(chain)
+
+
+def _unknown_start(reference: str, chain: Chain) -> str | None:
+    """Why a reference leads nowhere."""
+    stage, at, iteration = reference.partition("@")
+    if not at:
+        names = ", ".join(chain.weights)
+        return None if stage in chain.weights else f"no such weights (known: {names})"
+    if stage not in chain.pretrain.stages:
+        return f"no stage of that name (stages: {', '.join(chain.pretrain.stages)})"
+    snapshots = chain.pretrain.stages[stage].snapshots
+    if not iteration.isdecimal() or int(iteration) not in snapshots:
+        return f"{stage} keeps snapshots {list(snapshots)} only"
+    return None
+
+
+def _wrong_ancestors(chain: Chain) -> Iterator[str]:
+    """Stages that start from themselves, and leak-free ones that start from others."""
+    stages = chain.pretrain.stages
+    for name, stage in stages.items():
+        ancestors = chain.ancestors(name)
+        if name in ancestors:
+            yield f"pretrain.stages.{name}: starts, by way of other stages, from itself"
+        leaky = [ancestor for ancestor in ancestors if stages[ancestor].data == "ct3m"]
+        if stage.data == "ct3m-leak-free" and leaky:
+            yield (
+                f"pretrain.stages.{name}.data = 'ct3m-leak-free': it starts from {leaky[0]},"
+                " which has seen all of ct3m; give that stage the same data"
+            )
+
+
+def tables(
+    tables: Mapping[str, Table], methods: Mapping[str, Method], benchmarks: Mapping[str, Benchmark]
+) -> Iterator[str]:
+    """Rows, columns and comparisons of tables that do not exist."""
+    for name, table in tables.items():
+        for method in table.rows:
+            if method not in methods:
+                yield f"tables.{name}: no method {method!r} (known: {', '.join(methods)})"
+        for benchmark in table.benchmarks:
+            if benchmark not in benchmarks:
+                names = ", ".join(benchmarks)
+                yield f"tables.{name}: no benchmark {benchmark!r} (known: {names})"
+        others = [method for method in table.rows if method != table.compare_with]
+        if table.compare_with is not None and len(others) in (0, len(table.rows)):
+            yield (
+                f"tables.{name}.compare_with = {table.compare_with!r}: must be one of several"
+                f" rows ({', '.join(table.rows)}); null compares none"
+            )
+
+
+def configurations(methods: Mapping[str, Method], planning: Planning) -> Iterator[str]:
+    """nnU-Net configurations that are not planned."""
+    names = ["2d", *planning.configurations]
+    for name, method in methods.items():
+        if method.configuration not in names:
+            yield (
+                f"methods.{name}.configuration = {method.configuration!r}: "
+                f"not one of {', '.join(names)}"
+            )
+
+
+def backbones(methods: Mapping[str, Method], pretrain: Pretrain) -> Iterator[str]:
+    """Backbones that nobody provides, and blocks that they do not have."""
+    if pretrain.backbone not in ARCHITECTURES:
+        yield f"pretrain.backbone = {pretrain.backbone!r}: not one of {', '.join(ARCHITECTURES)}"
+    for name, method in methods.items():
+        backbone = method.backbone
+        if backbone is not None and backbone not in ARCHITECTURES and library_of(backbone) is None:
+            names = ", ".join([*ARCHITECTURES, *(f"{library}:NAME" for library in LIBRARIES)])
+            yield f"methods.{name}.backbone = {backbone!r}: not one of {names}"
+    for name, method in methods.items():
+        architecture = ARCHITECTURES.get(method.backbone or "")
+        if architecture and any(block >= architecture.depth for block in method.blocks):
+            yield (
+                f"methods.{name}.blocks = {method.blocks}: {method.backbone} has blocks 0 to "
+                f"{architecture.depth - 1}"
+            )
+
+
+def kinds_of_weights(chain: Chain, methods: Mapping[str, Method]) -> Iterator[str]:
+    """Weights that two networks would read differently, or that belong to another network."""
+    for name, entry in chain.weights.items():
+        users = kinds(name, methods, chain.pretrain.stages)
+        if len(users) > 1:
+            needs = ", ".join(f"{kind} by {key}" for kind, key in users.items())
+            yield f"weights.{name}: asked for as {needs}; give each an entry of its own"
+        if entry.snapshot is not None and (others := set(users) - {DINOV3}):
+            yield f"weights.{name}.snapshot: a stage's ViT cannot stand in for {min(others)}"
+    for name, method in methods.items():
+        if "@" in (method.weights or "") and kind_of(method) != DINOV3:
+            yield (
+                f"methods.{name}.weights = {method.weights!r}: a stage's ViT is none of"
+                f" {kind_of(method)}; name an entry of `weights`"
+            )
+
+
+def folds(folds: Sequence[int], benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:
+    """Folds that are named twice, or that a benchmark does not have."""
+    if len(set(folds)) < len(folds):
+        yield f"folds = {list(folds)}: one is named twice"
+    for name, benchmark in benchmarks.items():
+        if max(folds) >= benchmark.folds:
+            yield f"folds = {list(folds)}: benchmark {name} has folds 0 to {benchmark.folds - 1}"
+
+
+def probe(probe: Probe, chain: Chain, benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:
+    """A benchmark, a size or a name that probing cannot work with."""
+    benchmark = benchmarks.get(probe.benchmark)
+    if benchmark is None:
+        yield f"probe.benchmark: not one of {', '.join(benchmarks)}"
+    elif benchmark.modalities != ["CT"]:
+        yield f"probe.benchmark = {probe.benchmark!r}: not of CT alone; take one that is"
+    name = chain.pretrain.backbone
+    backbone = ARCHITECTURES.get(name)
+    if backbone and probe.slices_px % backbone.patch_size:
+        yield (
+            f"probe.slices_px = {probe.slices_px}: not a multiple of"
+            f" {name}'s patches, {backbone.patch_size} px"
+        )
+    if RANDOM in {*chain.weights, *chain.pretrain.stages}:
+        yield f"weights, pretrain.stages: {RANDOM!r} is the name of what nobody trained"
+
+
+def engine(chain: Chain) -> Iterator[str]:
+    """Options of stages that DINOv3's public trainer does not have."""
+    for name in chain.pretrain.stages if chain.pretrain.engine == "dinov3" else ():
+        for problem in refusals(chain.options(name)):
+            yield f"pretrain.engine = 'dinov3', stage {name}, {problem}"

@@ -1,0 +1,91 @@
+"""What has to run: all that the tables of a study ask for, and nothing else."""
+
+from typing import NamedTuple
+
+from meddino.study.chain import Snapshot, stage_label
+from meddino.study.model import Study
+from meddino.study.sections import RANDOM
+
+
+class Run(NamedTuple):
+    """One finetuning: a method on a fold of a benchmark."""
+
+    benchmark: str
+    method: str
+    fold: int
+
+
+def runs(study: Study) -> list[Run]:
+    """Every finetuning that a table asks for; one that two tables share runs once."""
+    unique = {
+        Run(benchmark, method, fold): None
+        for table in study.tables.values()
+        for method in table.rows
+        for benchmark in table.benchmarks
+        for fold in study.folds
+    }
+    return list(unique)
+
+
+def runs_of_table(study: Study, table: str) -> list[Run]:
+    """The finetunings that a table shows."""
+    options = study.tables[table]
+    return [
+        run
+        for run in runs(study)
+        if run.method in options.rows and run.benchmark in options.benchmarks
+    ]
+
+
+def used_benchmarks(study: Study) -> list[str]:
+    """Benchmarks that a table asks for."""
+    return list(dict.fromkeys(run.benchmark for run in runs(study)))
+
+
+def used_stages(study: Study) -> list[str]:
+    """Pretraining stages that a run needs, each after those that it starts from."""
+    ordered: dict[str, None] = {}
+    for run in runs(study):
+        stages, _ = study.chain.history(study.methods[run.method].weights)
+        ordered |= dict.fromkeys(stages)
+    return list(ordered)
+
+
+def pretraining_data(study: Study, method: str) -> str:
+    """Variant of CT-3M that a method's weights have seen: paper, leak-free, or `none`."""
+    start = study.chain.resolve(study.methods[method].weights)
+    return study.chain.variant(start.stage) if isinstance(start, Snapshot) else "none"
+
+
+def variants(study: Study) -> list[str]:
+    """Variants of CT-3M that are pretrained on; `paper` is always among them."""
+    used = {study.pretrain.stages[stage].data for stage in used_stages(study)}
+    return ["paper", *(["leak-free"] if "ct3m-leak-free" in used else [])]
+
+
+def searched_datasets(study: Study) -> list[str]:
+    """Datasets that are searched for copies: CT-3M's, and for leak-free data the benchmarks'."""
+    leak_free = any(stage.data == "ct3m-leak-free" for stage in study.pretrain.stages.values())
+    return study.used_datasets() if leak_free else list(study.ct3m.datasets)
+
+
+def probed(study: Study) -> list[str]:
+    """What is probed, along the chain: a random initialisation, published weights, stages."""
+    stages = used_stages(study)
+    starts = [study.chain.resolve(study.pretrain.stages[stage].init) for stage in stages]
+    published = dict.fromkeys(start for start in starts if isinstance(start, str))
+    return [RANDOM, *published, *stages] if stages else []
+
+
+def shown_chain(study: Study) -> dict[str, str]:
+    """Checkpoints whose features are shown: label -> reference.
+
+    What the first stage on CT-3M starts from, if anything, and the last snapshot of each of these
+    stages. Where they have twins on leak-free data, the twins are not shown.
+    """
+    stages = study.pretrain.stages
+    on_ct = [stage for stage in used_stages(study) if stages[stage].data != "leaves"]
+    chain = [stage for stage in on_ct if stages[stage].data == "ct3m"] or on_ct
+    start = stages[chain[0]].init if chain else None
+    shown = {} if start is None else {study.chain.label(start): start}
+    return shown | {stage_label(s): f"{s}@{stages[s].snapshots[-1]}" for s in chain}
