@@ -17,7 +17,7 @@ from meddino.finetune.options import FinetuneOptions, Planning
 from meddino.finetune.plan import finer
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.models.primus import PrimusDecoder, UpsamplingStage
-from meddino.pipeline.verbs import select
+from meddino.pipeline.options import select
 from meddino.study.model import Study, load
 
 VITS = ["randinit", "dinov3_last", "dinov3_multiscale", "dinov3_896", "stage1", "stage2"]
