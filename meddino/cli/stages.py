@@ -47,7 +47,7 @@ def run_stage(name: str, run: Callable[..., None], arguments: Sequence[str]) -> 
 
 
 def _from_configuration(name: str, config: list[str], names: dict[str, str | None]) -> Any:
-    """The slice of the configuration that the names name."""
+    """The part of the configuration that the names pick."""
     from meddino.study.model import load
 
     if missing := [f"--{key}" for key, value in names.items() if value is None]:
