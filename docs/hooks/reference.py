@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from meddino import __main__ as command_line
-from meddino.cli import status
 from meddino.cli.cost import hours
 from meddino.cli.estimate import Assumptions, Effort, Estimator, Figures, together
 from meddino.cli.overview import HEADINGS
+from meddino.cli.snakemake import dry_run
 from meddino.datasets.options import Dataset
 from meddino.pipeline.verbs import VERBS
 from meddino.pretrain.meter import PEAK_FLOPS
@@ -266,13 +266,13 @@ def api_page() -> str:
 
 def cost_tables() -> str:
     """What the paper's study takes from nothing, as `cost` estimates it before any job has run."""
-    plan = status.plan(["--forceall", "--cores", "100000", "--profile", "slurm"])
+    plan = dry_run(["--forceall", "--cores", "100000", "--profile", "slurm"])
     study, figures = load([ROOT / PAPER]), Figures.read()
     lines = ["| rule | jobs | GPU-hours | core-hours held | disk (GB) | time is |"]
     lines += ["|---|---:|---:|---:|---:|---|"]
     estimator = Estimator(study, figures, PEAK_FLOPS[figures.gpu])
     efforts: dict[str, list[Effort]] = defaultdict(list)
-    for job in plan.listed:
+    for job in plan.jobs:
         if job.rule != "all":
             efforts[job.rule].append(estimator.effort(job))
     for rule, each in efforts.items():
@@ -291,7 +291,7 @@ def cost_tables() -> str:
     lines += ["| GPU | GPU-hours |", "|---|---:|"]
     for gpu in GPUS:
         other = Estimator(study, figures, PEAK_FLOPS[gpu])
-        lines.append(f"| {gpu} | {hours(together(map(other.effort, plan.listed)).gpu_s)} |")
+        lines.append(f"| {gpu} | {hours(together(map(other.effort, plan.jobs)).gpu_s)} |")
     return "\n".join([*lines, "", *_foundations(figures)])
 
 

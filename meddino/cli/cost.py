@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from meddino.cli import status
+from meddino.cli import snakemake
 from meddino.cli.estimate import Assumptions, Effort, Estimator, Figure, Figures, together
+from meddino.cli.snakemake import Run
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
 from meddino.study.model import Study, load
@@ -67,9 +68,9 @@ def main(arguments: Sequence[str]) -> None:
     estimator = Estimator(configuration(rest), figures, PEAK_FLOPS[gpu])
     many = ["--cores", "100000"]  # else the dry run cuts threads to those of this machine
     with ThreadPoolExecutor(2) as pool:
-        whole, todo = pool.map(status.plan, (["--forceall", *many, *rest], [*many, *rest]))
-    left = {job.output for job in todo.listed}
-    seen = estimator.correct(job for job in whole.listed if job.output not in left)
+        whole, todo = pool.map(snakemake.dry_run, (["--forceall", *many, *rest], [*many, *rest]))
+    left = {job.output for job in todo.jobs}
+    seen = estimator.correct(job for job in whole.jobs if job.output not in left)
     queued = "--executor" in rest or "executor" in _profile(rest)[1]
     report(Console(), estimator, whole, todo, seen, gpu, queued)
 
@@ -77,15 +78,15 @@ def main(arguments: Sequence[str]) -> None:
 def report(
     console: Console,
     estimator: Estimator,
-    whole: status.Plan,
-    todo: status.Plan,
+    whole: Run,
+    todo: Run,
     seen: Counter[str],
     gpu: str,
     queued: bool,
 ) -> None:
     """Print the estimate, and what it rests on; submissions where a scheduler takes them."""
     efforts: dict[str, list[Effort]] = defaultdict(list)
-    for job in todo.listed:
+    for job in todo.jobs:
         efforts[job.rule].append(estimator.effort(job))
     table = Table("rule", "jobs", "h each", "core-h", "GPU-h", "disk (GB)", "time is")
     for rule, each in efforts.items():
@@ -94,12 +95,12 @@ def report(
             rule, str(len(each)), hours(total.wall_s / len(each)), hours(total.core_s),
             hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, seen),
         )  # fmt: skip
-    if todo.listed:
+    if todo.jobs:
         console.print(table)
     _summary(console, estimator, "to run", todo, queued)
-    if len(whole.listed) != len(todo.listed):
+    if len(whole.jobs) != len(todo.jobs):
         _summary(console, estimator, "the whole study", whole, queued)
-    if todo.listed:
+    if todo.jobs:
         _foundations(console, estimator, efforts, gpu)
 
 
@@ -117,13 +118,11 @@ def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
     return rate.basis if rate else "nothing to do"
 
 
-def _summary(
-    console: Console, estimator: Estimator, what: str, plan: status.Plan, queued: bool
-) -> None:
-    total = together(map(estimator.effort, plan.listed))
+def _summary(console: Console, estimator: Estimator, what: str, plan: Run, queued: bool) -> None:
+    total = together(map(estimator.effort, plan.jobs))
     submissions = f" in {plan.submissions} submissions" if queued else ""
     console.print(
-        f"{what}: {len(plan.listed)} jobs{submissions}, {hours(total.gpu_s)} GPU-hours, "
+        f"{what}: {len(plan.jobs)} jobs{submissions}, {hours(total.gpu_s)} GPU-hours, "
         f"{hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
         highlight=False,
     )

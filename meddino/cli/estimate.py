@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from meddino.cli.status import Job
+from meddino.cli.snakemake import Job
 from meddino.core import layers, records
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain

@@ -8,7 +8,7 @@ import pytest
 
 from meddino.cli import cost
 from meddino.cli.estimate import Estimator, Figures, cores_of, devices
-from meddino.cli.status import Job, read_plan
+from meddino.cli.snakemake import Job, read_log
 from meddino.core import records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
@@ -69,16 +69,16 @@ def job(rule: str, output: str = "x", **wildcards: str) -> Job:
 
 
 def test_a_dry_run_is_read_with_its_groups() -> None:
-    plan = read_plan(PLAN.splitlines())
-    assert plan.jobs == {"slices": 2, "finetune": 1, "pretrain_stage1": 1, "all": 1}
+    plan = read_log(PLAN.splitlines())
+    assert plan.rules == {"slices": 2, "finetune": 1, "pretrain_stage1": 1, "all": 1}
     assert plan.groups == 1
     assert plan.submissions == 3, "a group, a finetuning, and a stage that submits itself"
-    slices, _, finetune, pretrain, _ = plan.listed
+    slices, _, finetune, pretrain, _ = plan.jobs
     assert slices.wildcards == {"dataset": "lits", "chunk": "0"}
     assert slices.output[1] == "results/ct3m/shards/lits/0.256.parquet"
     assert (finetune.threads, devices(finetune, "finetune")) == (12, 1)
     assert (cores_of(pretrain), devices(pretrain, "pretrain")) == (96, 8)
-    assert plan.reasons["slices"] == {"Missing output files": 1}
+    assert plan.reasons("slices") == {"Missing output files": 1}
 
 
 def test_every_figure_says_where_it_is_from_and_every_rule_has_one() -> None:
@@ -169,9 +169,9 @@ def test_the_estimate_is_printed_with_its_foundations(
 
     def plan(arguments: list[str]) -> object:
         asked.append(list(arguments))
-        return read_plan(PLAN.splitlines())
+        return read_log(PLAN.splitlines())
 
-    monkeypatch.setattr("meddino.cli.status.plan", plan)
+    monkeypatch.setattr("meddino.cli.snakemake.dry_run", plan)
     cost.main(["--gpu", "A100", "--profile", "slurm"])
     printed = capsys.readouterr().out
     assert "5 jobs in 3 submissions" in printed

@@ -15,9 +15,11 @@ import pytest
 from rich.console import Console
 
 from meddino.__main__ import main
-from meddino.cli import watch
-from meddino.cli.alone import LOCKS, RECORD
-from meddino.cli.study import LOG
+from meddino.cli import snakemake, watch
+from meddino.cli.job_logs import Report, latest
+from meddino.cli.lock import LOCKS, RECORD
+from meddino.cli.run_state import left_s
+from meddino.cli.snakemake import LOG
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 
@@ -112,9 +114,9 @@ def shown(folder: Path, now: float = NOW) -> str:
 
 
 def test_jobs_are_told_from_snakemakes_log(folder: Path) -> None:
-    found = watch.read_log(LINES.splitlines())
+    found = snakemake.read_log(LINES.splitlines())
     assert (found.done, found.total, found.over) == (1, 9, "")
-    assert found.counts["predict"] == 3
+    assert found.planned["predict"] == 3
     assert [job.name for job in found.running()] == [
         "pretrain_stage1",
         "predict amos22 nnunet 0",
@@ -123,7 +125,7 @@ def test_jobs_are_told_from_snakemakes_log(folder: Path) -> None:
     assert [job.length for job in found.running()] == [200, None, 10]
     (failed,) = found.failures()
     assert failed.name == "phantom btcv" and failed.log == Path("logs/phantom/btcv.log")
-    assert found.jobs[28].ended == found.jobs[28].started + 60  # type: ignore[operator]
+    assert found.numbered[28].ended == found.numbered[28].started + 60  # type: ignore[operator]
 
 
 def test_all_of_it_is_shown(folder: Path) -> None:
@@ -142,12 +144,12 @@ def test_all_of_it_is_shown(folder: Path) -> None:
 
 
 def test_the_time_left_is_that_of_the_means_and_of_what_jobs_say() -> None:
-    found = watch.read_log(LINES.splitlines())
-    said = {5: watch.Said("", None, 1800.0), 7: watch.Said("", None, 90.0)}
+    found = snakemake.read_log(LINES.splitlines())
+    said = {5: Report("", None, 1800.0), 7: Report("", None, 90.0)}
     # Waiting: 1 finetune and 2 predict, each as long as the phantom took; job 8 is over its mean.
-    assert watch.left_s(found, {}, NOW) == pytest.approx(3 * 60 / 3)
-    assert watch.left_s(found, said, NOW) == pytest.approx(1800), "not before the longest ends"
-    assert watch.left_s(watch.read_log(LINES.splitlines()[:22]), {}, NOW) is None
+    assert left_s(found, {}, NOW) == pytest.approx(3 * 60 / 3)
+    assert left_s(found, said, NOW) == pytest.approx(1800), "not before the longest ends"
+    assert left_s(snakemake.read_log(LINES.splitlines()[:22]), {}, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -192,9 +194,9 @@ localrule phantom:
     wildcards: dataset=btcv
 Job 29 has been submitted with SLURM jobid 4711 (log: x.log).
 """
-    found = watch.read_log((LINES + again).splitlines())
-    assert not found.failures() and found.jobs[29] in found.running()
-    assert watch.listen(found.jobs[29]).text == "SLURM job 4711"
+    found = snakemake.read_log((LINES + again).splitlines())
+    assert not found.failures() and found.numbered[29] in found.running()
+    assert latest(found.numbered[29]).text == "SLURM job 4711"
 
 
 def test_every_beginning_of_every_file_can_be_shown(folder: Path) -> None:
@@ -218,13 +220,13 @@ def test_names_are_not_taken_for_markup(folder: Path) -> None:
 
 def test_snakemakes_own_log_serves_where_plain_snakemake_runs(folder: Path) -> None:
     (folder / LOG).unlink()
-    place = folder / watch.SNAKEMAKES
+    place = folder / snakemake.LOGS
     place.mkdir(parents=True)
     (place / "a.snakemake.log").write_text(LINES)
     planned = place / "b.snakemake.log"
     planned.write_text("Building DAG of jobs...\n")
     os.utime(planned, (NOW, NOW + 10**6))
-    assert watch.find_log(folder) == place / "a.snakemake.log"
+    assert snakemake.find_log(folder) == place / "a.snakemake.log"
     assert "1 of 9 steps" in shown(folder)
 
 
@@ -238,7 +240,7 @@ def test_no_study_is_one_clear_error(
         printed.startswith("meddino watch: no study has run in") and len(printed.splitlines()) == 1
     )
     with pytest.raises(MeddinoError, match="python -m meddino study"):
-        watch.find_log(tmp_path)
+        snakemake.find_log(tmp_path)
 
 
 def test_once_prints_plain_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,7 +270,7 @@ rule slow:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    progress = watch.read_log(watch.find_log(folder).read_text().splitlines())
+    progress = snakemake.read_log(snakemake.find_log(folder).read_text().splitlines())
     return {
         "running": {job.rule for job in progress.running()},
         "failed": {job.rule for job in progress.failures()},

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from meddino.cli.status import Plan, read_plan
+from meddino.cli.snakemake import Run, read_log
 from meddino.core.layers import merge
 
 REPORTING = {"figures", "provenance", "report", "all"}
@@ -43,8 +43,8 @@ def snakemake(folder: Path, *arguments: str, package: Path = ROOT) -> str:
     return result.stdout + result.stderr
 
 
-def dry_run(folder: Path, package: Path = ROOT) -> Plan:
-    return read_plan(snakemake(folder, "--dry-run", "all", package=package).splitlines())
+def dry_run(folder: Path, package: Path = ROOT) -> Run:
+    return read_log(snakemake(folder, "--dry-run", "all", package=package).splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     snakemake(folder, "--touch", "all")
-    assert dry_run(folder).jobs.total() == 0
+    assert dry_run(folder).rules.total() == 0
     return folder
 
 
@@ -71,7 +71,7 @@ def study(finished: Path) -> Any:
     overlay = finished / "overlay.yaml"
     original = overlay.read_text()
 
-    def change(edit: Callable[[Study], None]) -> Plan:
+    def change(edit: Callable[[Study], None]) -> Run:
         config = yaml.safe_load(original)
         edit(config)
         overlay.write_text(yaml.safe_dump(config))
@@ -81,8 +81,8 @@ def study(finished: Path) -> Any:
     overlay.write_text(original)
 
 
-def rules(plan: Plan) -> set[str]:
-    return set(plan.jobs)
+def rules(plan: Run) -> set[str]:
+    return set(plan.rules)
 
 
 def deep(config: Study, path: str, value: Any) -> None:
@@ -109,20 +109,20 @@ def test_the_rulegraph_in_the_docs_is_the_workflows(tmp_path: Path) -> None:
 def test_rate_of_stage_3_reruns_stage_3_and_what_starts_from_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "pretrain.stages.stage3.optim.lr", 1.0e-5))
     assert rules(plan) == {"pretrain_stage3", "probe", "feature_figures"} | FINETUNING
-    assert plan.jobs["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
+    assert plan.rules["finetune"] == 4, "MedDINOv3 on each of the four benchmarks"
 
 
 def test_rate_of_one_method_reruns_that_method(study: Any) -> None:
     plan = study(lambda c: deep(c, "methods.segformer.lr", 1.0e-5))
     assert rules(plan) == FINETUNING
-    assert plan.jobs["finetune"] == 4
+    assert plan.rules["finetune"] == 4
 
 
 def test_the_recipe_reruns_what_it_changes_and_nothing_else(study: Any) -> None:
     plan = study(lambda c: deep(c, "recipe", "official"))
     stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
     assert rules(plan) == stages | FINETUNING
-    assert plan.jobs["finetune"] == 22 - 4, "all but nnU-Net's"
+    assert plan.rules["finetune"] == 22 - 4, "all but nnU-Net's"
     plan = study(lambda c: deep(c, "methods.dino_unet.official.lr", 0.5))
     said = {"report", "all"}
     assert rules(plan) == said, "of the recipe that does not run: shown, and used by nothing"
@@ -132,7 +132,7 @@ def test_slice_spacing_reruns_curation_and_pretraining_but_no_baseline(study: An
     plan = study(lambda c: deep(c, "ct3m.spacing_mm", 0.9))
     stages = {"pretrain_stage1", "pretrain_stage2", "pretrain_stage3", "probe", "feature_figures"}
     assert rules(plan) == {"slices", "duplicates", "index", "card"} | stages | FINETUNING
-    assert plan.jobs["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
+    assert plan.rules["finetune"] == 4 + 2, "MedDINOv3 everywhere, stages 1 and 2 on AMOS22"
 
 
 def test_keeping_copies_out_searches_nothing_and_cuts_nothing_anew(study: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_leak_free_chain_beside_the_papers_reruns_none_of_it(study: Any) -> No
     plan = study(lambda c: c.update(merge(c, overlay)))
     stages = {f"pretrain_stage{number}_leakfree" for number in (1, 2, 3)}
     assert rules(plan) == {"index_leak_free", "card", "probe"} | stages | FINETUNING
-    assert plan.jobs["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
+    assert plan.rules["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
 
 
 def test_metric_tolerance_reruns_scoring(study: Any) -> None:
@@ -165,7 +165,7 @@ def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
 
 def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:
     plan = study(lambda c: c.update(dict(reversed(list(c.items())))))
-    assert plan.jobs.total() == 0
+    assert plan.rules.total() == 0
 
 
 def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
     shutil.copy(ROOT / "config.yaml", tmp_path)
     (tmp_path / "overlay.yaml").write_text("{}\n")
     plan = dry_run(tmp_path)
-    assert plan.jobs["finetune"] == plan.jobs["model_card"] == 22
-    assert plan.jobs["fetch"] == 17
-    assert plan.jobs["slices"] >= 100
-    assert "phantom" not in plan.jobs
-    assert "leaves" not in plan.jobs
+    assert plan.rules["finetune"] == plan.rules["model_card"] == 22
+    assert plan.rules["fetch"] == 17
+    assert plan.rules["slices"] >= 100
+    assert "phantom" not in plan.rules
+    assert "leaves" not in plan.rules

@@ -1,7 +1,7 @@
-"""One run of the workflow at a time in a folder, and what a killed one left is put away.
+"""The lock of a folder: one run of the workflow at a time, cleaning up after a killed one.
 
-Snakemake's own lock says only that it is there. After `kill -9` or a power loss a person would have
-to find out whether it still means something, and jobs of a Snakemake that is dead may still write.
+Snakemake's own lock does not tell who holds it. After `kill -9` or a power loss, a person would
+have to find out whether it is stale, and jobs of a dead Snakemake may still write results.
 """
 
 import fcntl
@@ -28,29 +28,29 @@ PATIENCE_S = 10.0
 """How long jobs may take to end after each of the signals."""
 
 
-class Alone:
-    """What the only run of a folder writes down of itself, for the run after it."""
+class FolderLock:
+    """What a run records of itself, for the run after it."""
 
     def __init__(self, file: FileIO) -> None:
-        """Keep the open, locked record."""
+        """Take the open, locked file of the record."""
         self._file = file
         self.record: dict[str, Any] = {}
 
     def note(self, group: int) -> None:
-        """Write down Snakemake's process group, and its lock if it has it by now.
+        """Record Snakemake's process group, and its lock files if it has them by now.
 
-        No other lock is ever removed: it may be that of somebody who runs Snakemake by hand.
+        Only recorded lock files are removed later: others belong to a Snakemake run by hand.
         """
         self.record = {"host": socket.gethostname(), "group": group, "locks": _locks()}
-        # A full disk ends the jobs that it concerns; this record is of use only after a kill.
+        # The record is of use only after a kill: a full disk must not end a run for its sake.
         with suppress(OSError):
             self._file.truncate(0)
             self._file.write(json.dumps(self.record).encode())
 
 
 @contextmanager
-def alone() -> Iterator[Alone]:
-    """Hold this folder for one run; put away what one that was killed, or this one, has left.
+def locked() -> Iterator[FolderLock]:
+    """Hold this folder for one run, and clean up after a killed run before, and after this one.
 
     Raises:
         MeddinoError: another run is under way in this folder, or nothing can be written to it.
@@ -65,24 +65,24 @@ def alone() -> Iterator[Alone]:
         ) from error
     with file:
         last = _read(file)
-        # Where a file system knows no such locks, Snakemake's own has to do.
+        # On a file system without such locks, Snakemake's own lock has to suffice.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _running(last) from error
         except OSError:
             pass
-        _put_away(last)
-        this = Alone(file)
+        _clean_up(last)
+        lock = FolderLock(file)
         try:
-            yield this
+            yield lock
         finally:
-            _put_away(this.record)
+            _clean_up(lock.record)
             file.truncate(0)
 
 
-def _put_away(run: dict[str, Any]) -> None:
-    """End jobs and remove the lock of a killed run on this host; of others nothing is known."""
+def _clean_up(run: dict[str, Any]) -> None:
+    """End the jobs of a killed run of this host and remove its lock; leave other hosts' runs."""
     if not run or run["host"] != socket.gethostname():
         return
     if run["group"] in (process.pid for process in _members(run["group"])):
@@ -96,24 +96,24 @@ def _put_away(run: dict[str, Any]) -> None:
 
 
 def _end(group: int) -> bool:
-    """End what is left of a process group; whether there was anything."""
-    left = there = _members(group)
+    """End the processes of a group; whether there were any."""
+    processes = alive = _members(group)
     for number in ENDING:
-        for process in left:
+        for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        _, left = psutil.wait_procs(left, timeout=PATIENCE_S)
-    return bool(there)
+        _, alive = psutil.wait_procs(alive, timeout=PATIENCE_S)
+    return bool(processes)
 
 
 def _members(group: int) -> list[psutil.Process]:
-    """Processes of a group, without those that are dead and not yet taken note of."""
-    found = []
+    """Processes of a group, without zombies."""
+    members = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
 def _running(run: dict[str, Any]) -> MeddinoError:

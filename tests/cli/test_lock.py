@@ -15,9 +15,9 @@ import pytest
 from places import ROOT
 from processes import heed_all
 
-from meddino.cli import alone as module
-from meddino.cli import study
-from meddino.cli.alone import LOCKS, RECORD, alone
+from meddino.cli import lock as module
+from meddino.cli.lock import LOCKS, RECORD, locked
+from meddino.cli.snakemake import LOG
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
 
@@ -62,20 +62,20 @@ def record(group: int, host: str = "", locks: dict[str, int] | None = None) -> N
 
 
 def test_the_second_of_two_is_told_of_the_first() -> None:
-    with alone() as first:
+    with locked() as first:
         first.note(os.getpid())
         message = rf"another run is under way .*process {os.getpid()} on"
-        with pytest.raises(MeddinoError, match=message), alone():
+        with pytest.raises(MeddinoError, match=message), locked():
             pass
         first.record = {}
-    with alone():
+    with locked():
         pass
 
 
 def test_the_lock_of_a_killed_run_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     stale = lock()
     record(dead())
-    with alone():
+    with locked():
         assert not stale.exists()
     assert "removed the lock" in capsys.readouterr().err
 
@@ -88,14 +88,14 @@ def test_no_other_lock_is_removed(whose: str) -> None:
         record(dead(), locks={"0.output.lock": 1})
     elif whose == "another host's":
         record(dead(), host="elsewhere")
-    with alone():
+    with locked():
         assert held.exists()
 
 
-def test_a_run_that_lost_only_its_display_is_left_alone() -> None:
+def test_a_run_that_lost_only_its_display_is_left_locked() -> None:
     with subprocess.Popen(["sleep", "60"], process_group=0) as process:
         record(process.pid)
-        with pytest.raises(MeddinoError, match="under way"), alone():
+        with pytest.raises(MeddinoError, match="under way"), locked():
             pass
         assert process.poll() is None
         process.kill()
@@ -104,13 +104,13 @@ def test_a_run_that_lost_only_its_display_is_left_alone() -> None:
 def test_a_torn_record_is_no_record() -> None:
     RECORD.parent.mkdir()
     RECORD.write_text('{"host": "x", "gro')
-    with alone():
+    with locked():
         pass
 
 
 def test_where_nothing_can_be_written_it_is_said() -> None:
     RECORD.parent.write_text("a file")
-    with pytest.raises(MeddinoError, match=r"cannot write .*free space or permit"), alone():
+    with pytest.raises(MeddinoError, match=r"cannot write .*free space or permit"), locked():
         pass
 
 
@@ -161,7 +161,7 @@ def test_a_signal_stops_the_jobs_too(folder: Path, number: int) -> None:
     job = until(folder / "job")
     process.send_signal(number)
     assert process.wait(60) == 2
-    assert "told to stop; rerun to go on" in process.communicate()[1]
+    assert "a signal stopped the study; rerun to go on" in process.communicate()[1]
     assert gone(job)
 
 
@@ -185,7 +185,7 @@ def test_jobs_that_outlive_everybody_are_ended_by_the_next_run(
     snakemake = json.loads((folder / RECORD).read_text())["group"]
     os.kill(snakemake, signal.SIGKILL)
     assert gone(snakemake)
-    with alone():
+    with locked():
         assert gone(job) and not list((folder / LOCKS).iterdir())
     assert "ended jobs" in capsys.readouterr().err
 
@@ -224,7 +224,7 @@ def test_why_a_job_failed_is_said_in_its_own_words(folder: Path, log: str, said:
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and "mend the cause and rerun" in error
     assert re.search(said, error) and "jobid" not in error
-    assert study.LOG.read_text().strip() == block.strip()
+    assert LOG.read_text().strip() == block.strip()
 
 
 @pytest.mark.parametrize(
