@@ -29,8 +29,10 @@ demo-short: setup  ## every stage and every method on one phantom benchmark
 	@cat results/short/tables/table1.md results/short/tables/table2.md results/short/tables/table3.md
 	@echo "report: $(CURDIR)/results/short/report.html"
 
-test: setup  ## all tests
-	@python -m pytest -q
+# Modules stay together, since some share what took long to make; the longest come first.
+WORKERS ?= logical
+test: setup  ## all tests, one process a core (WORKERS=2)
+	@python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 chaos: setup  ## 50 faults at random moments of a small study (hours); writes docs/faults.md
 	@python tests/chaos/campaign.py --write

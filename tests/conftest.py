@@ -27,6 +27,7 @@ FIXED = {
 }
 STUDY = ("results", "logs", "resources", ".snakemake")
 """Folders of a study in the checkout: the developer's own, which no test may touch."""
+LONGEST = ("test_study", "test_documented_commands", "test_workflow", "test_security")
 Files = dict[str, tuple[int, int]]
 
 
@@ -88,6 +89,12 @@ class Guard:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # once, not in each worker of pytest-xdist
         session.config.pluginmanager.register(Guard())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest modules first, so that no worker of pytest-xdist ends with one of them."""
+    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

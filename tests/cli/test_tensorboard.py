@@ -115,7 +115,7 @@ def test_it_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None and "1 runs" in process.stdout.readline()
         write_history(tmp_path / "results/pretrain/s", [1.0, 0.5])
-        run, deadline = tmp_path / "logs/tensorboard/pretrain/s", time.monotonic() + 60
+        run, deadline = tmp_path / "logs/tensorboard/pretrain/s", time.monotonic() + 600
         while len(read(run)["train/loss"]) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

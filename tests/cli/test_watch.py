@@ -287,7 +287,7 @@ def test_a_real_run_of_snakemake_is_followed(
     command = [sys.executable, "-m", "meddino", "study", "--cores", "3", "--keep-going", "all"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL):
         wanted = {"running": {"slow"}, "failed": {"bad"}, "over": "", "done": 1}
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         now: dict[str, Any] = {}
         while now != wanted and time.monotonic() < end:
             time.sleep(0.2)

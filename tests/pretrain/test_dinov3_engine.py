@@ -205,6 +205,7 @@ ELSEWHERE = {
     "data": "the study's index",
     "slices_px": "the study's index",
     "init": "state/start",
+    "start": "refused unless it is the teacher",
     "gram_teacher": "state/gram",
     "augmentation": "dataset.json",
     "device": "refused if cpu",

@@ -616,7 +616,7 @@ def test_a_signal_leaves_a_checkpoint_and_other_numbers_of_processes_go_on(
             assert child.poll() is None
             time.sleep(0.02)
         child.send_signal(signal.SIGUSR2)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=600)
     assert child.returncode != 0 and b"a checkpoint is kept, rerun to go on" in said
     assert not where["output"].exists()
     close(train(index, tmp_path), alone[1], 2e-5)

@@ -39,6 +39,10 @@ TESTED = {
     "source .venv/bin/activate": ".ci/run::make check",
     "make demo": "tests/workflow/test_study.py::test_tables_and_report_are_there",
     "make test": ".ci/run::make test",
+    # The command before it plans the full study, which takes half a minute each time.
+    "python -m meddino cost --gpu A100 --profile slurm": (
+        "tests/cli/test_cost.py::test_the_estimate_is_printed_with_its_foundations"
+    ),
     "python -m meddino.pipeline.fingerprint": (
         "tests/pipeline/test_fingerprint.py::test_the_record_is_up_to_date"
     ),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 
 from meddino.core.errors import MeddinoError
 from meddino.core.state import open_state
@@ -148,7 +149,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     from meddino.study.model import load
 
     folder = tmp_path_factory.mktemp("leaves")
-    study = load(["config.yaml", "profiles/demo/study.yaml", "tests/slurm/study.yaml"])
+    files = ("config.yaml", "profiles/demo/study.yaml", "tests/slurm/study.yaml")
+    study = load([ROOT / name for name in files])
     index = folder / "index.64.parquet"
     leaves.run(select(study, "leaves", size="64"), output=index)
     options = json.loads(options_json(study, "pretrain", stage="natural"))
