@@ -127,6 +127,16 @@ def test_the_cost_is_that_of_the_papers_study(site: Path) -> None:
     assert stated == [counted[1]], f"docs/slurm.md says {stated}, `cost` {counted[1]}"
 
 
+def test_the_tree_of_the_architecture_is_that_of_the_package() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    tree = page.partition("meddino/\n")[2].partition("\ntests/")[0]
+    named = set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    layers = page.partition("## The layers")[2]
+    layered = set(re.findall(r"\w+", layers.partition("```text")[2].partition("```")[0]))
+    packages = {path.parent.name for path in (ROOT / "meddino").glob("*/__init__.py")}
+    assert named == packages and layered == packages | {"__main__"}
+
+
 def test_python_in_the_pages_imports_what_exists() -> None:
     """Packages move; pages that show how to use them must move too."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
