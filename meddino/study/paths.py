@@ -117,6 +117,12 @@ def quarantine(study: Study, benchmark: str) -> str:
     return str(Path(nnunet_dataset(study, benchmark)).with_name("quarantine.json"))
 
 
+def plans(study: Study, benchmark: str) -> str:
+    """nnU-Net's plans of a benchmark."""
+    folder = f"{study.results}/nnunet/preprocessed/{nnunet_folder(study, benchmark)}"
+    return f"{folder}/nnUNetPlans.json"
+
+
 def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
     """A benchmark as nnU-Net preprocessed it in one configuration."""
     folder = nnunet_folder(study, benchmark)

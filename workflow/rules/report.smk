@@ -73,7 +73,7 @@ rule table:
         revision=revision("tables"),
     shell:
         "python -m meddino tables --options {params.options:q} --scores {input.scores:q}"
-        " --output {output.csv:q} > {log:q} 2>&1"
+        " --plans {input.plans:q} --output {output.csv:q} > {log:q} 2>&1"
 
 
 rule figures:

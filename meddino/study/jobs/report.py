@@ -59,6 +59,9 @@ def tables_options(study: Study, table: str) -> TableOptions:
         benchmark_labels={name: benchmark.label for name, benchmark in benchmarks.items()},
         tolerance_mm=study.evaluate.tolerance_mm,
         tolerances_mm={name: b.counted_tolerances_mm for name, b in benchmarks.items()},
+        paper_patch_px={
+            name: side for name, side in study.planning.paper_patch_px.items() if name in benchmarks
+        },
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
     )
@@ -78,9 +81,13 @@ def _recipe_changes(study: Study, rows: Sequence[str]) -> dict[str, list[str]]:
 
 
 def tables_inputs(study: Study, table: str) -> Files:
-    """Scores that a table shows."""
+    """Scores that a table shows, and nnU-Net's plans of their benchmarks."""
     runs = targets.runs_of_table(study, table)
-    return {"scores": [paths.scores(study, run) for run in runs]}
+    benchmarks = dict.fromkeys(run.benchmark for run in runs)
+    return {
+        "scores": [paths.scores(study, run) for run in runs],
+        "plans": [paths.plans(study, benchmark) for benchmark in benchmarks],
+    }
 
 
 # ---- cards --------------------------------------------------------------------------------------
