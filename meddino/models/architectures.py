@@ -26,7 +26,7 @@ class Architecture:
     layerscale: float | None = 1e-5
     """Initial scale of the residual branches; None leaves the scales out."""
     norm_eps: float = 1e-5
-    """Epsilon of the layer norms: 1e-5 in public DINOv3 models, 1e-6 in MedDINOv3's."""
+    """Epsilon of the layer norms: 1e-5 in DINOv3's hub, 1e-6 in MedDINOv3 and FlexiCT."""
     untie_cls_norm: bool = False
     """Whether class and storage tokens have a last norm of their own."""
     untie_local_cls_norm: bool = False
@@ -43,6 +43,10 @@ ARCHITECTURES = {
     "vits16": Architecture(embed_dim=384, depth=12, num_heads=6),
     "vitb16": Architecture(embed_dim=768, depth=12, num_heads=12),
     "vitl16": Architecture(embed_dim=1024, depth=24, num_heads=16),
+    # FlexiCT-2D (arXiv 2605.21906).
+    "flexictb8": Architecture(
+        embed_dim=864, depth=16, num_heads=12, patch_size=8, qkv_bias=False, norm_eps=1e-6
+    ),
     # For laptops and tests: patches of 8 px, since the demo's pictures are small, and branches that
     # matter from the start, since a hundred iterations would not wake them from 1e-5.
     "vittiny8": Architecture(embed_dim=64, depth=4, num_heads=4, patch_size=8, layerscale=1.0),

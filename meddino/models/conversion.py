@@ -1,7 +1,9 @@
-"""How transformers and timm lay out a DINOv3 ViT, and the way from and to the public key names.
+"""How others lay out a DINOv3 ViT, and the way from and to the public key names.
 
-Both recompute the rotary periods and store none; both give queries and values a bias of their own
-and keys none. Read off `transformers.models.dinov3_vit` 5.23 and `timm.models.eva` 1.0.22.
+transformers and timm recompute the rotary periods and store none; both give queries and values a
+bias of their own and keys none. Read off `transformers.models.dinov3_vit` 5.23 and
+`timm.models.eva` 1.0.22. FlexiCT has the public names but for two patch embeddings, of slices and
+of volumes, each with rotary periods of its own. Read off `flexi_ct/models.py` at e120a9b.
 """
 
 import re
@@ -44,6 +46,10 @@ TIMM = {
     "attn.q_bias": "attn.q_proj.bias",
     "attn.v_bias": "attn.v_proj.bias",
 }
+FLEXICT = {"patch_embed_2D.": "patch_embed.", "rope_embed_2D.": "rope_embed."}
+FLEXICT_VOLUMES = ("patch_embed_3D.", "rope_embed_3D.")
+"""How the keys begin of what FlexiCT has for volumes alone."""
+KERNEL = "patch_embed.proj.weight"
 _PUBLIC_ONLY = ("mask_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.bias")
 _PROJECTION = re.compile(r"(.*\.attn\.)([qkv])_proj\.(weight|bias)")
 
@@ -82,12 +88,12 @@ def to_public(
     """Give the tensors of any layout the public key names.
 
     Args:
-        state: tensors under the key names of DINOv3, transformers or timm.
+        state: tensors under the key names of DINOv3, FlexiCT, transformers or timm.
         fields: what `config_fields` returned. Without `num_heads`, heads are taken as 64 wide.
 
     Returns:
         The tensors, those of the public layout as they were; and what is recorded beside them.
-        Where there is no mask token, as in timm, it is zero.
+        Where there is no mask token, as in timm, it is zero. Kernels of one channel become three.
 
     Raises:
         MeddinoError: nothing tells the number of heads, or it does not divide the width.
@@ -97,11 +103,12 @@ def to_public(
         named = _renamed({k.removeprefix("model."): v for k, v in state.items()}, TRANSFORMERS)
         named = {k: v.flatten(0, 1) if k == "mask_token" else v for k, v in named.items()}
         named = {k: v for k, v in named.items() if v.numel()}  # there, no registers are a tensor
-    elif "patch_embed.proj.weight" in state and not any(key in state for key in _PUBLIC_ONLY):
+    elif KERNEL in state and not any(key in state for key in _PUBLIC_ONLY):
         named = _renamed(state, TIMM)
         extra.setdefault("norm_eps", 1e-5)
     else:
-        return dict(state), extra
+        slices_only = {k: v for k, v in state.items() if not k.startswith(FLEXICT_VOLUMES)}
+        return _three_channels(_renamed(slices_only, FLEXICT)), extra
     if "cls_token" not in named:
         return named, extra  # loading then says so
     named.setdefault("mask_token", torch.zeros_like(named["cls_token"][0]))
@@ -113,7 +120,18 @@ def to_public(
             " config.json, or say num_heads to load_backbone"
         )
     rope = RotaryEmbedding(width // int(heads), fields.get("rope_base", 100.0), None)
-    return {**_joined(named), "rope_embed.periods": rope.periods}, extra
+    return {**_three_channels(_joined(named)), "rope_embed.periods": rope.periods}, extra
+
+
+def _three_channels(state: State) -> State:
+    """Spread a patch embedding of one channel over three, as grey images are fed to every ViT here.
+
+    A third of the kernel on each of three equal channels gives what the kernel gives on one.
+    """
+    kernel = state.get(KERNEL)  # (C, channels, P, P)
+    if kernel is None or kernel.shape[1] != 1:
+        return state
+    return {**state, KERNEL: kernel.expand(-1, 3, -1, -1) / 3}
 
 
 def to_transformers(vit: VisionTransformer) -> tuple[State, dict[str, Any]]:

@@ -87,10 +87,11 @@ def _check_zip(path: Path) -> None:
 def backbone_state(content: Mapping[str, Any]) -> State:
     """The ViT's tensors of a checkpoint under the public key names.
 
-    They may be bare, under `teacher`, behind `backbone.`, or laid out as in transformers or timm.
+    They may be bare, under `teacher`, behind `backbone.`, or laid out as in transformers, timm or
+    FlexiCT.
 
     Raises:
-        MeddinoError: of a layout that leaves it open, the heads are not known.
+        MeddinoError: nothing tells the number of heads, or the ViT is one of volumes.
     """
     return _opened(content)[0]
 
@@ -98,6 +99,11 @@ def backbone_state(content: Mapping[str, Any]) -> State:
 def _opened(content: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
     """The ViT's tensors, and fields of its architecture that are known beside them."""
     tensors = content.get("teacher", content)
+    if any(str(key).startswith("vision_model.") for key in content.get("model", ())):
+        raise MeddinoError(
+            "it holds FlexiCT's vision-language model, whose ViT was trained on volumes; take"
+            " FlexiCT-2D"
+        )
     state = {}
     for key, value in tensors.items():
         if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
@@ -139,14 +145,14 @@ def infer_architecture(state: Mapping[str, Tensor], source: str = "the state dic
 
 
 def _norm_eps(state: Mapping[str, Tensor]) -> float:
-    """Epsilon of the norms, which no file stores: 1e-5 in the published DINOv3 models.
+    """Epsilon of the norms, which no state dict stores: told by how the bias of keys is masked.
 
-    The released MedDINOv3, the one ViT-B/16 without a bias of queries and values, has 1e-6, and so
-    have models with untied class norms, which only DINOv3's default norm goes with.
+    DINOv3's hub (`dinov3/hub/backbones.py`) builds every ViT with `layernormbf16`, whose epsilon is
+    1e-5, and with a masked bias, whether or not norms are untied. Its training code defaults to
+    `layernorm`, 1e-6, without a mask (`ssl_default_config.yaml`). MedDINOv3 and FlexiCT keep that
+    norm, and have no bias that could be masked.
     """
-    vitb16 = state["cls_token"].shape[-1] == 768 and "blocks.11.norm1.weight" in state
-    medd = vitb16 and "blocks.0.attn.qkv.bias" not in state
-    return 1e-6 if medd or "cls_norm.weight" in state else 1e-5
+    return 1e-5 if "blocks.0.attn.qkv.bias_mask" in state else 1e-6
 
 
 def architecture_of(content: Mapping[str, Any], source: str = "the state dict") -> Architecture:
@@ -183,9 +189,9 @@ def load_backbone(
     """Build the ViT of a checkpoint and load it strictly.
 
     Args:
-        source: a file (of torch or safetensors; under the key names of DINOv3, MedDINOv3, meddino,
-            transformers or timm), a folder with `config.json` of the latter two, or what a file
-            holds.
+        source: a file (of torch or safetensors; under the key names of DINOv3, MedDINOv3, FlexiCT,
+            meddino, transformers or timm), a folder with `config.json` of the latter two, or what a
+            file holds.
         num_heads: attention heads, which tensors of transformers and timm do not tell. Without it
             `config.json` says them; where that is missing too, heads are taken as 64 wide, as in
             DINOv3's S, B and L.
@@ -202,7 +208,10 @@ def load_backbone(
         content, name = dict(source), "the state dict"
     if num_heads is not None:
         content["meta"] = {**content.get("meta", {}), "num_heads": num_heads}
-    state, fields = _opened(content)
+    try:
+        state, fields = _opened(content)
+    except MeddinoError as error:
+        raise MeddinoError(f"{name}: {error}") from error
     architecture = replace(infer_architecture(state, name), **fields)
     if num_heads not in (None, architecture.num_heads):
         raise MeddinoError(

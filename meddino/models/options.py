@@ -20,8 +20,9 @@ class Published(Options):
     """Where it can be downloaded without an account."""
     file: str | None = None
     """Where you have put it, if it cannot: a file, or a folder of transformers or timm."""
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-    """Where it is on Hugging Face: owner/name, or owner/name@revision. Your login is used."""
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:[^:]+)?$")
+    """Where it is on Hugging Face: owner/name, owner/name@revision, and, where there are several
+    files of weights, owner/name:file or owner/name@revision:file. Your login is used."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of its file; checked where given."""
     how: str = ""

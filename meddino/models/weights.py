@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from meddino.datasets.download import download
 from meddino.datasets.sources import LOCAL, local_path
 from meddino.models import conversion, loading
 from meddino.models.options import DINOV3, SEGFORMER, WeightsOptions
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+CONFIG = "config.json"
 
 
 def run(options: WeightsOptions, *, output: Path) -> None:
@@ -69,7 +72,7 @@ def _obtain(options: WeightsOptions, output: Path) -> Path:
     """The published checkpoint: where it lies already, or downloaded beside `output`."""
     name = output.stem
     if options.hub is not None:
-        return loading.file_of(_from_hub(options.hub, name, _hub_folder(output)))
+        return _from_hub(options.hub, name, _hub_folder(output))
     if options.url is not None and not options.url.startswith(LOCAL):
         local = _download_path(options, output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -89,32 +92,71 @@ def _obtain(options: WeightsOptions, output: Path) -> Path:
     return loading.file_of(source)
 
 
-def _from_hub(place: str, name: str, folder: Path) -> Path:
-    """Bring the weights of a model on Hugging Face and their `config.json` to a folder."""
+def _from_hub(reference: str, name: str, folder: Path) -> Path:
+    """Bring the weights of a model on Hugging Face to a folder, with a `config.json` beside them.
+
+    Args:
+        reference: owner/name[@revision][:file].
+        name: the entry of `weights`, for messages.
+        folder: where the files go; what is there is replaced.
+
+    Returns:
+        The file of the weights.
+    """
     from huggingface_hub import HfApi
 
-    repo, _, revision = place.partition("@")
+    address, _, file = reference.partition(":")
+    repo, _, revision = address.partition("@")
     # Kept where the client fails, so that it resumes.
     scratch = folder.with_name(f"{folder.name}.client")
 
-    def bring() -> None:
+    def bring() -> str:
         held = HfApi().list_repo_files(repo, revision=revision or None)
-        best = [file for file in conversion.FILES if file in held][:1]
-        if not best or "config.json" not in held:
-            raise MeddinoError(
-                f"weights.{name}: {place} holds no config.json with {' or '.join(conversion.FILES)}"
-            )
-        for file in (*best, "config.json"):
-            HfApi().hf_hub_download(repo, file, revision=revision or None, local_dir=scratch)
+        weights = _choose_weights(held, file, f"weights.{name}: {address}")
+        config = str(PurePosixPath(weights).with_name(CONFIG))
+        for path in (weights, *([config] if config in held else [])):
+            HfApi().hf_hub_download(repo, path, revision=revision or None, local_dir=scratch)
+        return weights
 
     remedy = (
         f"accept its terms on huggingface.co and log in with `hf auth login`, or give what you"
         f" have as weights.{name}.file"
     )
-    clients.patiently(bring, f"weights.{name}: {place} on Hugging Face", remedy)
+    weights = clients.patiently(bring, f"weights.{name}: {address} on Hugging Face", remedy)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch, folder)
-    return folder
+    return folder / weights
+
+
+def _choose_weights(held: list[str], file: str, source: str) -> str:
+    """The file of the weights among those of a repository.
+
+    Args:
+        held: all files of the repository.
+        file: the one that the reference names, or "".
+        source: the repository, for messages.
+
+    Raises:
+        MeddinoError: the named one is absent, or there are none or several.
+    """
+    weights = sorted(path for path in held if path.endswith(WEIGHT_SUFFIXES))
+    if file:
+        if file not in held:
+            raise MeddinoError(
+                f"{source} holds no {file}, but {', '.join(weights) or 'no weights at all'}"
+            )
+        return file
+    # save_pretrained may have written the same weights twice, and the first is the better one.
+    if CONFIG in held and (standard := [path for path in conversion.FILES if path in held]):
+        return standard[0]
+    if not weights:
+        raise MeddinoError(f"{source} holds no weights ({', '.join(WEIGHT_SUFFIXES)})")
+    if len(weights) > 1:
+        raise MeddinoError(
+            f"{source} holds several files of weights: {', '.join(weights)}; name one behind the"
+            f" reference, as in {source.rpartition(' ')[2]}:{weights[0]}"
+        )
+    return weights[0]
 
 
 def _check(options: WeightsOptions, name: str, local: Path) -> None:

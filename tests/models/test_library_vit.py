@@ -1,5 +1,6 @@
 """ViTs of timm and transformers as backbones: features, sizes, weights, and what is refused."""
 
+import hashlib
 import importlib
 import json
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import GOLDEN
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,9 +21,11 @@ from meddino.finetune.networks import build_network
 from meddino.finetune.options import Method, Training
 from meddino.finetune.settings import Settings
 from meddino.finetune.vit import read_start, start_of
-from meddino.models import library_vit
+from meddino.models import library_vit, load_backbone
+from meddino.models.architectures import Architecture
 from meddino.models.loading import load_strictly
 from meddino.models.options import WeightsOptions
+from meddino.models.vit import VisionTransformer
 from meddino.models.weights import run as fetch_weights
 
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -279,7 +283,70 @@ def test_weights_come_from_hugging_face(tmp_path: Path, hub: Path) -> None:
     found: Tensor = built.backbone.get_intermediate_layers(x, [2], reshape=False)[0]
     torch.testing.assert_close(found, model(x).last_hidden_state[:, 1:], **CLOSE)
     tree.write_text(json.dumps(listed[3:]))
-    with pytest.raises(MeddinoError, match=r"o/r@v1 holds no config\.json.*weights\.w\.file"):
+    with pytest.raises(MeddinoError, match=r"o/r@v1 holds no weights.*weights\.w\.file"):
         adopted(tmp_path, backbone, hub="o/r@v1")
     with pytest.raises(MeddinoError, match=r"(?s)o/absent on Hugging Face.*hf auth login"):
         adopted(tmp_path, backbone, hub="o/absent")
+
+
+def serve(hub: Path, repo: str, files: dict[str, bytes]) -> None:
+    """Put a repository's main branch into the stand-in for Hugging Face."""
+    tree = hub / f"api/models/{repo}/tree/main"
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    listed = [
+        {"type": "file", "path": name, "oid": "0", "size": len(content)}
+        for name, content in files.items()
+    ]
+    tree.write_text(json.dumps(listed))
+    for name, content in files.items():
+        path = hub / f"{repo}/resolve/main/{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> tuple[VisionTransformer, bytes]:
+    """A small stand-in for the released MedDINOv3, with its keys: the ViT and its file."""
+    small = Architecture(
+        embed_dim=16, depth=12, num_heads=2, ffn_ratio=2, qkv_bias=False, norm_eps=1e-6
+    )
+    vit = VisionTransformer(small).eval()
+    shaken(vit)
+    published = json.loads((GOLDEN / "dinov3/state_dict_keys.json").read_text())
+    assert vit.state_dict().keys() == published["meddinov3_vitb16"].keys()
+    teacher = {f"backbone.{key}": value for key, value in vit.state_dict().items()}
+    heads = {f"{head}.last_layer.weight": torch.ones(1) for head in ("dino_head", "ibot_head")}
+    torch.save({"teacher": teacher | heads}, tmp_path / "released.pth")
+    return vit, (tmp_path / "released.pth").read_bytes()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reference", ["a/m", "a/m@main", "a/m:weights/model.pth"])
+def test_the_one_file_of_a_repository_without_config_json_is_found(
+    tmp_path: Path, hub: Path, released: tuple[VisionTransformer, bytes], reference: str
+) -> None:
+    """As of `ricklisz123/MedDINOv3-ViTB-16-CT-3M`: one torch file, and no config.json."""
+    vit, content = released
+    serve(hub, "a/m", {"README.md": b"# MedDINOv3", "weights/model.pth": content})
+    output = tmp_path / "study/meddinov3_released.pth"
+    digest = hashlib.sha256(content).hexdigest()
+    fetch_weights(WeightsOptions(hub=reference, sha256=digest), output=output)
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+    loaded = load_backbone(output)
+    assert loaded.architecture == vit.architecture
+    images = torch.randn(1, 3, 32, 48)
+    torch.testing.assert_close(loaded(images), vit(images), rtol=0, atol=0)
+    with pytest.raises(MeddinoError, match=rf"SHA-256 of {reference} is {digest}, expected 0000"):
+        fetch_weights(WeightsOptions(hub=reference, sha256="0" * 64), output=output)
+
+
+def test_of_several_files_in_a_repository_one_must_be_named(tmp_path: Path, hub: Path) -> None:
+    serve(hub, "a/two", {"a.pth": b"x", "b.safetensors": b"y", "notes.txt": b""})
+    with pytest.raises(
+        MeddinoError,
+        match=r"weights\.w: a/two holds several files of weights: a\.pth, b\.safetensors; name one"
+        r" behind the reference, as in a/two:a\.pth",
+    ):
+        fetch_weights(WeightsOptions(hub="a/two"), output=tmp_path / "w.pth")
+    with pytest.raises(MeddinoError, match=r"a/two holds no c\.pth, but a\.pth, b\.safetensors"):
+        fetch_weights(WeightsOptions(hub="a/two:c.pth"), output=tmp_path / "w.pth")

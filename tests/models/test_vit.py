@@ -18,17 +18,23 @@ from meddino.finetune.vit import build_vit, read_start
 from meddino.models import load_backbone
 from meddino.models.architectures import ARCHITECTURES
 from meddino.models.heads import DINOHead
+from meddino.models.loading import backbone_state
 from meddino.models.options import WeightsOptions
 from meddino.models.vit import VisionTransformer, build
 from meddino.models.weights import run as fetch_weights
 
-DINOV3 = GOLDEN / "dinov3"
+DINOV3, FLEXICT = GOLDEN / "dinov3", GOLDEN / "flexict"
 VARIANTS = ["lvd", "meddino", "untied"]
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def golden(variant: str) -> tuple[VisionTransformer, dict[str, Tensor]]:
-    vit = load_backbone(load_file(DINOV3 / f"backbone_{variant}_state.safetensors"))
+    """A ViT with the epsilon that it was recorded with, and its inputs and outputs."""
+    recorded = json.loads((DINOV3 / "meta.json").read_text())
+    settings = recorded["backbone_kwargs"] | recorded["variants"][variant]
+    meta = {"norm_eps": {"layernorm": 1e-6, "layernormbf16": 1e-5}[settings["norm_layer"]]}
+    state = load_file(DINOV3 / f"backbone_{variant}_state.safetensors")
+    vit = load_backbone({**state, "meta": meta})
     return vit, load_file(DINOV3 / f"backbone_{variant}_io.safetensors")
 
 
@@ -89,6 +95,62 @@ def test_key_names_and_shapes_are_the_published_ones(model: str, changes: dict[s
     state = vit.state_dict()
     assert {k: list(v.shape) for k, v in state.items()} == published
     assert load_backbone_architecture(state) == vit.architecture
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["hub_untied", "hub_untied_local"])
+def test_hub_models_with_untied_norms_have_the_hubs_epsilon(variant: str) -> None:
+    """Recorded with faint tokens: another epsilon changes the features by 0.1 and more."""
+    io = load_file(DINOV3 / f"{variant}.safetensors")
+    state = {k.removeprefix("state."): v for k, v in io.items() if k.startswith("state.")}
+    vit = load_backbone(state)
+    assert vit.architecture.untie_cls_norm
+    assert vit.architecture.untie_local_cls_norm == variant.endswith("local")
+    check(vit.forward_features(io["images"]), io, "features")
+
+
+@pytest.mark.parametrize(
+    ("changes", "eps"),
+    [
+        ({}, 1e-5),  # dinov3/hub/backbones.py: every ViT
+        ({"untie_local_cls_norm": True}, 1e-5),  # the hub's ViT-L of satellite images
+        ({"mask_k_bias": False, "storage_tokens": 0}, 1e-6),  # configs/ssl_default_config.yaml
+        ({"qkv_bias": False}, 1e-6),  # MedDINOv3, FlexiCT
+    ],
+)
+def test_the_epsilon_goes_by_the_mask_of_the_keys_bias(changes: dict[str, Any], eps: float) -> None:
+    state = build("vittiny8", **changes).state_dict()
+    assert load_backbone(state).architecture.norm_eps == eps
+    assert load_backbone({**state, "meta": {"norm_eps": 1e-4}}).architecture.norm_eps == 1e-4
+
+
+def test_flexict_has_the_recorded_keys() -> None:
+    """Those of `flexi_ct_2d.py`; what reads volumes is left out."""
+    shapes = json.loads((FLEXICT / "state_dict_keys.json").read_text())
+    with torch.device("meta"):
+        released = {f"backbone.{key}": torch.empty(shape) for key, shape in shapes.items()}
+        expected = build("flexictb8")
+    state = backbone_state({"teacher": released})
+    assert {k: v.shape for k, v in state.items()} == {
+        k: v.shape for k, v in expected.state_dict().items()
+    }
+    assert load_backbone_architecture(state) == expected.architecture
+
+
+@torch.no_grad()
+def test_features_equal_flexict_on_grey_images(tmp_path: Path) -> None:
+    io = load_file(FLEXICT / "flexict.safetensors")
+    state = {k.replace("state.", "backbone."): v for k, v in io.items() if k.startswith("state.")}
+    torch.save({"teacher": state | {"dino_head.last_layer.weight": torch.ones(1)}}, tmp_path / "w")
+    vit = load_backbone(tmp_path / "w")
+    assert (vit.architecture.num_heads, vit.patch_size) == (2, 8)
+    check(vit.forward_features(io["images"].expand(-1, 3, -1, -1)), io, "features")
+
+
+def test_flexicts_vision_language_model_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"vision_model.cls_token": torch.ones(1)}}, tmp_path / "vlm.pth")
+    with pytest.raises(MeddinoError, match=r"vlm\.pth: it holds FlexiCT's vision-language model"):
+        load_backbone(tmp_path / "vlm.pth")
 
 
 def load_backbone_architecture(state: dict[str, Tensor]) -> Any:
