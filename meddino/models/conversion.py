@@ -105,10 +105,10 @@ def to_public(
         named = {k: v for k, v in named.items() if v.numel()}  # there, no registers are a tensor
     elif KERNEL in state and not any(key in state for key in _PUBLIC_ONLY):
         named = _renamed(state, TIMM)
-        extra.setdefault("norm_eps", 1e-5)
     else:
         slices_only = {k: v for k, v in state.items() if not k.startswith(FLEXICT_VOLUMES)}
         return _three_channels(_renamed(slices_only, FLEXICT)), extra
+    extra.setdefault("norm_eps", 1e-5)  # the default of both libraries' DINOv3
     if "cls_token" not in named:
         return named, extra  # loading then says so
     named.setdefault("mask_token", torch.zeros_like(named["cls_token"][0]))
