@@ -31,13 +31,13 @@ def configuration(arguments: Sequence[str]) -> Study:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--configfile", "--configfiles", nargs="+")
     parser.add_argument("--config", "-C", nargs="+")
-    given, _ = parser.parse_known_args(arguments)
-    if given.config:
+    flags, _ = parser.parse_known_args(arguments)
+    if flags.config:
         raise MeddinoError("--config: put these values into a file, and name it by --configfile")
     folder, profile = _profile(arguments)
     beside = profile.get("configfile", [])
     files = [folder / file for file in ([beside] if isinstance(beside, str) else beside)]
-    return load(["config.yaml", *(given.configfile or files)])
+    return load(["config.yaml", *(flags.configfile or files)])
 
 
 def _profile(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
@@ -59,28 +59,30 @@ def main(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--gpu")
-    given, rest = parser.parse_known_args(arguments)
+    flags, rest = parser.parse_known_args(arguments)
     rest = rest or ["--profile", "slurm"]
     figures = Figures.read()
-    gpu = given.gpu or figures.gpu
+    gpu = flags.gpu or figures.gpu
     if gpu not in PEAK_FLOPS:
         raise MeddinoError(f"--gpu: {gpu!r} is not one of {', '.join(PEAK_FLOPS)}")
     estimator = Estimator(configuration(rest), figures, PEAK_FLOPS[gpu])
     many = ["--cores", "100000"]  # else the dry run cuts threads to those of this machine
     with ThreadPoolExecutor(2) as pool:
-        whole, todo = pool.map(snakemake.dry_run, (["--forceall", *many, *rest], [*many, *rest]))
-    left = {job.output for job in todo.jobs}
-    seen = estimator.correct(job for job in whole.jobs if job.output not in left)
+        study_run, todo = pool.map(
+            snakemake.dry_run, (["--forceall", *many, *rest], [*many, *rest])
+        )
+    unfinished = {job.output for job in todo.jobs}
+    measured = estimator.correct(job for job in study_run.jobs if job.output not in unfinished)
     queued = "--executor" in rest or "executor" in _profile(rest)[1]
-    report(Console(), estimator, whole, todo, seen, gpu, queued)
+    report(Console(), estimator, study_run, todo, measured, gpu, queued)
 
 
 def report(
     console: Console,
     estimator: Estimator,
-    whole: Run,
+    study_run: Run,
     todo: Run,
-    seen: Counter[str],
+    measured: Counter[str],
     gpu: str,
     queued: bool,
 ) -> None:
@@ -89,17 +91,17 @@ def report(
     for job in todo.jobs:
         efforts[job.rule].append(estimator.effort(job))
     table = Table("rule", "jobs", "h each", "core-h", "GPU-h", "disk (GB)", "time is")
-    for rule, each in efforts.items():
-        total = together(each)
+    for rule, jobs in efforts.items():
+        total = together(jobs)
         table.add_row(
-            rule, str(len(each)), hours(total.wall_s / len(each)), hours(total.core_s),
-            hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, seen),
+            rule, str(len(jobs)), hours(total.wall_s / len(jobs)), hours(total.core_s),
+            hours(total.gpu_s), f"{total.disk_gb:,.0f}", _basis(estimator, rule, measured),
         )  # fmt: skip
     if todo.jobs:
         console.print(table)
     _summary(console, estimator, "to run", todo, queued)
-    if len(whole.jobs) != len(todo.jobs):
-        _summary(console, estimator, "the whole study", whole, queued)
+    if len(study_run.jobs) != len(todo.jobs):
+        _summary(console, estimator, "the whole study", study_run, queued)
     if todo.jobs:
         _foundations(console, estimator, efforts, gpu)
 
@@ -110,10 +112,10 @@ def hours(seconds: float) -> str:
     return "-" if not spent else f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
 
 
-def _basis(estimator: Estimator, rule: str, seen: Counter[str]) -> str:
+def _basis(estimator: Estimator, rule: str, measured: Counter[str]) -> str:
     key = estimator.figures.key(rule)
-    if seen[key]:
-        return f"corrected by {seen[key]} job{'s' if seen[key] > 1 else ''} that ran"
+    if measured[key]:
+        return f"corrected by {measured[key]} job{'s' if measured[key] > 1 else ''} that ran"
     rate = estimator.figures.rules.get(key)
     return rate.basis if rate else "nothing to do"
 

@@ -114,7 +114,7 @@ class Figures(Options):
 
 
 class Effort(NamedTuple):
-    """What jobs take; core and GPU seconds are those that they hold, busy or not."""
+    """What jobs take; core and GPU seconds count what jobs hold, busy or not."""
 
     wall_s: float = 0.0
     core_s: float = 0.0
@@ -157,8 +157,8 @@ class Estimator:
         return Effort(wall, wall * cores, wall * gpus, self._disk_gb(job, key))
 
     def correct(self, done: Iterable[Job]) -> Counter[str]:
-        """Learn from the records of jobs that have run; return how many there are by rule."""
-        seen: Counter[str] = Counter()
+        """Correct estimates by the records of jobs that have run; return their number by rule."""
+        counts: Counter[str] = Counter()
         measured: defaultdict[str, float] = defaultdict(float)
         estimated: defaultdict[str, float] = defaultdict(float)
         for job in done:
@@ -166,37 +166,39 @@ class Estimator:
             wall = self.effort(job).wall_s
             if path is not None and path.exists() and wall:
                 key = self.figures.key(job.rule)
-                seen[key] += 1
+                counts[key] += 1
                 measured[key] += records.read(path)["wall_s"]
                 estimated[key] += wall
-        self.corrections = {key: measured[key] / estimated[key] for key in seen}
-        return seen
+        self.corrections = {key: measured[key] / estimated[key] for key in counts}
+        return counts
 
     # ---- how much there is to do ----------------------------------------------------------------
 
     def _units(self, job: Job, unit: Unit) -> float:
-        chosen = job.wildcards
+        wildcards = job.wildcards
         match unit:
             case "job":
                 return 1
             case "GB":
-                return self._archive_gb(chosen["dataset"])
+                return self._archive_gb(wildcards["dataset"])
             case "volume":
-                return self._volumes(chosen["dataset"])
+                return self._volumes(wildcards["dataset"])
             case "slice":
-                return self._slices(chosen.get("dataset"))
+                return self._slices(wildcards.get("dataset"))
             case "case slice":
-                return self._case_slices(chosen["benchmark"])
+                return self._case_slices(wildcards["benchmark"])
             case "megapixel":
-                px, _ = self._input(chosen["configuration"])
-                return self._case_slices(chosen["benchmark"]) * px**2 / 1e6
+                px, _ = self._input(wildcards["configuration"])
+                return self._case_slices(wildcards["benchmark"]) * px**2 / 1e6
             case "validation slice":
-                return self._case_slices(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+                return self._case_slices(wildcards["benchmark"]) / self._folds(
+                    wildcards["benchmark"]
+                )
             case "validation case":
-                return self._cases(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+                return self._cases(wildcards["benchmark"]) / self._folds(wildcards["benchmark"])
             case "probed slice":
                 probe = self.study.probe
-                checkpoints = len(probe_inputs(self.study, chosen["source"])["checkpoints"]) or 1
+                checkpoints = len(probe_inputs(self.study, wildcards["source"])["checkpoints"]) or 1
                 return self._cases(probe.benchmark) * probe.slices_per_case * checkpoints
             case "GPU second":
                 return self._gpu_seconds(job)
@@ -216,13 +218,13 @@ class Estimator:
         return phantom.slices if phantom else self.figures.assumptions.slices_per_volume.value
 
     def _volumes(self, dataset: str) -> int:
-        """Volumes of a dataset; one that does not say is cut as a single chunk."""
+        """Volumes of a dataset; one without a number counts as a single chunk."""
         return self.study.dataset(dataset).volumes or self.study.ct3m.volumes_per_chunk
 
     def _cases(self, benchmark: str) -> int:
         dataset = self.study.benchmarks[benchmark].dataset
-        known = {} if dataset in self.study.phantom else self.figures.labelled
-        return known.get(dataset) or self._volumes(dataset)
+        labelled = {} if dataset in self.study.phantom else self.figures.labelled
+        return labelled.get(dataset) or self._volumes(dataset)
 
     def _case_slices(self, benchmark: str) -> float:
         return self._cases(benchmark) * self._depth(self.study.benchmarks[benchmark].dataset)
@@ -231,7 +233,7 @@ class Estimator:
         return self.study.benchmarks[benchmark].folds
 
     def _gpu_seconds(self, job: Job) -> float:
-        """Of one GPU, by the operations of training and the share of its peak that is reached."""
+        """Seconds of one GPU: operations of training over the share of its peak that is reached."""
         assumed = self.figures.assumptions
         if "method" in job.wildcards:
             flops, share = self._finetuning_flops(job.wildcards["method"]), assumed.finetuning_mfu
@@ -244,9 +246,10 @@ class Estimator:
         from meddino.pretrain.meter import step_flops  # loads torch
 
         backbone = named(self.study.pretrain.backbone)
-        total = sum(each.ratio for each in stage.resolutions)
+        total = sum(resolution.ratio for resolution in stage.resolutions)
         slice_ = sum(
-            step_flops(backbone, stage, each) * each.ratio / total for each in stage.resolutions
+            step_flops(backbone, stage, resolution) * resolution.ratio / total
+            for resolution in stage.resolutions
         )
         return slice_ * stage.batch_size * stage.iterations
 
@@ -273,43 +276,43 @@ class Estimator:
 
     @staticmethod
     def _backbone(name: str | None) -> Architecture:
-        """A ViT of ours; networks that are none of ours count as a ViT-B."""
+        """One of our ViTs; any other network counts as a ViT-B."""
         return ARCHITECTURES.get(name or "", ARCHITECTURES["vitb16"])
 
     # ---- how much it leaves ---------------------------------------------------------------------
 
     def _archive_gb(self, dataset: str) -> float:
-        known, options = self.figures.archives_gb, self.study.dataset(dataset)
+        archives_gb, options = self.figures.archives_gb, self.study.dataset(dataset)
         if options.folder is not None or dataset in self.study.phantom:
             return 0.0
-        each = self.figures.assumptions.gb_per_volume.value
-        return known.get(dataset, self._volumes(dataset) * each)
+        volume_gb = self.figures.assumptions.gb_per_volume.value
+        return archives_gb.get(dataset, self._volumes(dataset) * volume_gb)
 
     def _disk_gb(self, job: Job, key: str) -> float:
-        chosen, assumed = job.wildcards, self.figures.assumptions
+        wildcards, assumed = job.wildcards, self.figures.assumptions
         match key:
             case "fetch":
-                return self._archive_gb(chosen["dataset"])
+                return self._archive_gb(wildcards["dataset"])
             case "slices":
                 pixels = sum(px**2 for px in self.study.ct3m.sizes_px)
-                each = pixels * assumed.bytes_per_pixel_of_shards.value / 1e9
-                return self._slices(chosen["dataset"]) * each
+                slice_gb = pixels * assumed.bytes_per_pixel_of_shards.value / 1e9
+                return self._slices(wildcards["dataset"]) * slice_gb
             case "convert":
-                return self._cases(chosen["benchmark"]) * assumed.gb_per_volume.value
+                return self._cases(wildcards["benchmark"]) * assumed.gb_per_volume.value
             case "preprocess":
-                each = assumed.bytes_per_pixel_preprocessed.value / 1e3
-                return self._units(job, "megapixel") * each
+                megapixel_gb = assumed.bytes_per_pixel_preprocessed.value / 1e3
+                return self._units(job, "megapixel") * megapixel_gb
             case "pretrain":
                 stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
                 return len(stage.snapshots) * self._snapshot_gb(stage)
             case "finetune":
                 return (
                     4
-                    * _parameters(self._backbone(self.study.methods[chosen["method"]].backbone))
+                    * _parameters(self._backbone(self.study.methods[wildcards["method"]].backbone))
                     / 1e9
                 )
             case "predict":
-                cases = self._cases(chosen["benchmark"]) / self._folds(chosen["benchmark"])
+                cases = self._cases(wildcards["benchmark"]) / self._folds(wildcards["benchmark"])
                 return cases * assumed.gb_per_prediction.value
         return 0.0
 
@@ -341,8 +344,8 @@ def devices(job: Job, key: str) -> int:
     flags = _sbatch(job)
     if "gpus-per-node" in flags:
         return int(flags.get("nodes", "1")) * int(flags["gpus-per-node"].split(":")[-1])
-    given = job.resources.get("gpu", "")
-    return int(given) if given.isdecimal() else int(key in ON_GPU)
+    gpus = job.resources.get("gpu", "")
+    return int(gpus) if gpus.isdecimal() else int(key in ON_GPU)
 
 
 def cores_of(job: Job) -> int:

@@ -40,27 +40,27 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--every", type=float, metavar="SECONDS", help="look again so often, until interrupted"
     )
-    given = parser.parse_args(arguments)
-    board = Board(given.output)
-    runs = dict(histories(given.results))
-    if not runs and given.every is None:
-        raise MeddinoError(f"{given.results}: no training has logged anything below it yet")
+    options = parser.parse_args(arguments)
+    board = Board(options.output)
+    runs = dict(histories(options.results))
+    if not runs and options.every is None:
+        raise MeddinoError(f"{options.results}: no training has logged anything below it yet")
     board.show(runs)
-    print(f"{len(runs)} runs; show them with: tensorboard --logdir {given.output}", flush=True)
+    print(f"{len(runs)} runs; show them with: tensorboard --logdir {options.output}", flush=True)
     with suppress(KeyboardInterrupt):
-        while given.every is not None:
-            time.sleep(given.every)
-            board.show(dict(histories(given.results)))
+        while options.every is not None:
+            time.sleep(options.every)
+            board.show(dict(histories(options.results)))
 
 
 def histories(results: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The lines of each training below `results`, by its folder there."""
-    found = {path.parent for pattern in HISTORIES for path in results.glob(pattern)}
-    for folder in sorted(found):
+    folders = {path.parent for pattern in HISTORIES for path in results.glob(pattern)}
+    for folder in sorted(folders):
         yield folder.relative_to(results).as_posix(), read_lines(folder / "history.jsonl")
     for log in sorted(LOGS.glob("*.log")):
         # A stage that is done has its history, which holds more digits.
-        logged = [] if results / "pretrain" / log.stem in found else list(_logged(log))
+        logged = [] if results / "pretrain" / log.stem in folders else list(_logged(log))
         if logged:
             yield f"pretrain/{log.stem}", logged
 
@@ -77,10 +77,10 @@ def scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers of a line by the names that TensorBoard groups them by; lists are counted."""
     for name, value in line.items():
         if isinstance(value, list):
-            each = {f"{name}/{number}": part for number, part in enumerate(value)}
+            numbers = {f"{name}/{number}": part for number, part in enumerate(value)}
         else:
-            each = {f"train/{name}": value}
-        for label, number in each.items():
+            numbers = {f"train/{name}": value}
+        for label, number in numbers.items():
             if name not in STEPS and isinstance(number, int | float) and math.isfinite(number):
                 yield label, number
 

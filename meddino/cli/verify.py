@@ -1,4 +1,7 @@
-"""Whether results still are what their records say."""
+"""The `verify` verb: compare results with their records.
+
+Every file is read again, and its size and SHA-256 are compared with those that its verb recorded.
+"""
 
 import argparse
 import os
@@ -23,7 +26,7 @@ SHOWN = 20
 
 @dataclass
 class Findings:
-    """What is as recorded, and what is not; a wrong file is named with the result it is part of."""
+    """Counts of intact files, and the others by name, each with the result to which it belongs."""
 
     intact: int = 0
     bytes: int = 0
@@ -38,27 +41,27 @@ def check(folders: Iterable[Path], console: Console) -> Findings:
     Raises:
         MeddinoError: a record cannot be read.
     """
-    folders, found = list(folders), Findings()
-    made: dict[str, tuple[records.Entry, str]] = {}
+    folders, findings = list(folders), Findings()
+    recorded: dict[str, tuple[records.Entry, str]] = {}
     raw: set[Path] = set()
     for path in sorted(path for folder in folders for path in records.find(folder)):
         record = records.read(path)
         main = record["outputs"][0]["path"]
-        made |= {entry["path"]: (entry, main) for entry in record["outputs"]}
+        recorded |= {entry["path"]: (entry, main) for entry in record["outputs"]}
         if record["verb"] == "fetch":
             raw.add(Path(main).parent)
-    for (entry, main), state in _states(list(made.values()), console):
+    for (entry, main), state in _states(list(recorded.values()), console):
         if state == "intact":
-            found.intact += 1
-            found.bytes += entry["bytes"]
+            findings.intact += 1
+            findings.bytes += entry["bytes"]
         else:
-            getattr(found, state)[entry["path"]] = main
-    found.unrecorded = sorted(set(_files(folders, raw)) - made.keys())
-    return found
+            getattr(findings, state)[entry["path"]] = main
+    findings.unrecorded = sorted(set(_files(folders, raw)) - recorded.keys())
+    return findings
 
 
 def _states(
-    made: list[tuple[records.Entry, str]], console: Console
+    recorded: list[tuple[records.Entry, str]], console: Console
 ) -> Iterator[tuple[tuple[records.Entry, str], str]]:
     """The state of each file, with a bar in a terminal; reading is shared among all cores."""
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -66,10 +69,12 @@ def _states(
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        task = progress.add_task("", total=sum(entry["bytes"] for entry, _ in made))
-        for each, state in zip(made, pool.map(_state, (entry for entry, _ in made)), strict=True):
-            progress.advance(task, each[0]["bytes"])
-            yield each, state
+        task = progress.add_task("", total=sum(entry["bytes"] for entry, _ in recorded))
+        for file, state in zip(
+            recorded, pool.map(_state, (entry for entry, _ in recorded)), strict=True
+        ):
+            progress.advance(task, file[0]["bytes"])
+            yield file, state
 
 
 def _state(entry: records.Entry) -> str:
@@ -81,19 +86,19 @@ def _state(entry: records.Entry) -> str:
 
 
 def _files(folders: Iterable[Path], raw: set[Path]) -> Iterator[str]:
-    """Files that should have a record: not raw data, hidden files and what killed jobs resume."""
+    """Files that need a record: all but raw data, hidden files, and states of killed jobs."""
     for folder in folders:
         for parent, inner, names in os.walk(folder):
-            here = Path(parent)
+            folder_path = Path(parent)
             inner[:] = [
                 name
                 for name in inner
                 if not name.startswith(".")
-                and here / name not in raw
+                and folder_path / name not in raw
                 and not name.endswith(".incoming")
-                and not (name == "runs" and (here / "tables").exists())
+                and not (name == "runs" and (folder_path / "tables").exists())
             ]
-            yield from (records.located(here / name) for name in names if name[0] != ".")
+            yield from (records.located(folder_path / name) for name in names if name[0] != ".")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -107,46 +112,46 @@ def main(arguments: Sequence[str]) -> None:
         "folders", nargs="*", type=Path, default=[Path("results"), Path("resources")]
     )
     parser.add_argument("--strict", action="store_true", help="files without a record are errors")
-    given = parser.parse_intermixed_args(arguments)
-    folders = [folder for folder in given.folders if folder.is_dir()]
+    options = parser.parse_intermixed_args(arguments)
+    folders = [folder for folder in options.folders if folder.is_dir()]
     if not folders:
-        wanted = ", ".join(map(str, given.folders))
-        raise MeddinoError(f"no folder {wanted} here; name the folders to verify")
+        names = ", ".join(map(str, options.folders))
+        raise MeddinoError(f"no folder {names} here; name the folders to verify")
     console = Console()
-    found = check(folders, console)
+    findings = check(folders, console)
     console.print(
-        f"{found.intact} files ({found.bytes / 1e9:.2f} GB) are as recorded; "
-        f"{len(found.changed)} changed, {len(found.missing)} missing, "
-        f"{len(found.unrecorded)} without a record"
+        f"{findings.intact} files ({findings.bytes / 1e9:.2f} GB) are as recorded; "
+        f"{len(findings.changed)} changed, {len(findings.missing)} missing, "
+        f"{len(findings.unrecorded)} without a record"
     )
-    _print(found, console)
-    wrong = [*found.changed, *found.missing, *(found.unrecorded if given.strict else [])]
-    if wrong:
-        raise MeddinoError(_remedy(found, wrong))
+    _print(findings, console)
+    bad = [*findings.changed, *findings.missing, *(findings.unrecorded if options.strict else [])]
+    if bad:
+        raise MeddinoError(_remedy(findings, bad))
 
 
-def _print(found: Findings, console: Console) -> None:
+def _print(findings: Findings, console: Console) -> None:
     states = {
-        **dict.fromkeys(found.changed, "changed"),
-        **dict.fromkeys(found.missing, "missing"),
-        **dict.fromkeys(found.unrecorded, "no record"),
+        **dict.fromkeys(findings.changed, "changed"),
+        **dict.fromkeys(findings.missing, "missing"),
+        **dict.fromkeys(findings.unrecorded, "no record"),
     }
     if not states:
         return
-    table, shown = Table("file", "state"), Counter[str]()
+    table, printed = Table("file", "state"), Counter[str]()
     for path, state in states.items():
-        shown[state] += 1
-        if shown[state] <= SHOWN:
+        printed[state] += 1
+        if printed[state] <= SHOWN:
             table.add_row(path, state)
-    for state, count in shown.items():
+    for state, count in printed.items():
         if count > SHOWN:
             table.add_row(f"... and {count - SHOWN} more", state)
     console.print(table)
 
 
-def _remedy(found: Findings, wrong: list[str]) -> str:
-    named = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if wrong[SHOWN:] else "")
-    mains = sorted({*found.changed.values(), *found.missing.values()})
+def _remedy(findings: Findings, bad: list[str]) -> str:
+    named = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if bad[SHOWN:] else "")
+    mains = sorted({*findings.changed.values(), *findings.missing.values()})
     anew = " ".join(map(shlex.quote, mains[:SHOWN])) + (" ..." if mains[SHOWN:] else "")
     remedy = (
         "restore them, or make anew what they belong to and all that follows:"
@@ -154,4 +159,4 @@ def _remedy(found: Findings, wrong: list[str]) -> str:
         if mains
         else "delete them and rerun, or leave `--strict` out if they are yours"
     )
-    return f"{len(wrong)} files are not as recorded: {named}; {remedy}"
+    return f"{len(bad)} files are not as recorded: {named}; {remedy}"
