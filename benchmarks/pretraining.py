@@ -6,7 +6,8 @@ CHECKOUT is a clone of facebookresearch/dinov3, which needs omegaconf, termcolor
 iopath and ftfy beside torch. Its augmentations, which need torchvision, take no part: both steps
 get the same finished crops. A step is teacher, student, losses, backward pass, clipping, AdamW and
 moving average; on a GPU both run in bf16 and compiled. Steps alternate, and medians are printed as
-a Markdown table, with the parts of ours. Without --peer only ours is measured.
+a Markdown table, with what ours consists of. Without --peer only ours is measured. With --parts our
+step takes its batch in so many parts, which the public trainer cannot.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -27,7 +29,7 @@ import torch.distributed as dist
 
 from meddino.models.architectures import named
 from meddino.pretrain.crops import Crops, Draws, multi_crop
-from meddino.pretrain.engine import GLOBAL_CROPS, Engine, parameter_groups
+from meddino.pretrain.engine import GLOBAL_CROPS, Engine, Part, Targets, parameter_groups
 from meddino.pretrain.losses import mask_weights
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.meter import PEAK_FLOPS, step_flops
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--drop-path", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -69,7 +72,11 @@ def main() -> None:
     patch_px = named(arguments.backbone).patch_size
     crops, masks = _views(slices, stage, patch_px)
     ours = Ours(arguments.backbone, stage, device)
-    steps: dict[str, Callable[[], None]] = {"meddino": lambda: ours.step(crops, masks)}
+    parts = [
+        Part.of(*_views(x, stage, patch_px))
+        for x in slices.split(arguments.batch // arguments.parts)
+    ]
+    steps: dict[str, Callable[[], None]] = {"meddino": lambda: ours.step(parts)}
     with _alone(device):
         if arguments.peer is not None:
             steps["facebookresearch/dinov3"] = _peer(arguments, stage, crops, masks, device)
@@ -86,7 +93,7 @@ def main() -> None:
         )
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, both together")
-    _print_parts(ours, slices, stage, device, arguments.steps)
+    _print_phases(ours, parts, slices, patch_px, arguments.steps)
 
 
 def _stage(arguments: argparse.Namespace) -> StageOptions:
@@ -97,7 +104,7 @@ def _stage(arguments: argparse.Namespace) -> StageOptions:
         iterations=1,
         snapshots=(1,),
         batch_size=arguments.batch,
-        group_size=arguments.batch,
+        group_size=arguments.batch // arguments.parts,
         resolutions=(
             Resolution(global_px=arguments.global_px, local_px=arguments.local_px, gram_px=gram),
         ),
@@ -133,16 +140,24 @@ class Ours:
             parameter_groups(self.engine.student, stage.optim), lr=LR, betas=(0.9, 0.99), fused=True
         )
 
-    def step(self, crops: Crops, masks: torch.Tensor) -> None:
-        self.backward(self.forward(crops, masks))
+    def step(self, parts: list[Part]) -> None:
+        for part, targets in zip(parts, self.targets(parts), strict=True):
+            self.backward(self.forward(part, targets), len(parts))
         self.update()
 
-    def forward(self, crops: Crops, masks: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.engine(crops, masks, TEMPERATURE)["loss"]
+    def targets(self, parts: list[Part]) -> list[Targets]:
+        with self.autocast():
+            return self.engine.targets(parts, TEMPERATURE)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
+    def forward(self, part: Part, targets: Targets) -> torch.Tensor:
+        with self.autocast():
+            return self.engine(part, targets)["loss"]
+
+    def backward(self, loss: torch.Tensor, parts: int) -> None:
+        (loss / parts).backward()
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
 
     def update(self) -> None:
         self.engine.clip_gradients(3.0)
@@ -287,30 +302,29 @@ def _share(flops: float, device: torch.device) -> str:
     return f"{flops / peaks[0]:.0%}" if peaks else f"{flops / 1e12:.3f} TFLOP/s"
 
 
-def _print_parts(
-    ours: Ours, slices: torch.Tensor, stage: StageOptions, device: torch.device, count: int
+def _print_phases(
+    ours: Ours, parts: list[Part], slices: torch.Tensor, patch_px: int, count: int
 ) -> None:
-    """Where our time goes."""
-    patch_px = ours.engine.student.backbone.patch_size
-    spent: dict[str, list[float]] = {}
+    """Where our time goes: seconds of a step."""
+    stage, device = ours.engine.stage, ours.device
+    seconds: dict[str, list[float]] = {}
 
-    def part(name: str, action: Callable[[], Any]) -> Any:
+    def timed(phase: str, action: Callable[[], Any]) -> Any:
         result: list[Any] = []
-        spent.setdefault(name, []).append(_timed(lambda: result.append(action()), device))
+        seconds[phase][-1] += _timed(lambda: result.append(action()), device)
         return result[0]
 
-    def whole() -> None:
-        crops, masks = part("crops and masks", lambda: _views(slices, stage, patch_px))
-        hidden = masks.flatten().nonzero().flatten().to(device)
-        part("teacher alone", lambda: ours.engine._targets(crops, hidden, TEMPERATURE))
-        loss = part("teacher, student, losses", lambda: ours.forward(crops, masks))
-        part("backward", lambda: ours.backward(loss))
-        part("clip, optimiser, moving average", ours.update)
-
+    phases = ("crops and masks", "teacher's targets", "student, losses", "backward", "update")
     for _ in range(count):
-        whole()
-    medians = {name: statistics.median(times) for name, times in spent.items()}
-    print(json.dumps({name: round(seconds, 4) for name, seconds in medians.items()}))
+        for phase in phases:
+            seconds.setdefault(phase, []).append(0.0)
+        timed("crops and masks", lambda: _views(slices, stage, patch_px))
+        targets = timed("teacher's targets", lambda: ours.targets(parts))
+        for pair in zip(parts, targets, strict=True):
+            loss = timed("student, losses", partial(ours.forward, *pair))
+            timed("backward", partial(ours.backward, loss, len(parts)))
+        timed("update", ours.update)
+    print(json.dumps({name: round(statistics.median(x), 4) for name, x in seconds.items()}))
 
 
 if __name__ == "__main__":

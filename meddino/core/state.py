@@ -1,6 +1,7 @@
 """Folders that a killed job resumes from, and that never outlive the inputs they were made from."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def open_state(state: Path, inputs: dict[str, Path | None], options: Any) -> Non
     identity = {"inputs": hashes, "options": options}
     record = state / "identity.json"
     if state.exists() and (not record.exists() or read_json(record) != identity):
+        if any(state.iterdir()):
+            print(
+                f"starting anew: {state} was left by other inputs, options or another version",
+                file=sys.stderr,
+                flush=True,
+            )
         shutil.rmtree(state)
     state.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)

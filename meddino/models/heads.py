@@ -30,7 +30,11 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (N, width) to logits over prototypes (N, prototypes)."""
-        # The small epsilon of half precision would vanish, and so would the norm's guard.
-        x = F.normalize(self.mlp(x).float(), dim=-1, eps=1e-12)
-        logits: Tensor = self.last_layer(x.to(self.last_layer.weight.dtype))
+        logits: Tensor = self.last_layer(self.bottleneck(x))
         return logits
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """Map tokens (N, width) to directions (N, bottleneck), as compared with prototypes."""
+        # In float32: the epsilon that guards the norm would vanish in half precision.
+        x = F.normalize(self.mlp(x).float(), dim=-1, eps=1e-12)
+        return x.to(self.last_layer.weight.dtype)

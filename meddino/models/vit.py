@@ -6,8 +6,8 @@ rotary embedding of the patches alone, so that any size of image works.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,29 @@ from torch.utils.checkpoint import checkpoint
 from meddino.models.architectures import Architecture, named
 
 Features = dict[str, Tensor | None]
+
+
+class Branch(NamedTuple):
+    """The images that run through a residual branch in training; the others skip it."""
+
+    images: Tensor
+    """Their places in the batch, int64 (kept,)."""
+    scale: float
+    """Factor of the branch, which makes up for the images that skip it."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What training changes at random in the network, drawn beforehand, for one batch of images.
+
+    Without it the network draws by itself. A caller that shows a batch in parts draws for the batch
+    and gives each part its share, so that the result does not depend on the parts.
+    """
+
+    branches: Sequence[tuple[Branch, Branch]] | None
+    """Of each block, drop path of attention and of MLP; None without drop path."""
+    rescale: Tensor | None
+    """Of each block, the factor of all positions, float32 (depth,); None without that."""
 
 
 class VisionTransformer(nn.Module):
@@ -62,7 +85,10 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.mask_token)
 
     def forward_features(
-        self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
+        self,
+        x: Tensor | Sequence[Tensor],
+        masks: Tensor | Sequence[Tensor | None] | None = None,
+        noise: Sequence[Noise | None] | None = None,
     ) -> Any:
         """Compute normalised tokens.
 
@@ -71,6 +97,7 @@ class VisionTransformer(nn.Module):
                 first entry is the global crops, the second the local ones.
             masks: bool (B, patches) of patches to replace by the mask token, or None; a list
                 where `x` is one.
+            noise: of a list `x`, the noise of each entry in training; None lets the network draw.
 
         Returns:
             `x_norm_clstoken` (B, C), `x_storage_tokens` (B, S, C), `x_norm_patchtokens`
@@ -79,10 +106,9 @@ class VisionTransformer(nn.Module):
         if isinstance(x, Tensor):
             assert masks is None or isinstance(masks, Tensor)
             return self._features(x, masks, 0)
-        entry_masks = [None] * len(x) if masks is None else list(masks)
-        return [
-            self._features(e, m, i) for i, (e, m) in enumerate(zip(x, entry_masks, strict=True))
-        ]
+        none = [None] * len(x)
+        entries = zip(x, masks or none, noise or none, strict=True)
+        return [self._features(e, m, number, n) for number, (e, m, n) in enumerate(entries)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class tokens (B, C) of images (B, 3, H, W)."""
@@ -122,9 +148,11 @@ class VisionTransformer(nn.Module):
             outputs.append((patches, cls) if return_class_token else patches)
         return tuple(outputs)
 
-    def _features(self, x: Tensor, masks: Tensor | None, entry: int) -> Features:
+    def _features(
+        self, x: Tensor, masks: Tensor | None, entry: int, noise: Noise | None = None
+    ) -> Features:
         tokens, grid = self._embed(x, masks)
-        *_, tokens = self._blocks(tokens, grid)
+        *_, tokens = self._blocks(tokens, grid, noise)
         cls, storage, patches = self._normed(tokens, entry)
         return {
             "x_norm_clstoken": cls,
@@ -134,16 +162,21 @@ class VisionTransformer(nn.Module):
             "masks": masks,
         }
 
-    def _blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
+    def _blocks(
+        self, tokens: Tensor, grid: tuple[int, int], noise: Noise | None = None
+    ) -> Iterator[Tensor]:
         """Tokens after each block; positions change from block to block where augmented."""
-        rope = self.rope_embed(*grid)
+        augmented = self.training and self.rope_embed.rescale is not None
+        factors = noise.rescale if noise is not None and self.training else None
+        branches = noise.branches if noise is not None and self.training else None
         for number, block in enumerate(self.blocks):
-            if number and self.training and self.rope_embed.rescale is not None:
-                rope = self.rope_embed(*grid)
+            if number == 0 or augmented:
+                rope = self.rope_embed(*grid, None if factors is None else factors[number])
+            drop_path = None if branches is None else branches[number]
             if self.checkpointing and self.training:
-                tokens = checkpoint(block, tokens, rope, use_reentrant=False)
+                tokens = checkpoint(block, tokens, rope, drop_path, use_reentrant=False)
             else:
-                tokens = block(tokens, rope)
+                tokens = block(tokens, rope, drop_path)
             yield tokens
 
     def _embed(self, x: Tensor, masks: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
@@ -200,15 +233,22 @@ class RotaryEmbedding(nn.Module):
         periods = base ** (torch.arange(count, dtype=torch.float32) / count)
         self.register_buffer("periods", periods)
 
-    def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Sine and cosine for a grid of patches, each (height * width, head_dim)."""
+    def forward(
+        self, height: int, width: int, factor: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sine and cosine for a grid of patches, each (height * width, head_dim).
+
+        Positions are scaled by `factor`, or in training by one that is drawn here.
+        """
         options = {"device": self.periods.device, "dtype": torch.float32}
         y = (torch.arange(height, **options) + 0.5) / height * 2 - 1  # type: ignore[call-overload]
         x = (torch.arange(width, **options) + 0.5) / width * 2 - 1  # type: ignore[call-overload]
         coordinates = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2)
-        if self.training and self.rescale is not None:
+        if factor is None and self.training and self.rescale is not None:
             reach = math.log(self.rescale)
-            coordinates = coordinates * torch.empty(1, **options).uniform_(-reach, reach).exp()  # type: ignore[call-overload]
+            factor = torch.empty(1, **options).uniform_(-reach, reach).exp()  # type: ignore[call-overload]
+        if factor is not None:
+            coordinates = coordinates * factor
         angles = 2 * math.pi * coordinates[:, :, None] / self.periods.float()
         angles = angles.flatten(1).repeat(1, 2)
         return angles.sin(), angles.cos()
@@ -312,12 +352,18 @@ class Block(nn.Module):
         if a.layerscale is not None:
             self.ls1, self.ls2 = (LayerScale(a.embed_dim, a.layerscale) for _ in range(2))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        drop_path: tuple[Branch, Branch] | None = None,
+    ) -> Tensor:
         """Map tokens (B, N, C) to the same shape."""
-        x = self._add(x, lambda part: self.ls1(self.attn(self.norm1(part), rope)))
-        return self._add(x, lambda part: self.ls2(self.mlp(self.norm2(part))))
+        attention, mlp = (None, None) if drop_path is None else drop_path
+        x = self._add(x, lambda part: self.ls1(self.attn(self.norm1(part), rope)), attention)
+        return self._add(x, lambda part: self.ls2(self.mlp(self.norm2(part))), mlp)
 
-    def _add(self, x: Tensor, branch: Any) -> Tensor:
+    def _add(self, x: Tensor, branch: Any, kept: Branch | None) -> Tensor:
         """Add a residual branch; in training only a random subset of the images runs through it.
 
         As in DINOv2 and 3, the subset's size is fixed and its branch is scaled up, which saves the
@@ -325,10 +371,17 @@ class Block(nn.Module):
         """
         if not (self.training and self.drop_path > 0):
             return x + branch(x)
-        keep = max(int(len(x) * (1 - self.drop_path)), 1)
-        chosen = torch.randperm(len(x), device=x.device)[:keep]
-        residual = branch(x[chosen])
-        return x.index_add(0, chosen, residual.to(x.dtype), alpha=len(x) / keep)
+        if kept is None:
+            count = kept_images(len(x), self.drop_path)
+            images = torch.randperm(len(x), device=x.device)[:count]
+            kept = Branch(images, len(x) / count)
+        residual = branch(x[kept.images])
+        return x.index_add(0, kept.images, residual.to(x.dtype), alpha=kept.scale)
+
+
+def kept_images(images: int, drop_path: float) -> int:
+    """How many images of a batch run through a residual branch."""
+    return max(int(images * (1 - drop_path)), 1)
 
 
 def build(name: str, **changes: Any) -> VisionTransformer:

@@ -139,7 +139,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         module="meddino.pretrain.pretrain",
-        revision=2,
+        revision=3,
         summary="run one stage of self-supervised pretraining",
         options=pretrain.pretrain_options,
         beside=("[0-9]*.pth",),

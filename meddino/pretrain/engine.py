@@ -1,20 +1,25 @@
 """One training step of DINOv3: student, teachers, losses, optimiser, moving average.
 
 Shapes: B slices; 2 global and L local crops of each, crop-major (crop 0 of all slices, then crop
-1); N patches of a global crop, M of them hidden over all global crops; D the ViT's width; K
-prototypes, of either head its own number.
+1); N patches of a global crop, M hidden ones over all global crops; D the ViT's width; d the width
+of what a head compares with its K prototypes.
+
+A step may be worked on in parts, over processes and one after the other in each. Only the teacher's
+assignments depend on more than a part: `targets` computes them for the whole step, then `forward`
+the losses of each part, whose gradients add up.
 """
 
 import math
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from meddino.models.architectures import Architecture
 from meddino.models.heads import DINOHead
-from meddino.models.vit import VisionTransformer
+from meddino.models.vit import Noise, VisionTransformer
 from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops
 from meddino.pretrain.options import Optimisation, StageOptions
@@ -38,6 +43,54 @@ class Network(nn.ModuleDict):
         super().__init__({"backbone": VisionTransformer(architecture)})
         for name, size in sizes.items():
             self[name] = DINOHead(width, size.prototypes, size.hidden, size.bottleneck)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process works on at once: some of the step's slices."""
+
+    crops: Crops
+    """Of B slices."""
+    masks: Tensor
+    """Patches that the student does not see, bool (2B, N)."""
+    hidden: Tensor
+    """Places of these patches among all 2B * N, int64 (M,)."""
+    weights: Tensor
+    """Their weights in iBOT's loss, float32 (M,)."""
+    noise: Sequence[Noise | None] | None
+    """Of the student on the global and on the local crops; None lets it draw by itself."""
+
+    @classmethod
+    def of(cls, crops: Crops, masks: Tensor, noise: Sequence[Noise | None] | None = None) -> "Part":
+        """Count hidden patches while masks are on the CPU: a GPU would be waited for."""
+        device = crops.globals.device
+        hidden = masks.flatten().nonzero().flatten()
+        weights = losses.mask_weights(masks)
+        masks, hidden, weights = (x.to(device, non_blocking=True) for x in (masks, hidden, weights))
+        return cls(crops, masks, hidden, weights, noise)
+
+
+class Assignment(NamedTuple):
+    """Assignments of samples to prototypes, before they are computed.
+
+    Those of a whole step would fill a GPU: 10 GB in stage 1 and 90 GB in stage 3 (ViT-B).
+    """
+
+    samples: Tensor
+    """What the teacher's head compares to prototypes, (samples, d)."""
+    scales: Tensor
+    """Of prototypes, from all samples of the step (`losses.prototype_scales`), float32 (K,)."""
+    temperature: float
+    """Of the teacher."""
+
+
+class Targets(NamedTuple):
+    """The teacher's assignments of a part."""
+
+    cls: Assignment
+    """Of class tokens (2B samples)."""
+    patches: Assignment
+    """Of hidden patches (M samples)."""
 
 
 class Engine(nn.Module):
@@ -69,57 +122,56 @@ class Engine(nn.Module):
         self.student.train(mode)
         return self
 
-    def forward(self, crops: Crops, masks: Tensor, teacher_temperature: float) -> dict[str, Tensor]:
-        """Compute all losses of a batch.
+    def forward(self, part: Part, targets: Targets) -> dict[str, Tensor]:
+        """Compute all losses of a part of the step.
 
         Args:
-            crops: of B slices.
-            masks: bool (2B, patches of a global crop), hidden from the student. On the CPU they
-                spare a GPU the wait to be counted.
-            teacher_temperature: of this iteration.
+            part: B slices.
+            targets: the teacher's, of the same part.
 
         Returns:
-            `loss`, the weighted sum that is trained on, and each part, unweighted.
+            `loss`, the weighted sum that is trained on, and each term, unweighted. Means over all
+            parts, which are equally large, are the losses of the step.
         """
-        o = self.stage.objective
-        device = crops.globals.device
-        hidden = masks.flatten().nonzero().flatten().to(device, non_blocking=True)  # (M,) of 2B*N
-        weights = losses.mask_weights(masks).to(device, non_blocking=True)  # (M,)
-        masks = masks.to(device, non_blocking=True)
-        # (2, B, K), (M, K)
-        target_cls, target_patches = self._targets(crops, hidden, teacher_temperature)
-        entries = [crops.globals, crops.locals]
-        globals_, locals_ = self.student.backbone.forward_features(entries, [masks, None])
+        crops, temperature = part.crops, self.stage.objective.student_temperature
+        globals_, locals_ = self.student.backbone.forward_features(
+            [crops.globals, crops.locals], [part.masks, None], part.noise
+        )
         cls, patches = globals_["x_norm_clstoken"], globals_["x_norm_patchtokens"]  # (2B, [N,] D)
         logits = self.student.dino_head(torch.cat([cls, locals_["x_norm_clstoken"]]))
         global_logits, local_logits = logits.split([len(crops.globals), len(crops.locals)])
         global_logits = _by_crop(global_logits, GLOBAL_CROPS)  # (2, B, K)
-        local_logits = _by_crop(local_logits, self._num_locals(crops))  # (L, B, K)
-        temperature = o.student_temperature
-        parts = {
+        local_logits = _by_crop(local_logits, self.stage.augmentation.local_crops)  # (L, B, K)
+        target = _by_crop(
+            self._assign(self.teacher.dino_head, targets.cls), GLOBAL_CROPS
+        )  # (2, B, K)
+        terms = {
             # Without the pairs of a crop with itself: the teacher sees the very same pixels.
-            "dino_global": losses.dino_loss(global_logits, target_cls, temperature, True),
-            "dino_local": losses.dino_loss(local_logits, target_cls, temperature),
+            "dino_global": losses.dino_loss(global_logits, target, temperature, True),
+            "dino_local": losses.dino_loss(local_logits, target, temperature),
             "koleo": self._koleo(cls),
         }
-        patch_logits = self.student.ibot_head(patches.flatten(0, 1)[hidden])  # (M, K)
-        parts["ibot"] = losses.ibot_loss(patch_logits, target_patches, masks, weights, temperature)
+        patch_logits = self.student.ibot_head(patches.flatten(0, 1)[part.hidden])  # (M, K)
+        target = self._assign(self.teacher.ibot_head, targets.patches)  # (M, K)
+        terms["ibot"] = losses.ibot_loss(
+            patch_logits, target, part.masks, part.weights, temperature
+        )
         if self.gram is not None:
-            parts["gram"] = losses.gram_loss(patches, self._gram_target(crops), img_level=True)
-        return {"loss": self._total(parts, self._num_locals(crops)), **parts}
+            terms["gram"] = losses.gram_loss(patches, self._gram_target(crops), img_level=True)
+        return {"loss": self._total(terms), **terms}
 
-    def _total(self, parts: dict[str, Tensor], num_locals: int) -> Tensor:
-        """Weigh the parts as DINOv3 does: DINO's two by their numbers of pairs of crops."""
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Weigh the terms as DINOv3 does: DINO's two by their numbers of pairs of crops."""
         o = self.stage.objective
         pairs_global = GLOBAL_CROPS * (GLOBAL_CROPS - 1)
-        pairs_local = GLOBAL_CROPS * num_locals
+        pairs_local = GLOBAL_CROPS * self.stage.augmentation.local_crops
         share = pairs_global / (pairs_global + pairs_local)
         total = o.dino * (
-            share * parts["dino_global"] + (1 - share) * o.dino_local * parts["dino_local"]
+            share * terms["dino_global"] + (1 - share) * o.dino_local * terms["dino_local"]
         )
-        total = total + o.ibot * parts["ibot"] + GLOBAL_CROPS * o.koleo * parts["koleo"]
+        total = total + o.ibot * terms["ibot"] + GLOBAL_CROPS * o.koleo * terms["koleo"]
         if self.gram is not None:
-            total = total + o.gram * parts["gram"]
+            total = total + o.gram * terms["gram"]
         return total
 
     def _koleo(self, cls: Tensor) -> Tensor:
@@ -131,18 +183,41 @@ class Engine(nn.Module):
         tokens = _by_crop(cls, GLOBAL_CROPS * groups)  # (2 * groups, group, D)
         return torch.stack([losses.koleo_loss(x) for x in tokens]).mean()
 
-    def _num_locals(self, crops: Crops) -> int:
-        return GLOBAL_CROPS * len(crops.locals) // len(crops.globals)
+    @torch.no_grad()
+    def targets(self, parts: Sequence[Part], temperature: float) -> list[Targets]:
+        """The teacher's assignments of a step, which shares prototypes among all its samples.
+
+        All processes call it, with as many parts each.
+
+        Args:
+            parts: all that this process works on in the step.
+            temperature: of the teacher.
+
+        Returns:
+            The targets of each part.
+        """
+        cls, patches = zip(*map(self._teach, parts), strict=True)  # (2B, d), (M, d') of each part
+        heads = (self.teacher.dino_head, self.teacher.ibot_head)
+        scales = [
+            losses.prototype_scales(torch.cat(x), head.last_layer, temperature)
+            for head, x in zip(heads, (cls, patches), strict=True)
+        ]
+        return [
+            Targets(*(Assignment(x, y, temperature) for x, y in zip(pair, scales, strict=True)))
+            for pair in zip(cls, patches, strict=True)
+        ]
+
+    def _teach(self, part: Part) -> tuple[Tensor, Tensor]:
+        """What the teacher's heads make of class tokens (2B, d) and hidden patches (M, d')."""
+        tokens = self.teacher.backbone.forward_features(part.crops.globals)
+        patches = tokens["x_norm_patchtokens"].flatten(0, 1)[part.hidden]  # (M, D)
+        cls = self.teacher.dino_head.bottleneck(tokens["x_norm_clstoken"])
+        return cls, self.teacher.ibot_head.bottleneck(patches)
 
     @torch.no_grad()
-    def _targets(self, crops: Crops, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """The teacher's assignments: (2, B, K) of class tokens, (M, K) of hidden patches."""
-        tokens = self.teacher.backbone.forward_features(crops.globals)
-        cls_logits = self.teacher.dino_head(tokens["x_norm_clstoken"])  # (2B, K)
-        patches = tokens["x_norm_patchtokens"].flatten(0, 1)[hidden]  # (M, D)
-        patch_logits = self.teacher.ibot_head(patches)  # (M, K)
-        cls, patches = (losses.sinkhorn_knopp(x, temperature) for x in (cls_logits, patch_logits))
-        return _by_crop(cls, GLOBAL_CROPS), patches
+    def _assign(self, head: DINOHead, targets: Assignment) -> Tensor:
+        logits = head.last_layer(targets.samples)  # (samples, K)
+        return losses.assign(logits, targets.temperature, targets.scales)
 
     @torch.no_grad()
     def _gram_target(self, crops: Crops) -> Tensor:

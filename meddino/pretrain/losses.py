@@ -15,6 +15,13 @@ from torch import Tensor
 
 P = ParamSpec("P")
 
+SINKHORN_ITERATIONS = 3
+"""Alternations of normalising prototypes and samples, as in SwAV and DINOv3. They do not converge:
+prototypes come near to equal shares, which keeps all of them in use, and no nearer, so that samples
+still go where they belong."""
+PIECE_LOGITS = 2**27
+"""Logits that Sinkhorn-Knopp holds at once (0.5 GB), less than a part's losses take anyway."""
+
 
 def full_precision(measure: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Compute a loss or a measure of features without autocast."""
@@ -34,30 +41,59 @@ def _sum_over_processes(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sinkhorn_knopp(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
-    """Assign samples to prototypes so that each prototype gets an equal share.
+def prototype_scales(
+    samples: Tensor,
+    project: Callable[[Tensor], Tensor],
+    temperature: float,
+) -> Tensor:
+    """Sinkhorn-Knopp: scales of prototypes by which each gets an equal share of all samples.
+
+    The assignments are exp(logits / temperature), scaled by a factor of each prototype and one of
+    each sample. The latter follow from the former, so that prototypes' scales are all there is to
+    keep: logits are computed piece by piece, once an iteration, and never held together.
 
     Args:
-        logits: teacher's, (N, K), of this process; the shares are equal over all processes.
+        samples: of this process, (n, d); the shares are equal over all processes' samples.
+        project: maps samples (m, d) to the teacher's logits (m, K).
         temperature: of the teacher.
-        n_iterations: alternations of normalising prototypes and samples (DINOv3: 3).
 
     Returns:
-        Assignments (N, K); every row sums to 1.
+        float32 (K,), for `assign`.
     """
+    prototypes = project(samples[:0]).shape[1]
+    scales: Tensor | None = None
+    for _ in range(SINKHORN_ITERATIONS):
+        totals = torch.zeros(prototypes, device=samples.device)
+        for piece in samples.split(max(1, PIECE_LOGITS // prototypes)):
+            totals += _prototype_totals(project(piece), temperature, scales)
+        scales = 1 / (prototypes * _sum_over_processes(totals))
+    assert scales is not None, "there is at least one iteration"
+    return scales
+
+
+def _exponentials(logits: Tensor, temperature: float) -> Tensor:
     # Logits are cosines times the norms of prototypes, so exp() cannot overflow in float32 at any
     # sane temperature, but would in half precision (exp(1 / 0.04) is 7e10). The public code
     # subtracts no maximum either.
-    q = (logits.float() / temperature).exp()
-    samples = _sum_over_processes(torch.tensor(float(len(q)), device=q.device))
-    prototypes = q.shape[1]
-    q = q / _sum_over_processes(q.sum())
-    # Thrice, as in SwAV and DINOv3, is not to convergence: prototypes only come near to equal
-    # shares, which keeps them all in use, while every sample still says what it looks like.
-    for _ in range(n_iterations):
-        q = q / _sum_over_processes(q.sum(dim=0, keepdim=True)) / prototypes
-        q = q / q.sum(dim=1, keepdim=True) / samples
-    return q * samples
+    return (logits.float() / temperature).exp_()
+
+
+@full_precision
+def _prototype_totals(logits: Tensor, temperature: float, scales: Tensor | None) -> Tensor:
+    """Sums over samples (K,) of logits (m, K); by `scales`, each sample's row is made to sum to 1.
+
+    Without them, in the first iteration, samples weigh what their exponentials do.
+    """
+    q = _exponentials(logits, temperature)
+    return q.sum(dim=0) if scales is None else (1 / (q @ scales)) @ q
+
+
+@torch.no_grad()
+@full_precision
+def assign(logits: Tensor, temperature: float, scales: Tensor) -> Tensor:
+    """Assignments (m, K) of samples by logits (m, K) and `prototype_scales`; rows sum to 1."""
+    q = _exponentials(logits, temperature).mul_(scales)
+    return q.div_(q.sum(dim=1, keepdim=True))
 
 
 @full_precision

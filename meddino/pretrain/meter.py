@@ -6,6 +6,7 @@ from collections import deque
 import torch
 
 from meddino.models.architectures import Architecture
+from meddino.pretrain.losses import SINKHORN_ITERATIONS
 from meddino.pretrain.options import Head, Resolution, StageOptions
 
 PEAK_FLOPS = {
@@ -30,9 +31,10 @@ def forward_flops(a: Architecture, side_px: int) -> float:
     return 2 * (a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
 
 
-def _head_flops(head: Head, width: int) -> float:
+def _head_flops(head: Head, width: int, passes: int = 1) -> float:
+    """Those of one sample; `passes` of the prototypes."""
     inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    return 2 * (inner + head.bottleneck * head.prototypes)
+    return 2 * (inner + passes * head.bottleneck * head.prototypes)
 
 
 def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
@@ -42,7 +44,12 @@ def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> 
     masked = stage.masking.probability * sum(stage.masking.ratio) / 2
     hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
     dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
-    teacher = backbone + 2 * dino + hidden * ibot
+    # Sinkhorn-Knopp computes the teacher's logits anew in each iteration, and for the losses.
+    teacher_heads = (
+        _head_flops(head, a.embed_dim, SINKHORN_ITERATIONS + 1)
+        for head in (stage.dino_head, stage.ibot_head)
+    )
+    teacher = backbone + sum(n * x for n, x in zip((2, hidden), teacher_heads, strict=True))
     student = backbone + crops * forward_flops(a, resolution.local_px)
     student += (2 + crops) * dino + hidden * ibot
     gram = 0.0 if resolution.gram_px is None else 2 * forward_flops(a, resolution.gram_px)

@@ -247,11 +247,11 @@ class StageOptions:
     """Slices of a step, over all processes (section 3.2: 512)."""
     group_size: int = 64
     """Slices that are drawn and masked together, and among which KoLeo seeks neighbours, as DINOv3
-    does on each GPU. Results do not depend on how groups are spread over processes."""
+    does on each GPU. Results do not depend on how groups are spread over processes and parts."""
     micro_batch: int | None = None
     """Slices that a process works on at once, a multiple of group_size; gradients of such parts add
-    up to those of a step. Null takes all at once. Sinkhorn-Knopp shares prototypes among what all
-    processes work on at once: the fewer, the noisier."""
+    up to those of a step. Null takes all at once. It is a matter of memory: results do not depend
+    on it."""
     resolutions: tuple[Resolution, ...]
     """Kinds of batches; each step draws one."""
     optim: Optimisation

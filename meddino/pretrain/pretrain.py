@@ -15,6 +15,7 @@ from meddino.pretrain.trainer import Trainer
 
 # Options that change how a stage runs and not its result: a killed run may resume with others.
 CONDUCT = (
+    "micro_batch",
     "device",
     "log_every",
     "quality_every",

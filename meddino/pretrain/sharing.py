@@ -1,6 +1,6 @@
 """How the processes of a team share an engine: whole parameters (DDP), or parts of them (FSDP2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,7 +11,13 @@ from meddino.models.distributed import Team
 Sharding = Literal["ddp", "fsdp"]
 
 
-def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Module]) -> nn.Module:
+def share(
+    engine: nn.Module,
+    team: Team,
+    sharding: Sharding,
+    units: Sequence[nn.Module],
+    methods: Sequence[str],
+) -> nn.Module:
     """Make the gradients of an engine means over the team.
 
     Args:
@@ -19,6 +25,7 @@ def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Modu
         team: the processes.
         sharding: whole parameters on each process (DDP), or a share of them (FSDP2).
         units: modules that FSDP2 gathers one at a time.
+        methods: of the engine, beside `forward`, that compute with its parameters.
 
     Returns:
         What to call in place of the engine.
@@ -26,11 +33,13 @@ def share(engine: nn.Module, team: Team, sharding: Sharding, units: list[nn.Modu
     if team.size == 1:
         return engine
     if sharding == "fsdp":
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         for unit in units:
             fully_shard(unit)
         fully_shard(engine)
+        for method in methods:
+            register_fsdp_forward_method(engine, method)
         return engine
     gpu = [team.device] if team.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(

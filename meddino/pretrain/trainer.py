@@ -20,7 +20,7 @@ from meddino.models.distributed import Team
 from meddino.pretrain import checkpoint, sharing, views
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
-from meddino.pretrain.crops import Crops
+from meddino.pretrain.engine import Part
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution
 from meddino.pretrain.quality import signals
@@ -58,7 +58,9 @@ class Trainer:
         if self.stage.compile:
             for block in blocks:
                 block.compile()
-        self.model = sharing.share(self.engine, team, self.stage.sharding, blocks)
+        self.model = sharing.share(
+            self.engine, team, self.stage.sharding, blocks, methods=["targets"]
+        )
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # Unfused, AdamW takes a third of the step of a small ViT on a CPU.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.stage.optim.betas, fused=True)
@@ -158,41 +160,39 @@ class Trainer:
     ) -> dict[str, float]:
         """One iteration; everything random in it follows from the seed and its number."""
         stage = self.stage
-        torch.manual_seed(views.mixed_seed([stage.seed, iteration, views.NETWORK, self.team.rank]))
         rate = ssl.set_rates(self.optimizer, stage, iteration)
         temperature = ssl.teacher_temperature(stage, iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        names: list[str] = []
-        total: Tensor | None = None
-        for number, part in enumerate(batch):
-            crops, masks = self._views(iteration, number, part, resolution)
-            with sharing.apart(self.model, number + 1 < self.parts):
+        parts = [self._part(iteration, *part, resolution) for part in enumerate(batch)]
+        # The teacher first, for all parts: its assignments depend on the whole step.
+        with self._autocast():
+            targets = self.engine.targets(parts, temperature)
+        sums: dict[str, Tensor] = {}
+        for number, (part, target) in enumerate(zip(parts, targets, strict=True), start=1):
+            # Gradients are exchanged once, with those of the last part.
+            with sharing.apart(self.model, alone=number < len(parts)):
                 with self._autocast():
-                    losses = self.model(crops, masks, temperature)
-                (losses["loss"] / self.parts).backward()
-            names = list(losses)
-            share = torch.stack([value.detach() for value in losses.values()]) / self.parts
-            total = share if total is None else total + share
+                    losses = self.model(part, target)
+                (losses["loss"] / len(parts)).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
         norms = self.engine.clip_gradients(stage.optim.clip_grad)
-        assert total is not None, "there is at least one part"
-        values = self._agree(dict(zip(names, total, strict=True)), norms)
+        means = {name: value / len(parts) for name, value in sums.items()}
+        values = self._agree(means, norms)
         self._refuse_nan(values, iteration)
         self.optimizer.step()
         self.engine.update_teacher(ssl.momentum(stage, iteration))
         return {**values, "lr": rate}
 
-    def _views(
-        self, iteration: int, number: int, slices: Tensor, resolution: Resolution
-    ) -> tuple[Crops, Tensor]:
-        """Crops and masks of this process's part `number` of the step."""
-        first = (number * self.team.size + self.team.rank) * self.slices // self.stage.group
-        return views.draw_views(
+    def _part(self, iteration: int, number: int, slices: Tensor, resolution: Resolution) -> Part:
+        """This process's part `number` of the step, from int16 slices (B, S, S)."""
+        return views.draw_part(
             slices.to(self.team.device, non_blocking=True),
-            range(first, first + len(slices) // self.stage.group),
+            (number * self.team.size + self.team.rank) * len(slices),
             stage=self.stage,
             iteration=iteration,
             resolution=resolution,
-            patch_px=self.engine.student.backbone.patch_size,
+            architecture=self.engine.student.backbone.architecture,
         )
 
     def _autocast(self) -> Any:

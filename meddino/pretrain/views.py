@@ -1,21 +1,25 @@
 """What a step shows to the networks: everything random in it, drawn from seeds of its own.
 
-A draw follows from the stage's seed, the iteration and the group's number in the step, never from
-what a process has drawn before, so that neither a restart nor the number of processes changes it.
+A draw follows from the stage's seed, the iteration, and the group's number or the slice's place in
+the step, never from what a process has drawn before. So neither a restart, nor the number of
+processes, nor the parts that they work in change it.
 """
+
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meddino.pretrain.crops import Crops, Draws, multi_crop
-from meddino.pretrain.engine import GLOBAL_CROPS
+from meddino.models.architectures import Architecture
+from meddino.models.vit import Branch, Noise, kept_images
+from meddino.pretrain.crops import Draws, multi_crop
+from meddino.pretrain.engine import GLOBAL_CROPS, Part
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.options import Resolution, StageOptions
 
-# The random streams of an iteration, by the third number of their seeds. Masks are told from the
-# resolution by the number of the group, which follows.
-CROPS, NETWORK, RESOLUTION, MASKS = 0, 1, 2, 2
+# The random streams of an iteration, by the third number of their seeds.
+CROPS, NETWORK, MASKS, RESOLUTION = range(4)
 
 
 def mixed_seed(numbers: list[int]) -> int:
@@ -31,31 +35,29 @@ def draw_resolution(stage: StageOptions, iteration: int) -> Resolution:
     return stage.resolutions[int(np.searchsorted(np.cumsum(shares / shares.sum()), rng.random()))]
 
 
-def draw_views(
+def draw_part(
     slices: Tensor,
-    groups: range,
+    first: int,
     *,
     stage: StageOptions,
     iteration: int,
     resolution: Resolution,
-    patch_px: int,
-) -> tuple[Crops, Tensor]:
-    """Draw crops and masks of some of a step's groups.
+    architecture: Architecture,
+) -> Part:
+    """Draw all that is random in a part of a step.
 
     Args:
-        slices: int16 (B, S, S) in HU, on the device that crops are cut on.
-        groups: numbers of the groups in the step; B / len(groups) slices belong to each.
-        stage: seed, augmentation, masking.
+        slices: int16 (B, S, S) in HU, on the device that works on them; whole groups.
+        first: place of the first of them among the step's slices.
+        stage: seed, augmentation, masking, drop path.
         iteration: from 0.
         resolution: sizes of the crops.
-        patch_px: side of a patch (px).
-
-    Returns:
-        Crops of B slices, and bool masks (2B, patches of a global crop) on the CPU.
+        architecture: of the student.
     """
+    groups = range(first // stage.group, (first + len(slices)) // stage.group)
     seeds = [mixed_seed([stage.seed, iteration, CROPS, group]) for group in groups]
     crops = multi_crop(slices, resolution, stage.augmentation, Draws(seeds, len(slices)))
-    side = resolution.global_px // patch_px
+    side = resolution.global_px // architecture.patch_size
     masks = [
         draw_masks(
             GLOBAL_CROPS * stage.group,
@@ -67,4 +69,82 @@ def draw_views(
         for group in groups
     ]
     # Crops come crop-major: crop 0 of all groups, then crop 1.
-    return crops, torch.cat(masks, dim=1).flatten(0, 1)
+    return Part.of(
+        crops,
+        torch.cat(masks, dim=1).flatten(0, 1),
+        [
+            draw_noise(
+                stage,
+                iteration,
+                entry,
+                depth=architecture.depth,
+                slices=range(first, first + len(slices)),
+                device=slices.device,
+            )
+            for entry in range(2)
+        ],
+    )
+
+
+def draw_noise(
+    stage: StageOptions,
+    iteration: int,
+    entry: int,
+    *,
+    depth: int,
+    slices: range,
+    device: torch.device,
+) -> Noise:
+    """Draw drop path and rotary augmentation for the whole step, and take the share of a part.
+
+    Drawn for a part alone, the rate of drop path would not hold: of two images at a rate of 0.2,
+    one would be left out.
+
+    Args:
+        stage: seed, batch size, rates.
+        iteration: from 0.
+        entry: 0 for global crops, 1 for local ones.
+        depth: blocks of the student.
+        slices: places of the part's slices in the step.
+        device: where the student is.
+    """
+    crops = (GLOBAL_CROPS, stage.augmentation.local_crops)[entry]
+    seed = mixed_seed([stage.seed, iteration, NETWORK, entry])
+    generator = torch.Generator().manual_seed(seed)
+
+    branches = rescale = None
+    if stage.drop_path > 0:
+        images = crops * stage.batch_size
+        count = kept_images(images, stage.drop_path)
+        kept = [
+            _places(torch.randperm(images, generator=generator)[:count], crops, images, slices)
+            for _ in range(2 * depth)
+        ]
+        branches = _branches(kept, images / count, device)
+    if stage.rope_rescale is not None:
+        reach = math.log(stage.rope_rescale)
+        rescale = ((torch.rand(depth, generator=generator) * 2 - 1) * reach).exp().to(device)
+    return Noise(branches, rescale)
+
+
+def _places(kept: Tensor, crops: int, images: int, slices: range) -> Tensor:
+    """Of the step's images, int64 (kept,), those of a part, by their places in the part."""
+    mask = torch.zeros(images, dtype=torch.bool)
+    mask[kept] = True
+    mine = mask.unflatten(0, (crops, -1))[:, slices.start : slices.stop]  # (crops, B)
+    return mine.flatten().nonzero().flatten()
+
+
+def _branches(
+    kept: list[Tensor], scale: float, device: torch.device
+) -> list[tuple[Branch, Branch]]:
+    """Attention and MLP of each block, from the places of the images of either, in turn.
+
+    A branch that no image takes would leave its weights without a gradient, for which DDP waits
+    in vain: the first image then takes it, and counts for nothing.
+    """
+    taken = [x if len(x) else torch.zeros(1, dtype=torch.int64) for x in kept]
+    places = torch.cat(taken).to(device, non_blocking=True).split([len(x) for x in taken])
+    scales = [scale if len(x) else 0.0 for x in kept]
+    branches = [Branch(*pair) for pair in zip(places, scales, strict=True)]
+    return list(zip(branches[::2], branches[1::2], strict=True))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +29,8 @@ from meddino.models import checkpoints, distributed, loading
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
-from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain, trainer
-from meddino.pretrain.engine import Engine, multipliers, parameter_groups, set_rates
+from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain, trainer, views
+from meddino.pretrain.engine import Engine, Part, multipliers, parameter_groups, set_rates
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
 from meddino.pretrain.options import (
@@ -63,9 +64,23 @@ def same(loss: Tensor, x: Tensor, numbers: dict[str, Tensor], name: str) -> None
     torch.testing.assert_close(gradient, numbers[f"{name}.grad"], **CLOSE)
 
 
+def sinkhorn_knopp(logits: Tensor, temperature: float) -> Tensor:
+    scales = losses.prototype_scales(logits, lambda x: x, temperature)
+    return losses.assign(logits, temperature, scales)
+
+
+@pytest.mark.parametrize("piece", [1, 40, 10**9])
+def test_assignments_do_not_depend_on_the_pieces_of_logits(
+    numbers: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(losses, "PIECE_LOGITS", piece)
+    target = sinkhorn_knopp(numbers["ibot.teacher_logits"], float(numbers["dino.teacher_temp"]))
+    torch.testing.assert_close(target, numbers["ibot.sinkhorn"], **CLOSE)
+
+
 def test_dino_loss(numbers: dict[str, Tensor]) -> None:
     temperature = float(numbers["dino.teacher_temp"])
-    target = losses.sinkhorn_knopp(numbers["dino.teacher_logits"], temperature)
+    target = sinkhorn_knopp(numbers["dino.teacher_logits"], temperature)
     torch.testing.assert_close(target, numbers["dino.sinkhorn"], **CLOSE)
     target = target.unflatten(0, (2, 5))
     for name, student, diagonal in (
@@ -78,9 +93,7 @@ def test_dino_loss(numbers: dict[str, Tensor]) -> None:
 
 
 def test_ibot_loss(numbers: dict[str, Tensor]) -> None:
-    target = losses.sinkhorn_knopp(
-        numbers["ibot.teacher_logits"], float(numbers["dino.teacher_temp"])
-    )
+    target = sinkhorn_knopp(numbers["ibot.teacher_logits"], float(numbers["dino.teacher_temp"]))
     torch.testing.assert_close(target, numbers["ibot.sinkhorn"], **CLOSE)
     masks = numbers["ibot.masks"]
     torch.testing.assert_close(losses.mask_weights(masks), numbers["ibot.masks_weight"], **CLOSE)
@@ -114,7 +127,7 @@ def test_features_of_the_gram_teacher_are_resized_alike(numbers: dict[str, Tenso
 
 
 def test_losses_are_exact_under_autocast(numbers: dict[str, Tensor]) -> None:
-    target = losses.sinkhorn_knopp(numbers["dino.teacher_logits"], 0.07).unflatten(0, (2, 5))
+    target = sinkhorn_knopp(numbers["dino.teacher_logits"], 0.07).unflatten(0, (2, 5))
     with torch.autocast("cpu", torch.bfloat16):
         found = {
             "dino.global": losses.dino_loss(numbers["dino.student_global"], target),
@@ -133,6 +146,7 @@ def test_a_whole_step(gram: bool) -> None:
     stage = make_stage(
         gram=gram,
         objective=Objective(gram=2.0 if gram else 0.0),
+        augmentation=Augmentation(local_crops=4),
         dino_head=Head(prototypes=96, hidden=80, bottleneck=32),
         ibot_head=Head(prototypes=72, hidden=80, bottleneck=32),
     )
@@ -149,7 +163,8 @@ def test_a_whole_step(gram: bool) -> None:
         loading.load_strictly(engine.gram, tensors, "gram")
     batch = crops.Crops(io["in.global"], io["in.local"], io["in.gram_teacher"] if gram else None)
     engine.eval()
-    parts = engine(batch, io["in.masks"], meta["teacher_temp"])
+    part = Part.of(batch, io["in.masks"])
+    parts = engine(part, *engine.targets([part], meta["teacher_temp"]))
     for name in ("dino_global", "dino_local", "ibot", "koleo", *(["gram"] if gram else [])):
         torch.testing.assert_close(parts[name], io[f"loss.{name}"], **CLOSE)
     total = "loss.total_stage2_gramweight2" if gram else "loss.total_stage1"
@@ -231,7 +246,8 @@ def test_three_training_steps() -> None:
         "ibot": "ibot_loss",
     }
     for number, expected in enumerate(history):
-        parts = engine(batch, io["data.masks"], expected["teacher_temp"])
+        part = Part.of(batch, io["data.masks"])
+        parts = engine(part, *engine.targets([part], expected["teacher_temp"]))
         for ours, theirs in names.items():
             assert float(parts[ours].detach()) == pytest.approx(expected[theirs], rel=2e-5), (
                 number,
@@ -580,14 +596,94 @@ def test_two_processes_equal_one(
             assert a[key] == pytest.approx(b[key], rel=1e-4), key
 
 
-def test_two_processes_in_parts_equal_one_in_parts_of_twice_the_size(
-    index: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+@pytest.fixture(scope="module")
+def steps(index: Path, stage1: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three noisy steps, with or without a Gram teacher, in parts and processes of some number."""
+
+    def run(gram: bool, micro_batch: int, processes: int, sharding: str = "ddp") -> Any:
+        folder = tmp_path_factory.mktemp("steps")
+        stage = options(
+            **STEPS, gram=gram, micro_batch=micro_batch, processes=processes, sharding=sharding
+        )
+        where = {"state": folder / "state", "output": folder / "history.jsonl"}
+        teacher = stage1 / "000003.pth" if gram else None
+        pretrain.run(stage, index=index, gram_teacher=teacher, **where)
+        lines = [json.loads(line) for line in where["output"].read_text().splitlines()]
+        return loading.read(folder / "000003.pth"), lines
+
+    return run
+
+
+# A rate that no part of two or four images can keep by itself.
+STEPS: dict[str, Any] = {
+    "batch_size": 8,
+    "group_size": 2,
+    "drop_path": 0.2,
+    "rope_rescale": 2.0,
+    "iterations": 3,
+    "snapshots": (3,),
+    "device": "cpu",
+    "quality_every": 9,
+}
+
+
+@pytest.mark.parametrize(
+    ("gram", "split"),
+    [
+        (False, (2, 1)),
+        (False, (2, 2)),
+        (False, (2, 2, "fsdp")),
+        (True, (2, 1)),
+        (True, (2, 2)),
+    ],
+)
+def test_a_step_is_the_same_in_any_parts_on_any_processes(
+    steps: Any, whole_steps: Any, gram: bool, split: tuple[Any, ...]
 ) -> None:
-    one = train(index, tmp_path / "one", micro_batch=4)
-    two = train(index, tmp_path / "two", micro_batch=2, processes=2, device="cpu")
-    close(two, one, 2e-5)
-    with pytest.raises(AssertionError):  # Sinkhorn-Knopp sees a part at a time
-        close(one, alone[1], 2e-5)
+    """Four parts on one process, two on each of two, and all at once: targets, losses, weights."""
+    networks, lines = steps(gram, *split)
+    whole_networks, whole_lines = whole_steps(gram)
+    for line, whole in zip(lines, whole_lines, strict=True):
+        assert ("gram" in line) == gram
+        for key in ("loss", "dino_global", "dino_local", "ibot", "koleo", *(["gram"] * gram)):
+            assert line[key] == pytest.approx(whole[key], rel=2e-6), key
+        for key in (key for key in whole if key.startswith("grad_norm")):
+            assert line[key] == pytest.approx(whole[key], rel=2e-5), key
+    close(networks, whole_networks, 2e-6)
+
+
+@pytest.fixture(scope="module")
+def whole_steps(steps: Any) -> Any:
+    return lru_cache(lambda gram: steps(gram, 8, 1))
+
+
+def test_drop_path_keeps_its_rate_over_a_step_whatever_its_parts() -> None:
+    stage = make_stage(batch_size=10, group_size=2, drop_path=0.2, rope_rescale=2.0)
+    draw = partial(views.draw_noise, stage, 7, depth=3, device=torch.device("cpu"))
+    for entry, crops_of_a_slice in enumerate((2, 2)):
+        whole = draw(entry, slices=range(10))
+        parts = [draw(entry, slices=range(first, first + 2)) for first in range(0, 10, 2)]
+        for block, pair in enumerate(whole.branches):
+            for kind, branch in enumerate(pair):
+                assert len(branch.images) == 16 and branch.scale == 20 / 16
+                counted = torch.zeros(crops_of_a_slice, 10)
+                for number, part in enumerate(parts):
+                    images, scale = part.branches[block][kind]
+                    weights = torch.zeros(crops_of_a_slice * 2).index_fill(0, images, scale)
+                    counted[:, 2 * number : 2 * number + 2] = weights.unflatten(0, (-1, 2))
+                expected = torch.zeros(20).index_fill(0, branch.images, 20 / 16)
+                torch.testing.assert_close(counted.flatten(), expected)
+        assert all(torch.equal(part.rescale, whole.rescale) for part in parts)
+        assert len(whole.rescale.unique()) == 3 and whole.rescale.log().abs().max() <= math.log(2)
+    other = views.draw_noise(stage, 8, 0, depth=3, slices=range(10), device=torch.device("cpu"))
+    assert not torch.equal(other.rescale, draw(0, slices=range(10)).rescale)
+
+
+def test_a_branch_that_no_image_of_a_part_takes_has_a_gradient_of_zero() -> None:
+    (first, *_), *_ = views._branches(
+        [torch.empty(0, dtype=torch.int64)] * 2, 1.25, torch.device("cpu")
+    )
+    assert (first.images.tolist(), first.scale) == ([0], 0.0)
 
 
 def test_activation_checkpointing_changes_nothing(
@@ -693,6 +789,7 @@ def test_counted_operations_are_those_that_torch_counts() -> None:
     views = crops.multi_crop(slices, stage.resolutions[0], stage.augmentation, draws)
     masks = draw_masks(4, (4, 4), stage.masking.ratio, 0.5, np.random.default_rng(0))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        engine(views, masks, 0.05)["loss"].backward()
+        part = Part.of(views, masks)
+        engine(part, *engine.targets([part], 0.05))["loss"].backward()
     ours = 2 * step_flops(architecture, stage, stage.resolutions[0])
     assert counter.get_total_flops() == pytest.approx(ours, rel=0.03)
