@@ -303,7 +303,7 @@ def under_recipe(method: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         method: a section of `methods`; `official` may hold the values that the authors change.
         recipe: `controlled`, or `official` to lay these values over the others.
     """
-    values = {key: value for key, value in method.items() if key != "official"}
+    values = {key: value for key, value in method.items() if key not in ("official", "recipe")}
     return layers.merge(values, method.get("official") or {}) if recipe == "official" else values
 
 
@@ -312,6 +312,8 @@ class ConfiguredMethod(Method):
 
     official: dict[str, Any] | None = None
     """Values that differ in the authors' code, laid over the others where `recipe` is official."""
+    recipe: Recipe | None = None
+    """As the study's `recipe`, for this method alone; null follows that one."""
 
     @model_validator(mode="after")
     def _check_official(self) -> Self:
@@ -320,7 +322,7 @@ class ConfiguredMethod(Method):
 
     def alone(self) -> Method:
         """The method without `official`: a change of a recipe that is not used reruns nothing."""
-        return Method(**self.model_dump(exclude={"official"}))
+        return Method(**self.model_dump(exclude={"official", "recipe"}))
 
     def officially(self) -> Self:
         """The method with the authors' values.

@@ -233,6 +233,8 @@ class StageOptions:
     """Side of the stored slices that are read (px)."""
     init: str | None = None
     """What student and teacher start from: a key of `weights`, or `stage@iteration`."""
+    qkv_bias: Literal[False] | None = None
+    """As `pretrain.qkv_bias`, for this stage alone; null follows that one."""
     start: Literal["teacher", "own"] = "teacher"
     """Which networks of an earlier stage's checkpoint student and teacher start from: both from its
     teacher (section 3.2 names one model for both), or each from its own. Published weights hold one

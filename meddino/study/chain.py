@@ -81,12 +81,14 @@ class Chain:
             init=self._resolved_text(options.init),
             gram_teacher=self._resolved_text(options.gram_teacher),
         )
+        on_ct = self.pretrain.qkv_bias if options.qkv_bias is None else options.qkv_bias
         return PretrainOptions(
             name=stage,
             engine=self.pretrain.engine,
             backbone=self.pretrain.backbone,
-            qkv_bias=None if options.data == "leaves" else self.pretrain.qkv_bias,
-            stage=resolved,
+            qkv_bias=None if options.data == "leaves" else on_ct,
+            # Said once, above: how a stage comes by its value does not rerun it.
+            stage=replace(resolved, qkv_bias=None),
         )
 
     def _parents(self, stage: str) -> Iterator[str]:

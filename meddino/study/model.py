@@ -28,7 +28,7 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
-from meddino.study import references
+from meddino.study import inheritance, references
 from meddino.study.chain import Chain
 from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
 
@@ -70,7 +70,8 @@ class Study(Options):
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
     methods: dict[Name, ConfiguredMethod]
-    """What is compared (paper sections 3.1, 4.1 and 4.3)."""
+    """What is compared (paper sections 3.1, 4.1 and 4.3). A method that is `like` another says only
+    what differs."""
     prediction: Prediction
     """Sliding-window inference."""
     evaluate: Evaluation
@@ -97,7 +98,7 @@ class Study(Options):
         """
         layers.check(config, source)
         try:
-            return cls.model_validate(config)
+            return cls.model_validate(inheritance.resolve(config))
         except ValidationError as error:
             raise MeddinoError(explain(error, source, cls)) from error
 
@@ -113,8 +114,11 @@ class Study(Options):
         cls, methods: dict[str, ConfiguredMethod], info: ValidationInfo
     ) -> dict[str, ConfiguredMethod]:
         """Methods as the recipe has them; one that starts from a stage with a twin has one too."""
-        if info.data.get("recipe") == "official":
-            methods = {name: method.officially() for name, method in methods.items()}
+        recipe = info.data.get("recipe")
+        methods = {
+            name: method.officially() if (method.recipe or recipe) == "official" else method
+            for name, method in methods.items()
+        }
         pretrain = info.data.get("pretrain")
         if pretrain is None or not pretrain.leak_free:
             return methods

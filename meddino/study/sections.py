@@ -5,10 +5,20 @@ The other sections stand beside the code that they steer (`meddino/*/options.py`
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from meddino.core.explain import explain
+from meddino.core.layers import merge
 from meddino.core.options import Options
 from meddino.models.options import Published
 from meddino.pretrain.options import EngineName, StageOptions
@@ -58,11 +68,17 @@ class Pretrain(Options):
     qkv_bias: Literal[False] | None = None
     """Whether queries and values have a bias: null as what a stage starts from; false takes it off
     in stages on CT-3M, as the released MedDINOv3 has none. The recipe `official` makes it false."""
+    preset: str | None = None
+    """Which of `presets` is laid over the stages; null takes them as they stand: the paper's text,
+    with DINOv3's values where it gives none."""
+    presets: dict[Name, dict[Name, dict[str, Any]]] = {}
+    """Changes to stages, by name: preset -> stage -> what differs."""
     leak_free: bool = False
     """Whether each stage on `ct3m` has a twin `<stage>_leakfree` on `ct3m-leak-free`, and each
     method that starts from such a stage a twin `<method>_leakfree`, for tables to name."""
     stages: dict[Name, StageOptions]
-    """Stages by name; each says which checkpoint it starts from."""
+    """Stages by name; each says which checkpoint it starts from. One that is `like` another says
+    only what differs."""
 
     @field_validator("stages")
     @classmethod
@@ -82,6 +98,21 @@ class Pretrain(Options):
             )
             for name in names
         }
+
+    @model_validator(mode="after")
+    def _check_presets(self) -> Self:
+        """Refuse a preset that would not fit, also while it is not chosen."""
+        stages = {n: TypeAdapter(StageOptions).dump_python(s) for n, s in self.stages.items()}
+        for preset, changes in self.presets.items():
+            for name, change in changes.items():
+                key = f"presets.{preset}.{name}"
+                if name not in stages:
+                    raise ValueError(f"{key}: no stage of that name ({', '.join(stages)})")
+                try:
+                    TypeAdapter(StageOptions).validate_python(merge(stages[name], change))
+                except ValidationError as error:
+                    raise ValueError(explain(error, key, StageOptions)) from error
+        return self
 
     def with_twin(self) -> list[str]:
         """Stages that have a leak-free twin."""

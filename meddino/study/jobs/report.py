@@ -70,7 +70,7 @@ def tables_options(study: Study, table: str) -> TableOptions:
 def _recipe_changes(study: Study, rows: Sequence[str]) -> dict[str, list[str]]:
     """What the recipes differ in: key -> methods of a table."""
     changes: dict[str, list[str]] = {}
-    for name in rows:
+    for name in (name for name in rows if study.methods[name].recipe is None):
         for key, value in (study.methods[name].official or {}).items():
             keys = [f"{key}.{part}" for part in value] if isinstance(value, dict) else [key]
             for full_key in keys:

@@ -1,0 +1,77 @@
+"""Entries of a configuration that are made of others, before anything is validated.
+
+A stage or a method may say `like: NAME` and only what differs from the entry of that name. An entry
+that is null is left out: so an overlay takes away what a file below it has. A preset is a set of
+changes to the stages of pretraining; it is laid over them before other stages become like them, so
+that it reaches those too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from meddino.core.errors import MeddinoError
+from meddino.core.layers import merge
+
+LIKE = "like"
+"""The key that names the entry from which another takes what it does not say itself."""
+NAMED = ("benchmarks", "datasets", "tables", "weights")
+"""Sections of entries that an overlay may take away, beside `methods` and `pretrain.stages`."""
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply the chosen preset, complete entries that are like others, and drop those that are null.
+
+    Args:
+        config: a study's configuration as its files say it, laid over each other.
+
+    Raises:
+        MeddinoError: an entry is like one that does not exist, or like itself, or there is no such
+            preset.
+    """
+    resolved = dict(config)
+    for section in NAMED:
+        if isinstance(entries := config.get(section), Mapping):
+            resolved[section] = _present(entries)
+    if isinstance(methods := config.get("methods"), Mapping):
+        resolved["methods"] = _complete(_present(methods), "methods")
+    pretrain = config.get("pretrain")
+    if isinstance(pretrain, Mapping) and isinstance(pretrain.get("stages"), Mapping):
+        stages = _under_preset(pretrain, _present(pretrain["stages"]))
+        resolved["pretrain"] = {**pretrain, "stages": _complete(stages, "pretrain.stages")}
+    return resolved
+
+
+def _present(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def _under_preset(pretrain: Mapping[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
+    """The stages with the changes of the chosen preset laid over them."""
+    preset, presets = pretrain.get("preset"), pretrain.get("presets") or {}
+    if preset is None:
+        return stages
+    if preset not in presets:
+        names = ", ".join(presets) or "none; describe it under pretrain.presets"
+        raise MeddinoError(f"pretrain.preset = {preset!r}: no such preset (known: {names})")
+    return merge(stages, presets[preset])
+
+
+def _complete(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Give entries that are like others what they do not say themselves."""
+    completed: dict[str, Any] = {}
+
+    def complete(name: str, path: tuple[str, ...]) -> Any:
+        entry = entries[name]
+        if name not in completed:
+            if isinstance(entry, Mapping) and LIKE in entry:
+                model, key = entry[LIKE], f"{section}.{name}.{LIKE}"
+                if model not in entries:
+                    raise MeddinoError(f"{key} = {model!r}: not one of {', '.join(entries)}")
+                if model in (*path, name):
+                    raise MeddinoError(f"{key} = {model!r}: that is, in the end, like {name}")
+                changes = {key: value for key, value in entry.items() if key != LIKE}
+                entry = merge(complete(model, (*path, name)), changes)
+            completed[name] = entry
+        return completed[name]
+
+    return {name: complete(name, ()) for name in entries}
