@@ -129,9 +129,14 @@ def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
     return f"{study.results}/nnunet/preprocessed/{folder}/{configuration}.json"
 
 
-def finetuning(study: Study, run: Run, name: str) -> str:
-    """A file beside the trained model of a run."""
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/{name}"
+def finetuning_history(study: Study, run: Run) -> str:
+    """Losses of a run."""
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/history.jsonl"
+
+
+def model_card(study: Study, run: Run) -> str:
+    """Model card of a run."""
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/README.md"
 
 
 def predictions(study: Study, run: Run) -> str:

@@ -23,9 +23,7 @@ study() {
     --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 --latency-wait 10 \
     --local-cores 2 --resources mem_mb=16000 \
     --default-resources slurm_partition=cpu mem_mb=1000 runtime=10 \
-    --set-threads pretrain_{natural,stage1,stage2,stage3}=1 finetune=1 \
-    --set-resources {pretrain_{natural,stage1,stage2,stage3},finetune}:mem_mb=200 \
-    pretrain_{natural,stage1}:sbatch="'$team'" {pretrain_{stage2,stage3},finetune}:sbatch="'$task'" \
+    --set-resources pretrain_{natural,stage1}:sbatch="'$team'" {pretrain_{stage2,stage3},finetune}:sbatch="'$task'" \
     --configfile profiles/demo/study.yaml profiles/demo/short.yaml tests/slurm/study.yaml -- all
 }
 

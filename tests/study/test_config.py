@@ -195,12 +195,12 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
 
 def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> None:
     study = load([root / "config.yaml", root / "config.leak-free.yaml"])
-    inputs = jobs.data.index_inputs(study, "256", "leak-free")
+    inputs = jobs.data.index_inputs(study, "leak-free")
     assert len(inputs["splits"]) == 4 and inputs["duplicates"]
     options = jobs.data.index_options(study, "256", "leak-free")
     assert options.folds == study.folds == (0,)
     assert options.benchmarks["lits"] == "lits" and options.datasets == study.ct3m.datasets
-    assert set(jobs.data.index_inputs(study, "256", "paper")) == {"reports", "shards"}
+    assert set(jobs.data.index_inputs(study, "paper")) == {"reports"}
     with pytest.raises(MeddinoError, match="no variant 'best' of ct3m; known: paper, leak-free"):
         jobs.data.index_options(study, "256", "best")
 
@@ -212,10 +212,10 @@ def test_benchmarks_outside_of_ct3m_are_searched_for_copies(config: Config) -> N
     study = Study.parse(config)
     assert "lits" in targets.searched_datasets(study)
     assert any(
-        "/lits/" in path for path in jobs.data.index_inputs(study, "256", "leak-free")["reports"]
+        "/lits/" in path for path in jobs.data.index_inputs(study, "leak-free")["reports"]
     )
     assert not any(
-        "/lits/" in path for path in jobs.data.index_inputs(study, "256", "paper")["reports"]
+        "/lits/" in path for path in jobs.data.index_inputs(study, "paper")["reports"]
     )
 
 

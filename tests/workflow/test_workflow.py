@@ -22,7 +22,7 @@ from meddino.cli.snakemake import Run, read_log
 from meddino.core.layers import merge
 
 REPORTING = {"figures", "provenance", "report", "all"}
-SCORING = {"evaluate", "model_card", "scores", "table", "overlays"} | REPORTING
+SCORING = {"evaluate", "model_card", "scores", "tables", "overlays"} | REPORTING
 FINETUNING = {"finetune", "predict"} | SCORING
 Study = dict[str, Any]
 
@@ -160,7 +160,7 @@ def test_colour_of_a_figure_reruns_the_figures(study: Any) -> None:
 
 def test_label_of_a_method_does_not_retrain_it(study: Any) -> None:
     plan = study(lambda c: deep(c, "methods.nnunet.label", "nnU-Net (2d)"))
-    assert rules(plan) <= {"table", "model_card"} | REPORTING
+    assert rules(plan) <= {"tables", "model_card"} | REPORTING
 
 
 def test_comments_and_order_of_keys_rerun_nothing(finished: Path, study: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
-from meddino.pipeline.options import options_json, run_folder
+from meddino.pipeline.options import options_json, run_folder, selectors
 from meddino.pipeline.verbs import VERBS
 from meddino.study import jobs, paths, targets
 from meddino.study.model import Study
@@ -14,7 +14,12 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 # Refuses what Snakemake takes in silence, such as a key that is given twice.
 layers.read(workflow.configfiles)
 STUDY = Study.parse(config)
-RESULTS, RESOURCES = STUDY.results, STUDY.resources
+
+
+pathvars:
+    results=STUDY.results,
+    resources=STUDY.resources,
+
 
 # With `--sdm apptainer` rules run in this image, with `--sdm conda` in the environment that they name.
 IMAGE = os.environ.get("MEDDINO_IMAGE", "containers/meddino.sif")
@@ -35,15 +40,18 @@ APPTAINER = (
 container: IMAGE
 
 
-def options(verb, *names, **fixed):
-    """The verb's slice of the study: what the job is told, and what Snakemake tracks."""
-    return lambda wildcards: options_json(
-        STUDY, verb, **fixed, **{name: wildcards[name] for name in names}
-    )
+def params_of(verb, **fixed):
+    """What a job of a verb depends on besides files, for Snakemake to track.
 
+    Wildcards pick the verb's part of the study by their names, where `fixed` does not.
+    """
 
-def revision(verb):
-    return VERBS[verb].revision
+    def options(wildcards):
+        names = [name for name in selectors(verb) if name not in fixed]
+        picked = {name: wildcards[name] for name in names}
+        return options_json(STUDY, verb, **picked, **fixed)
+
+    return {"verb": verb, "options": options, "revision": VERBS[verb].revision}
 
 
 def state(verb, *names, **fixed):
@@ -58,28 +66,39 @@ def grows(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def quoted(files):
-    return shlex.join([files] if isinstance(files, str) else files)
-
-
-def flags(wildcards, input, without=()):
-    """Inputs that differ from job to job, as flags."""
+def flags(wildcards, input):
+    """Named inputs as flags of the command; for the others a job only waits."""
     return " ".join(
-        f"--{key.replace('_', '-')} {quoted(files)}"
-        for key, files in input.items()
-        if key not in without
+        f"--{name.replace('_', '-')} {shlex.join([files] if isinstance(files, str) else files)}"
+        for name, files in input.items()
     )
 
 
-def tables(suffixes=("csv", "md", "tex")):
-    return expand(
-        f"{RESULTS}/tables/{{table}}.{{suffix}}", table=STUDY.tables, suffix=suffixes
-    )
+# Every other rule is this one with a verb, files and options of its own.
+rule verb:
+    conda:
+        "../../envs/meddino.yaml"
+    params:
+        files=flags,
+    shell:
+        "python -m meddino {params.verb} --options {params.options:q} {params.files}"
+        " --output {output[0]:q} > {log:q} 2>&1"
 
 
-def over_runs(pattern):
-    """Fill `pattern` in for every finetuning run that a table asks for."""
-    return [pattern.format(**run._asdict()) for run in targets.runs(STUDY)]
+# Rules that train run, or wait for the job that they have submitted, where Snakemake runs. A profile
+# gives the flags of sbatch; without any, the training runs in the place of the process that waits.
+TRAIN = (
+    "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q}"
+    " --apptainer={resources.apptainer:q} -- {params.verb} --options {params.options:q}"
+    " {params.files} --state {params.state:q} --output {output[0]:q} > {log:q} 2>&1"
+    " && rm -rf {params.state:q}"
+)
+
+
+def training_resources(mem_mb):
+    """Resources of a rule that trains: next to nothing where it waits for a job on the cluster."""
+    memory = 200 if SUBMITS else grows(mem_mb)
+    return {"mem_mb": memory, "sbatch": "", "apptainer": APPTAINER}
 
 
 wildcard_constraints:

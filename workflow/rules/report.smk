@@ -1,188 +1,129 @@
 # Predictions -> scores per case and structure -> the paper's tables, figures and the report.
-rule evaluate:
+use rule verb as evaluate with:
     input:
-        predictions=f"{RESULTS}/predictions/{{benchmark}}/{{method}}/fold{{fold}}/done.json",
+        predictions="<results>/predictions/{benchmark}/{method}/fold{fold}/done.json",
         dataset=lambda wildcards: paths.nnunet_dataset(STUDY, wildcards.benchmark),
     output:
-        f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
+        "<results>/scores/{benchmark}/{method}/fold{fold}.parquet",
     log:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.log",
     benchmark:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.tsv"
-    conda:
-        "../../envs/meddino.yaml"
     resources:
         mem_mb=grows(16000),
         runtime=grows(120),
     params:
-        options=options("evaluate", "benchmark", "method", "fold"),
-        revision=revision("evaluate"),
-    shell:
-        "python -m meddino evaluate --options {params.options:q} --predictions {input.predictions:q}"
-        " --dataset {input.dataset:q} --output {output:q} > {log:q} 2>&1"
+        **params_of("evaluate"),
 
 
-rule model_card:
+use rule verb as model_card with:
     input:
-        description=f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/model.json",
-        scores=f"{RESULTS}/scores/{{benchmark}}/{{method}}/fold{{fold}}.parquet",
+        description="<results>/finetune/{benchmark}/{method}/fold{fold}/model.json",
+        scores="<results>/scores/{benchmark}/{method}/fold{fold}.parquet",
     output:
-        f"{RESULTS}/finetune/{{benchmark}}/{{method}}/fold{{fold}}/README.md",
+        "<results>/finetune/{benchmark}/{method}/fold{fold}/README.md",
     log:
         "logs/model_card/{benchmark}.{method}.fold{fold}.log",
-    conda:
-        "../../envs/meddino.yaml"
     params:
-        options=options("model_card", "benchmark", "method"),
-        revision=revision("model_card"),
-    shell:
-        "python -m meddino model_card --options {params.options:q} --description {input.description:q}"
-        " --scores {input.scores:q} --output {output:q} > {log:q} 2>&1"
+        **params_of("model_card"),
 
 
-rule scores:
+use rule verb as scores with:
     input:
         **jobs.report.scores_inputs(STUDY),
     output:
-        f"{RESULTS}/scores.parquet",
+        "<results>/scores.parquet",
     log:
         "logs/scores.log",
-    conda:
-        "../../envs/meddino.yaml"
     params:
-        options=options("scores"),
-        revision=revision("scores"),
-    shell:
-        "python -m meddino scores --options {params.options:q} --scores {input:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        **params_of("scores"),
 
 
-rule table:
+use rule verb as tables with:
     input:
         unpack(lambda wildcards: jobs.report.tables_inputs(STUDY, wildcards.table)),
     output:
-        csv=f"{RESULTS}/tables/{{table}}.csv",
-        md=f"{RESULTS}/tables/{{table}}.md",
-        tex=f"{RESULTS}/tables/{{table}}.tex",
+        csv="<results>/tables/{table}.csv",
+        md="<results>/tables/{table}.md",
+        tex="<results>/tables/{table}.tex",
     log:
         "logs/tables/{table}.log",
-    conda:
-        "../../envs/meddino.yaml"
     params:
-        options=options("tables", "table"),
-        revision=revision("tables"),
-    shell:
-        "python -m meddino tables --options {params.options:q} --scores {input.scores:q}"
-        " --plans {input.plans:q} --output {output.csv:q} > {log:q} 2>&1"
+        **params_of("tables"),
 
 
-rule figures:
+use rule verb as figures with:
     input:
         **jobs.report.figures_inputs(STUDY),
     output:
-        f"{RESULTS}/figures/figures.json",
+        "<results>/figures/figures.json",
     log:
         "logs/figures.log",
     benchmark:
         "logs/figures.tsv"
-    conda:
-        "../../envs/meddino.yaml"
     resources:
         mem_mb=grows(16000),
         runtime=grows(60),
     params:
-        options=options("figures"),
-        revision=revision("figures"),
-    shell:
-        "python -m meddino figures --options {params.options:q} --scores {input.scores:q}"
-        " --pretraining {input.pretraining:q} --finetuning {input.finetuning:q} --predictions {input.predictions:q}"
-        " --datasets {input.datasets:q} --probes {input.probes:q} --output {output:q} > {log:q} 2>&1"
+        **params_of("figures"),
 
 
 # What the report shows of a case when it is clicked on.
-rule overlays:
+use rule verb as overlays with:
     input:
         unpack(
             lambda wildcards: jobs.report.overlays_inputs(STUDY, wildcards.benchmark)
         ),
     output:
-        f"{RESULTS}/overlays/{{benchmark}}/index.json",
+        "<results>/overlays/{benchmark}/index.json",
     log:
         "logs/overlays/{benchmark}.log",
     benchmark:
         "logs/overlays/{benchmark}.tsv"
-    conda:
-        "../../envs/meddino.yaml"
     resources:
         mem_mb=grows(8000),
         runtime=grows(120),
     params:
-        options=options("overlays"),
-        revision=revision("overlays"),
-    shell:
-        "python -m meddino overlays --options {params.options:q} --dataset {input.dataset:q}"
-        " --predictions {input.predictions:q} --scores {input.scores:q} --output {output:q} > {log:q} 2>&1"
+        **params_of("overlays"),
 
 
 # What each stage of pretraining makes of a few validation cases.
-rule feature_figures:
+use rule verb as feature_figures with:
     input:
         **jobs.report.feature_figures_inputs(STUDY),
     output:
-        f"{RESULTS}/features/figures.json",
+        "<results>/features/figures.json",
     log:
         "logs/feature_figures.log",
     benchmark:
         "logs/feature_figures.tsv"
-    conda:
-        "../../envs/meddino.yaml"
     threads: 8
     resources:
         mem_mb=grows(16000),
         runtime=grows(240),
     params:
-        options=options("feature_figures"),
-        revision=revision("feature_figures"),
-        files=flags,
-    shell:
-        "python -m meddino feature_figures --options {params.options:q} {params.files}"
-        " --output {output:q} > {log:q} 2>&1"
+        **params_of("feature_figures"),
 
 
 # Where everything came from, back to the raw data: after all that the report shows, and before it.
-rule provenance:
+use rule verb as provenance with:
     input:
         **jobs.report.provenance_inputs(STUDY),
     output:
-        crate=f"{RESULTS}/ro-crate-metadata.json",
-        records=f"{RESULTS}/provenance.json",
+        crate="<results>/ro-crate-metadata.json",
+        records="<results>/provenance.json",
     log:
         "logs/provenance.log",
-    conda:
-        "../../envs/meddino.yaml"
     params:
-        options=options("provenance"),
-        revision=revision("provenance"),
-    shell:
-        "python -m meddino provenance --options {params.options:q} --results {input:q}"
-        " --output {output.crate:q} > {log:q} 2>&1"
+        **params_of("provenance"),
 
 
-rule report:
+use rule verb as report with:
     input:
         **jobs.report.report_inputs(STUDY),
     output:
-        f"{RESULTS}/report.html",
+        "<results>/report.html",
     log:
         "logs/report.log",
-    conda:
-        "../../envs/meddino.yaml"
     params:
-        options=options("report"),
-        revision=revision("report"),
-    shell:
-        "python -m meddino report --options {params.options:q} --tables {input.tables:q}"
-        " --figures {input.figures:q} --card {input.card:q} --scores {input.scores:q}"
-        " --overlays {input.overlays:q} --pretraining {input.pretraining:q}"
-        " --finetuning {input.finetuning:q} --probes {input.probes:q}"
-        " --quarantine {input.quarantine:q} --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"
+        **params_of("report"),

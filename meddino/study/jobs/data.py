@@ -44,9 +44,13 @@ def duplicates_options(study: Study) -> DuplicatesOptions:
 
 
 def duplicates_inputs(study: Study) -> dict[str, list[str]]:
-    """Files that the search for copies reads: reports, and shards of the smallest size."""
-    reports = paths.chunk_reports(study, targets.searched_datasets(study))
-    return {"reports": reports, "shards": paths.shards(reports, min(study.ct3m.sizes_px))}
+    """Files that the search for copies is given, by the flag that takes them."""
+    return {"reports": paths.chunk_reports(study, targets.searched_datasets(study))}
+
+
+def duplicates_shards(study: Study) -> list[str]:
+    """Shards that the search for copies reads, which lie beside the reports."""
+    return paths.shards(duplicates_inputs(study)["reports"], min(study.ct3m.sizes_px))
 
 
 def index_options(study: Study, size: str, variant: str) -> IndexOptions:
@@ -67,17 +71,21 @@ def index_options(study: Study, size: str, variant: str) -> IndexOptions:
     )
 
 
-def index_inputs(study: Study, size: str, variant: str) -> dict[str, list[str]]:
-    """Files that an index is made from; copies matter only where they stay out."""
+def index_inputs(study: Study, variant: str) -> dict[str, list[str]]:
+    """Files that an index is made from, by the flag; copies matter only where they stay out."""
     leak_free = variant == "leak-free"
     datasets = targets.searched_datasets(study) if leak_free else study.ct3m.datasets
-    reports = paths.chunk_reports(study, datasets)
-    files = {"reports": reports, "shards": paths.shards(reports, size)}
+    files = {"reports": paths.chunk_reports(study, datasets)}
     if leak_free or study.ct3m.dedupe != "off":
         files["duplicates"] = [paths.duplicates(study)]
     if leak_free:
         files["splits"] = [paths.splits(study, benchmark) for benchmark in study.benchmarks]
     return files
+
+
+def index_shards(study: Study, size: str, variant: str) -> list[str]:
+    """Shards that an index points into, which lie beside the reports."""
+    return paths.shards(index_inputs(study, variant)["reports"], size)
 
 
 def card_options(study: Study) -> CardOptions:

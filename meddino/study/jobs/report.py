@@ -142,7 +142,7 @@ def provenance_inputs(study: Study) -> Files:
             *_overlays(study),
             *_feature_figures(study),
             paths.data_card(study),
-            *(paths.finetuning(study, run, "README.md") for run in runs),
+            *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
         ]
     }
@@ -258,7 +258,7 @@ def _histories(study: Study) -> dict[str, list[str]]:
     stages, runs = targets.used_stages(study), targets.runs(study)
     return {
         "pretraining": [paths.pretraining_history(study, stage) for stage in stages],
-        "finetuning": [paths.finetuning(study, run, "history.jsonl") for run in runs],
+        "finetuning": [paths.finetuning_history(study, run) for run in runs],
     }
 
 
