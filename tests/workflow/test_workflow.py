@@ -188,3 +188,25 @@ def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
     assert plan.rules["slices"] >= 100
     assert "phantom" not in plan.rules
     assert "leaves" not in plan.rules
+
+
+@pytest.mark.parametrize("leak_free", [[], ["config.leak-free.yaml"]])
+def test_on_a_cluster_what_waits_for_a_training_asks_for_little(
+    tmp_path: Path, leak_free: list[str]
+) -> None:
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    (tmp_path / "overlay.yaml").write_text("{}\n")
+    overlays = [str(ROOT / name) for name in leak_free]
+    resources = {}
+    for profile in ("local", "slurm"):
+        arguments = ["--profile", str(ROOT / "profiles" / profile), "--dry-run", "all"]
+        printed = snakemake(tmp_path, *overlays, *arguments)
+        training = [
+            job
+            for job in read_log(printed.splitlines()).jobs
+            if job.rule.startswith("pretrain_") or job.rule == "finetune"
+        ]
+        assert len(training) > 20
+        resources[profile] = {(job.threads, job.resources["mem_mb"]) for job in training}
+    assert resources["slurm"] == {(1, "200")}
+    assert resources["local"] == {(2, "64000"), (2, "48000")}

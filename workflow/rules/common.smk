@@ -27,15 +27,6 @@ CONTAINED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deploymen
 if CONTAINED and "://" not in IMAGE and not Path(IMAGE).exists():
     raise MeddinoError(f"{IMAGE} is not there: `make container`, or say MEDDINO_IMAGE")
 
-# On a cluster, rules that train stay outside, as SLURM is not in the image, and put their jobs into it.
-SUBMITS = workflow.non_local_exec
-TRAINING_IMAGE = False if SUBMITS else IMAGE
-APPTAINER = (
-    f"{workflow.deployment_settings.apptainer_args} {IMAGE}"
-    if CONTAINED and SUBMITS
-    else ""
-)
-
 
 container: IMAGE
 
@@ -85,8 +76,7 @@ rule verb:
         " --output {output[0]:q} > {log:q} 2>&1"
 
 
-# Rules that train run, or wait for the job that they have submitted, where Snakemake runs. A profile
-# gives the flags of sbatch; without any, the training runs in the place of the process that waits.
+# Rules that train run where Snakemake runs, or submit a job and wait for it there.
 TRAIN = (
     "python -m meddino submit --folder {params.state:q}.job --sbatch={resources.sbatch:q}"
     " --apptainer={resources.apptainer:q} -- {params.verb} --options {params.options:q}"
@@ -95,10 +85,22 @@ TRAIN = (
 )
 
 
-def training_resources(mem_mb):
-    """Resources of a rule that trains: next to nothing where it waits for a job on the cluster."""
-    memory = 200 if SUBMITS else grows(mem_mb)
-    return {"mem_mb": memory, "sbatch": "", "apptainer": APPTAINER}
+def submits(rule):
+    """Whether a profile gives a rule flags of sbatch, so that it waits for a job of its own."""
+    return "sbatch" in workflow.resource_settings.overwrite_resources.get(rule, {})
+
+
+def training_image(rule):
+    """Where a rule that trains runs: outside where it submits, as SLURM is not in the image."""
+    return False if submits(rule) else IMAGE
+
+
+def training_resources(rule, mem_mb):
+    """Resources of a rule that trains: next to nothing where it waits for its job."""
+    if not submits(rule):
+        return {"mem_mb": grows(mem_mb), "sbatch": "", "apptainer": ""}
+    image = f"{workflow.deployment_settings.apptainer_args} {IMAGE}"
+    return {"mem_mb": 200, "sbatch": "", "apptainer": image if CONTAINED else ""}
 
 
 wildcard_constraints:

@@ -72,10 +72,10 @@ rule finetune:
     conda:
         "../../envs/meddino.yaml"
     container:
-        TRAINING_IMAGE
-    threads: 1 if SUBMITS else 12
+        training_image("finetune")
+    threads: 1 if submits("finetune") else 12
     resources:
-        **training_resources(48000),
+        **training_resources("finetune", 48000),
     params:
         **params_of("finetune"),
         state=state("finetune", "benchmark", "method", "fold"),

@@ -47,10 +47,10 @@ for STAGE in STUDY.pretrain.stages:
         conda:
             "../../envs/meddino.yaml"
         container:
-            TRAINING_IMAGE
-        threads: 1 if SUBMITS else 16
+            training_image(f"pretrain_{STAGE}")
+        threads: 1 if submits(f"pretrain_{STAGE}") else 16
         resources:
-            **training_resources(64000),
+            **training_resources(f"pretrain_{STAGE}", 64000),
         params:
             **params_of("pretrain", stage=STAGE),
             state=state("pretrain", stage=STAGE),
