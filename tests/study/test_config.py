@@ -211,12 +211,8 @@ def test_benchmarks_outside_of_ct3m_are_searched_for_copies(config: Config) -> N
     config["pretrain"]["leak_free"] = True
     study = Study.parse(config)
     assert "lits" in targets.searched_datasets(study)
-    assert any(
-        "/lits/" in path for path in jobs.data.index_inputs(study, "leak-free")["reports"]
-    )
-    assert not any(
-        "/lits/" in path for path in jobs.data.index_inputs(study, "paper")["reports"]
-    )
+    assert any("/lits/" in path for path in jobs.data.index_inputs(study, "leak-free")["reports"])
+    assert not any("/lits/" in path for path in jobs.data.index_inputs(study, "paper")["reports"])
 
 
 def test_keeping_copies_out_cuts_no_slices_anew(config: Config) -> None:
