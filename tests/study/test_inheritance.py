@@ -67,7 +67,10 @@ def test_a_preset_reaches_its_stages_and_those_like_them(config: dict[str, Any])
     assert stage.optim.warmup == 30000 and again.optim.warmup == 7
     assert stage.learning_rates[0] == again.learning_rates[0] == pytest.approx(5.657e-4, rel=1e-3)
     assert stage.augmentation.flip and stage.rope_rescale == 2.0
-    assert pretrain_options(study, "stage3").stage.slices_px == 256
+    for name in ("stage2", "stage3"):
+        later = pretrain_options(study, name).stage
+        assert (later.slices_px, later.objective.gram, later.augmentation.flip) == (256, 1.5, False)
+        assert later.optim.warmup == later.iterations, "the rate rises over the whole stage"
     plain = pretrain_options(load([CONFIG]), "stage1").stage
     assert not plain.augmentation.flip and plain.learning_rates[0] == 2e-4
 
