@@ -148,9 +148,10 @@ def _norm_eps(state: Mapping[str, Tensor]) -> float:
     """Epsilon of the norms, which no state dict stores: told by how the bias of keys is masked.
 
     DINOv3's hub (`dinov3/hub/backbones.py`) builds every ViT with `layernormbf16`, whose epsilon is
-    1e-5, and with a masked bias, whether or not norms are untied. Its training code defaults to
-    `layernorm`, 1e-6, without a mask (`ssl_default_config.yaml`). MedDINOv3 and FlexiCT keep that
-    norm, and have no bias that could be masked.
+    1e-5, and all but the 7B, which has gated blocks that are not read here, with a masked bias,
+    whether or not norms are untied. Its training code defaults to `layernorm`, 1e-6, without a mask
+    (`ssl_default_config.yaml`). MedDINOv3 and FlexiCT keep that norm, and have no bias that could be
+    masked.
     """
     return 1e-5 if "blocks.0.attn.qkv.bias_mask" in state else 1e-6
 
