@@ -150,8 +150,7 @@ def _norm_eps(state: Mapping[str, Tensor]) -> float:
     DINOv3's hub (`dinov3/hub/backbones.py`) builds every ViT with `layernormbf16`, whose epsilon is
     1e-5, and all but the 7B, which has gated blocks that are not read here, with a masked bias,
     whether or not norms are untied. Its training code defaults to `layernorm`, 1e-6, without a mask
-    (`ssl_default_config.yaml`). MedDINOv3 and FlexiCT keep that norm, and have no bias that could be
-    masked.
+    (`ssl_default_config.yaml`). MedDINOv3 and FlexiCT keep that norm, and have no bias to mask.
     """
     return 1e-5 if "blocks.0.attn.qkv.bias_mask" in state else 1e-6
 
