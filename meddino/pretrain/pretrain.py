@@ -11,7 +11,7 @@ from meddino.models.distributed import Team
 from meddino.pretrain import checkpoint
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.options import PretrainOptions
-from meddino.pretrain.trainer import Trainer
+from meddino.pretrain.trainer import Trainer, parts_of
 
 # Options that change how a stage runs and not its result: a killed run may resume with others.
 CONDUCT = (
@@ -36,7 +36,7 @@ def run(
     state: Path,
     output: Path,
 ) -> None:
-    """Run one stage, in a process for each GPU (or under torchrun).
+    """Run one stage, in a process for each GPU that can share its batch (or under torchrun).
 
     Args:
         options: the stage.
@@ -57,7 +57,14 @@ def run(
     if options.engine == "dinov3":
         _train_publicly(job)
     else:
-        distributed.launch(_train, options.stage.device, options.stage.processes, job)
+        stage = options.stage
+        distributed.launch(
+            _train,
+            stage.device,
+            stage.processes,
+            job,
+            divides=lambda processes: parts_of(stage, processes) is not None,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.engine import Part
 from meddino.pretrain.meter import Meter, step_flops
-from meddino.pretrain.options import PretrainOptions, Resolution
+from meddino.pretrain.options import PretrainOptions, Resolution, StageOptions
 from meddino.pretrain.quality import signals
 
 WATCHED_SLICES = 16
@@ -255,15 +255,24 @@ def spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
         MeddinoError: the batch cannot be divided so.
     """
     stage = options.stage
-    mine, rest = divmod(stage.batch_size, team.size)
-    at_once = min(stage.micro_batch or mine, mine)
-    if rest or at_once == 0 or mine % at_once or at_once % stage.group:
+    parts = parts_of(stage, team.size)
+    if parts is None:
+        part_slices = stage.micro_batch or stage.batch_size // team.size
         raise MeddinoError(
             f"pretrain.stages.{options.name}: a batch of {stage.batch_size} slices cannot be shared"
-            f" by {team.size} processes of {stage.micro_batch or mine} slices at once in groups of"
+            f" by {team.size} processes of {part_slices} slices at once in groups of"
             f" {stage.group}; change batch_size, micro_batch, group_size or processes"
         )
-    return at_once, mine // at_once
+    return parts
+
+
+def parts_of(stage: StageOptions, processes: int) -> tuple[int, int] | None:
+    """`spread` for a number of processes; None where they cannot share the batch."""
+    process_slices, rest = divmod(stage.batch_size, processes)
+    part_slices = min(stage.micro_batch or process_slices, process_slices)
+    if rest or part_slices == 0 or process_slices % part_slices or part_slices % stage.group:
+        return None
+    return part_slices, process_slices // part_slices
 
 
 def _load(engine: ssl.Engine, content: dict[str, Any], source: str, start: str) -> None:
