@@ -51,6 +51,11 @@ def used_stages(study: Study) -> list[str]:
     return list(ordered)
 
 
+def curates(study: Study) -> bool:
+    """Whether a run needs CT-3M: not so where all weights are published ones."""
+    return any(study.pretrain.stages[stage].data != "leaves" for stage in used_stages(study))
+
+
 def pretraining_data(study: Study, method: str) -> str:
     """Variant of CT-3M that a method's weights have seen: paper, leak-free, or `none`."""
     start = study.chain.resolve(study.methods[method].weights)

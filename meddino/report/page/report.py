@@ -17,13 +17,16 @@ from meddino.report.page.sections.training import (
     probe_charts,
 )
 
+DATA_CARD = ("datasets", "variants", "pairs", "overlap")
+"""Keys of the data card that the page shows."""
+
 
 def run(
     options: ReportOptions,
     *,
     tables: list[Path],
     figures: list[Path],
-    card: Path,
+    card: Path | None = None,
     scores: Path,
     overlays: list[Path],
     pretraining: list[Path],
@@ -39,7 +42,8 @@ def run(
         options: title, notes, names, prices, and the configuration.
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
-        card: the data card, `card.json`, beside its own `figures.json`.
+        card: the data card, `card.json`, beside its own `figures.json`; none where the study makes
+            no CT-3M.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -52,7 +56,7 @@ def run(
     Raises:
         MeddinoError: a file is missing or damaged.
     """
-    data = inputs.read_object(card, "datasets", "variants", "pairs", "overlap")
+    data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     charts = {
@@ -61,7 +65,7 @@ def run(
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-        **curation.overlap_chart(data),
+        **(curation.overlap_chart(data) if data else {}),
     }
     page = {
         **_study(options),
@@ -69,7 +73,9 @@ def run(
         **_results(options, lines, all_scores),
         **_curation(data, [inputs.read_object(path, "quarantined") for path in quarantine]),
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "figures": pictures.pictures([card.with_name("figures.json"), *figures]),
+        "figures": pictures.pictures(
+            [*([card.with_name("figures.json")] if card else []), *figures]
+        ),
         "charts": {key: chart._asdict() for key, chart in charts.items()},
         "snapshots": [
             entry for path in pretraining for entry in checkpoints.snapshots(options, path)
@@ -115,7 +121,7 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
     }
 
 
-def _curation(card: dict[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
+def _curation(card: dict[str, Any] | None, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """CT-3M, and what was left out of it and of the benchmarks."""
     return {
         "card": card,

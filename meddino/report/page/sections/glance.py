@@ -85,25 +85,27 @@ def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, A
     ]
 
 
-def steps(summary: dict[str, Any], card: dict[str, Any], counts: dict[str, Any]) -> list[Any]:
+def steps(
+    summary: dict[str, Any], card: dict[str, Any] | None, counts: dict[str, Any]
+) -> list[Any]:
     """The pipeline as boxes: `title`, `what` it does, its `result`, and `wall_s` of all its jobs.
 
     Args:
         summary: summary of the records of all jobs.
-        card: the data card.
+        card: the data card; None where the study makes no CT-3M.
         counts: `models`, `cases` of each benchmark, and `scores`, from `cases.counts`.
     """
     wall_s = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
-    volumes, slices = (sum(d[key] for d in card["datasets"]) for key in ("volumes", "slices"))
     jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
     boxes = [
-        ("Fetch", "public CT datasets", counted(len(card["datasets"]), "dataset"),
+        ("Fetch", "public CT datasets", counted(jobs.get("fetch", 0), "dataset"),
          ("fetch", "phantom")),
-        ("Curate", "axial slices, copies found",
-         f"{counted(volumes, 'volume')}, {counted(slices, 'slice')}",
-         ("slices", "duplicates", "index", "card")),
-        ("Pretrain", "DINOv3 on CT, stage by stage", counted(jobs.get("pretrain", 0), "stage"),
-         ("pretrain", "leaves", "weights")),
+        *([] if card is None else [_curate(card)]),
+        ("Pretrain", "DINOv3 on CT, stage by stage", counted(jobs["pretrain"], "stage"),
+         ("pretrain", "leaves", "weights"))
+        if jobs.get("pretrain")
+        else ("Weights", "published ones, checked", counted(jobs.get("weights", 0), "checkpoint"),
+              ("weights",)),
         ("Finetune", "each method, inside nnU-Net", counted(counts["models"], "model"),
          ("convert", "plan", "preprocess", "finetune")),
         ("Segment", "validation cases", counted(sum(counts["cases"].values()), "case"),
@@ -120,6 +122,12 @@ def steps(summary: dict[str, Any], card: dict[str, Any], counts: dict[str, Any])
         }
         for title, what, result, verbs in boxes
     ]
+
+
+def _curate(card: dict[str, Any]) -> tuple[str, str, str, tuple[str, ...]]:
+    volumes, slices = (sum(d[key] for d in card["datasets"]) for key in ("volumes", "slices"))
+    result = f"{counted(volumes, 'volume')}, {counted(slices, 'slice')}"
+    return "Curate", "axial slices, copies found", result, ("slices", "duplicates", "index", "card")
 
 
 def counted(count: int, name: str) -> str:
