@@ -25,16 +25,9 @@ CURATION = {"slices", "duplicates", "index", "index_leak_free", "card", "leaves"
 
 def snakemake(folder: Path, configs: list[Path], target: str, *flags: str) -> str:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
-    command += [
-        "--nolock",
-        "--cores",
-        "2",
-        *flags,
-        "--configfile",
-        *map(str, configs),
-        "--",
-        target,
-    ]
+    # Its profile has each training take one thread, as two run beside each other.
+    command += ["--profile", str(ROOT / "profiles/demo"), "--nolock", *flags]
+    command += ["--configfile", *map(str, configs), "--", target]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
