@@ -141,6 +141,7 @@ class Study(Options):
             *references.benchmark_numbers(self.benchmarks),
             *references.slices(chain, self.ct3m.sizes_px, self.leaves),
             *references.starts(chain, self.methods),
+            *references.presets(self.pretrain),
             *references.tables(self.tables, self.methods, self.benchmarks),
             *references.configurations(self.methods, self.planning),
             *references.backbones(self.methods, self.pretrain),

@@ -7,7 +7,11 @@ fit. Snakemake would say "Nothing to be done" over a stale result, or fail days 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
+from pydantic import TypeAdapter, ValidationError
+
+from meddino.core import layers
 from meddino.core.errors import MeddinoError
+from meddino.core.explain import explain
 from meddino.datasets.options import Dataset
 from meddino.datasets.phantom.options import LayoutName, Phantom
 from meddino.evaluate.options import Probe
@@ -15,6 +19,7 @@ from meddino.finetune.options import Benchmark, Method, Planning
 from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
 from meddino.models.options import DINOV3
 from meddino.pretrain.dinov3.config import refusals
+from meddino.pretrain.options import StageOptions
 from meddino.report.options import Table
 from meddino.study.chain import Chain, kind_of, kinds
 from meddino.study.sections import RANDOM, Leaves, Pretrain
@@ -97,6 +102,23 @@ def _wrong_ancestors(chain: Chain) -> Iterator[str]:
                 f"pretrain.stages.{name}.data = 'ct3m-leak-free': it starts from {leaky[0]},"
                 " which has seen all of ct3m; give that stage the same data"
             )
+
+
+def presets(pretrain: Pretrain) -> Iterator[str]:
+    """Presets of stages that do not exist, or that would not fit, also while none is chosen."""
+    # Made once: each takes 60 ms, and the workflow reads the study on every start.
+    adapter = TypeAdapter(StageOptions)
+    stages = {name: adapter.dump_python(stage) for name, stage in pretrain.stages.items()}
+    for preset, changes in pretrain.presets.items():
+        for name, change in changes.items():
+            key = f"pretrain.presets.{preset}.{name}"
+            if name not in stages:
+                yield f"{key}: no stage of that name ({', '.join(stages)})"
+                continue
+            try:
+                adapter.validate_python(layers.merge(stages[name], change))
+            except ValidationError as error:
+                yield explain(error, key, StageOptions)
 
 
 def tables(

@@ -5,20 +5,15 @@ The other sections stand beside the code that they steer (`meddino/*/options.py`
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
     StringConstraints,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from meddino.core.explain import explain
-from meddino.core.layers import merge
 from meddino.core.options import Options
 from meddino.models.options import Published
 from meddino.pretrain.options import EngineName, StageOptions
@@ -31,9 +26,6 @@ RANDOM = "random"
 
 # Names become folders, wildcards and shell words: nothing that any of these would interpret.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
-
-# Made once: each takes 60 ms, and the workflow reads the study on every start.
-STAGE = TypeAdapter(StageOptions)
 
 
 class Leaves(Options):
@@ -101,21 +93,6 @@ class Pretrain(Options):
             )
             for name in names
         }
-
-    @model_validator(mode="after")
-    def _check_presets(self) -> Self:
-        """Refuse a preset that would not fit, also while it is not chosen."""
-        stages = {name: STAGE.dump_python(stage) for name, stage in self.stages.items()}
-        for preset, changes in self.presets.items():
-            for name, change in changes.items():
-                key = f"presets.{preset}.{name}"
-                if name not in stages:
-                    raise ValueError(f"{key}: no stage of that name ({', '.join(stages)})")
-                try:
-                    STAGE.validate_python(merge(stages[name], change))
-                except ValidationError as error:
-                    raise ValueError(explain(error, key, StageOptions)) from error
-        return self
 
     def with_twin(self) -> list[str]:
         """Stages that have a leak-free twin."""
