@@ -42,8 +42,7 @@ def run(
         options: title, notes, names, prices, and the configuration.
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
-        card: the data card, `card.json`, beside its own `figures.json`; none where the study makes
-            no CT-3M.
+        card: the data card beside its `figures.json`; none where the study makes no CT-3M.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -73,9 +72,7 @@ def run(
         **_results(options, lines, all_scores),
         **_curation(data, [inputs.read_object(path, "quarantined") for path in quarantine]),
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "figures": pictures.pictures(
-            [*([card.with_name("figures.json")] if card else []), *figures]
-        ),
+        "figures": pictures.pictures([*curation.figures(card), *figures]),
         "charts": {key: chart._asdict() for key, chart in charts.items()},
         "snapshots": [
             entry for path in pretraining for entry in checkpoints.snapshots(options, path)

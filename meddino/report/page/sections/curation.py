@@ -1,6 +1,7 @@
 """The section of CT-3M: copies between datasets, and the volumes left out."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from meddino.report.page.charts.chart import Chart
@@ -11,6 +12,11 @@ def overlap_chart(card: dict[str, Any]) -> dict[str, Chart]:
     """The chart `overlap` of copies between datasets, where there are any."""
     chart = overlap(card["overlap"]["datasets"], card["overlap"]["counts"])
     return {} if chart is None else {"overlap": chart}
+
+
+def figures(card: Path | None) -> list[Path]:
+    """The list of figures beside a data card, where there is a card."""
+    return [] if card is None else [card.with_name("figures.json")]
 
 
 def quarantined(reports: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
