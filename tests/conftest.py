@@ -27,6 +27,8 @@ FIXED = {
 }
 STUDY = ("results", "logs", "resources", ".snakemake")
 """Folders of a study in the checkout: the developer's own, which no test may touch."""
+CACHE = ".snakemake/iocache/"
+"""Rewritten whenever Snakemake plans, as the build of the documentation does; it is no result."""
 LONGEST = ("test_study", "test_documented_commands", "test_workflow", "test_security")
 Files = dict[str, tuple[int, int]]
 
@@ -62,6 +64,8 @@ def study_files() -> Files:
         for folder, _, names in os.walk(ROOT / area):
             for name in names:
                 path = os.path.join(folder, name)
+                if CACHE in path:
+                    continue
                 status = os.lstat(path)
                 files[path] = (status.st_size, status.st_mtime_ns)
     return files
