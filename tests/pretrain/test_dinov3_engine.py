@@ -202,6 +202,7 @@ CHANGES: dict[str, Any] = {
     ),
 }
 ELSEWHERE = {
+    "qkv_bias": "student.qkv_bias, by the architecture",
     "data": "the study's index",
     "slices_px": "the study's index",
     "init": "state/start",
