@@ -119,24 +119,30 @@ def quarantine(study: Study, benchmark: str) -> str:
 
 def plans(study: Study, benchmark: str) -> str:
     """nnU-Net's plans of a benchmark."""
-    folder = f"{study.results}/nnunet/preprocessed/{nnunet_folder(study, benchmark)}"
-    return f"{folder}/nnUNetPlans.json"
+    return f"{_preprocessed_folder(study, benchmark)}/nnUNetPlans.json"
 
 
 def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
     """A benchmark as nnU-Net preprocessed it in one configuration."""
-    folder = nnunet_folder(study, benchmark)
-    return f"{study.results}/nnunet/preprocessed/{folder}/{configuration}.json"
+    return f"{_preprocessed_folder(study, benchmark)}/{configuration}.json"
+
+
+def _preprocessed_folder(study: Study, benchmark: str) -> str:
+    return f"{study.results}/nnunet/preprocessed/{nnunet_folder(study, benchmark)}"
 
 
 def finetuning_history(study: Study, run: Run) -> str:
     """Losses of a run."""
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/history.jsonl"
+    return f"{_model_folder(study, run)}/history.jsonl"
 
 
 def model_card(study: Study, run: Run) -> str:
     """Model card of a run."""
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}/README.md"
+    return f"{_model_folder(study, run)}/README.md"
+
+
+def _model_folder(study: Study, run: Run) -> str:
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}"
 
 
 def predictions(study: Study, run: Run) -> str:

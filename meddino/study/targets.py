@@ -51,9 +51,11 @@ def used_stages(study: Study) -> list[str]:
     return list(ordered)
 
 
-def curates(study: Study) -> bool:
-    """Whether a run needs CT-3M: not so where all weights are published ones."""
-    return any(study.pretrain.stages[stage].data != "leaves" for stage in used_stages(study))
+def curated_datasets(study: Study) -> list[str]:
+    """Datasets of CT-3M; none where no run needs it, as where all weights are published ones."""
+    stages = study.pretrain.stages
+    needed = any(stages[stage].data != "leaves" for stage in used_stages(study))
+    return list(study.ct3m.datasets) if needed else []
 
 
 def pretraining_data(study: Study, method: str) -> str:

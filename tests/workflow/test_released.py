@@ -53,7 +53,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_real_study_pretrains_nothing_and_makes_no_ct3m(tmp_path: Path) -> None:
     study = load([ROOT / "config.yaml", RELEASED])
-    assert targets.used_stages(study) == [] and not targets.curates(study)
+    assert targets.used_stages(study) == [] and not targets.curated_datasets(study)
     plan = rules(snakemake(tmp_path, [ROOT / "config.yaml", RELEASED], "all", "--dry-run"))
     assert not CURATION & plan.keys()
     assert not [rule for rule in plan if rule.startswith("pretrain")]

@@ -141,7 +141,7 @@ def provenance_inputs(study: Study) -> Files:
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
-            *_data_card(study),
+            *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
         ]
@@ -222,7 +222,6 @@ def report_options(study: Study) -> ReportOptions:
     rows = [method for table in names for method in study.tables[table].rows]
     stages = {name: entry.label or name for name, entry in study.weights.items()}
     stages |= {name: _capitalised(stage_label(name)) for name in study.pretrain.stages}
-    datasets = study.ct3m.datasets if targets.curates(study) else ()
     return ReportOptions(
         title=study.title,
         notes=study.notes,
@@ -231,7 +230,7 @@ def report_options(study: Study) -> ReportOptions:
         order=tuple(dict.fromkeys(rows)),
         benchmarks={name: benchmark.label for name, benchmark in study.benchmarks.items()},
         stages=stages,
-        datasets={name: study.dataset(name).title for name in datasets},
+        datasets={name: study.dataset(name).title for name in targets.curated_datasets(study)},
         prices=study.prices,
         configuration=study.model_dump(mode="json", exclude_defaults=True),
     )
@@ -240,17 +239,16 @@ def report_options(study: Study) -> ReportOptions:
 def report_inputs(study: Study) -> Files:
     """Files that the report shows, by the flag that takes them."""
     benchmarks = targets.used_benchmarks(study)
-    datasets = study.ct3m.datasets if targets.curates(study) else ()
     quarantines = [paths.quarantine(study, benchmark) for benchmark in benchmarks]
     return {
         "tables": [paths.table(study, name) for name in study.tables],
         "figures": [paths.figures(study), *_feature_figures(study)],
-        **({"card": card} if (card := _data_card(study)) else {}),
+        **_data_card(study),
         "scores": paths.all_scores(study),
         "overlays": _overlays(study),
         **_histories(study),
         "probes": _probes(study),
-        "quarantine": [*paths.chunk_reports(study, datasets), *quarantines],
+        "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
     }
 
@@ -272,9 +270,9 @@ def _overlays(study: Study) -> list[str]:
     return [paths.overlays(study, benchmark) for benchmark in targets.used_benchmarks(study)]
 
 
-def _data_card(study: Study) -> list[str]:
+def _data_card(study: Study) -> dict[str, str]:
     """The data card of CT-3M, where the study makes it."""
-    return [paths.data_card(study)] if targets.curates(study) else []
+    return {"card": paths.data_card(study)} if targets.curated_datasets(study) else {}
 
 
 def _feature_figures(study: Study) -> list[str]:
