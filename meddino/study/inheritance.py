@@ -3,7 +3,7 @@
 A stage or a method may say `like: NAME` and only what differs from the entry of that name. An entry
 that is null is left out: so an overlay takes away what a file below it has. A preset is a set of
 changes to the stages of pretraining; it is laid over them before other stages become like them, so
-that it reaches those too.
+that it reaches those too. What is of a wrong type stays as it is, for validation to name.
 """
 
 from collections.abc import Mapping
@@ -48,12 +48,13 @@ def _present(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _under_preset(pretrain: Mapping[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
     """The stages with the changes of the chosen preset laid over them."""
     preset, presets = pretrain.get("preset"), pretrain.get("presets") or {}
-    if preset is None:
+    if not isinstance(preset, str) or not isinstance(presets, Mapping):
         return stages
     if preset not in presets:
         names = ", ".join(presets) or "none; describe it under pretrain.presets"
         raise MeddinoError(f"pretrain.preset = {preset!r}: no such preset (known: {names})")
-    return merge(stages, presets[preset])
+    changes = presets[preset]
+    return merge(stages, changes) if isinstance(changes, Mapping) else stages
 
 
 def _complete(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -65,12 +66,13 @@ def _complete(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
         if name not in completed:
             if isinstance(entry, Mapping) and LIKE in entry:
                 model, key = entry[LIKE], f"{section}.{name}.{LIKE}"
-                if model not in entries:
+                if not isinstance(model, str) or model not in entries:
                     raise MeddinoError(f"{key} = {model!r}: not one of {', '.join(entries)}")
                 if model in (*path, name):
                     raise MeddinoError(f"{key} = {model!r}: that is, in the end, like {name}")
                 changes = {key: value for key, value in entry.items() if key != LIKE}
-                entry = merge(complete(model, (*path, name)), changes)
+                base = complete(model, (*path, name))
+                entry = merge(base, changes) if isinstance(base, Mapping) else changes
             completed[name] = entry
         return completed[name]
 

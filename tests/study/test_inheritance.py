@@ -45,6 +45,7 @@ def test_resolving_leaves_the_configuration_as_it_was(config: dict[str, Any]) ->
     ("methods", "message"),
     [
         ({"a": {"like": "b"}}, "methods.a.like = 'b': not one of a"),
+        ({"a": {"like": ["a"]}}, r"methods.a.like = \['a'\]: not one of a"),
         ({"a": {"like": "a"}}, "methods.a.like = 'a': that is, in the end, like a"),
         ({"a": {"like": "b"}, "b": {"like": "a"}}, "methods.b.like = 'a': that is"),
     ],
@@ -79,6 +80,10 @@ def test_a_preset_reaches_its_stages_and_those_like_them(config: dict[str, Any])
     ("changes", "message"),
     [
         ({"preset": "mine"}, "pretrain.preset = 'mine': no such preset (known: authors)"),
+        ({"preset": ["authors"]}, "pretrain.preset: Input should be a valid string"),
+        ({"preset": "mine", "presets": {"mine": None}}, "pretrain.presets.mine = None"),
+        ({"preset": "mine", "presets": ["mine"]}, "pretrain.presets: Input should be"),
+        ({"stages": {"stage1": 3, "again": {"like": "stage1"}}}, "pretrain.stages.stage1 = 3"),
         ({"presets": {"mine": {"stage9": {}}}}, "presets.mine.stage9: no stage of that name"),
         ({"presets": {"mine": {"stage1": {"optim": {"lr": -1}}}}}, "optim: lr must be above 0"),
     ],
