@@ -7,15 +7,13 @@ code that alters any of them shows here, job by job. After a change that is mean
 
 import hashlib
 import json
-import os
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from places import ROOT
+from processes import run_snakemake
 
 RECORDS = ROOT / "tests" / "golden" / "plan"
 CONFIG, DEMO = ROOT / "config.yaml", ROOT / "profiles" / "demo" / "study.yaml"
@@ -31,13 +29,10 @@ Plan = dict[str, dict[str, str]]
 
 def dry_run(configs: list[Path], folder: Path) -> str:
     """What Snakemake prints of a study that has not begun."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
-    command += ["--dry-run", "--printshellcmds", "--nolock", "--cores", "2"]
-    command += ["--configfile", *map(str, configs), "--", "all"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    arguments = ["--dry-run", "--printshellcmds", "--nolock", "--cores", "2"]
+    result = run_snakemake([*arguments, "--configfile", *map(str, configs), "--", "all"], folder)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
 def digest(value: object) -> str:

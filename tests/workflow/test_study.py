@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from places import ROOT
+from processes import run_snakemake, snakemake_environment, start_snakemake
 
 from meddino.core.files import read_json
 from meddino.evaluate import evaluate
@@ -27,26 +28,18 @@ MARGIN, LIVER_MARGIN = 0.10, 0.40
 In a minute every method finds the liver, and only the better ones kidneys and spleen."""
 
 
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path}
-
-
-def command(*arguments: str) -> list[str]:
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+def arguments(*targets: str) -> list[str]:
     profile = ["--profile", str(ROOT / "profiles/demo"), "--rerun-incomplete", "--nolock"]
-    return [*snakemake, *profile, "--configfile", *LAYERS[1:], "--", *arguments]
+    return [*profile, "--configfile", *LAYERS[1:], "--", *targets]
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True
-    )
+def snakemake(folder: Path, *targets: str) -> str:
+    done = run_snakemake(arguments(*targets), folder)
     logs = "".join(
         f"\n{log}:\n{log.read_text()[-800:]}" for log in (folder / "logs").rglob("*.log")
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:] + logs[-4000:]
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-4000:] + logs[-4000:]
+    return done.stdout
 
 
 def lay_out(folder: Path) -> None:
@@ -91,7 +84,9 @@ def test_every_result_has_a_record_that_is_true_of_it(folder: Path) -> None:
     verbs = {entry["verb"] for entry in whole["summary"]["verbs"]}
     assert {"fetch", "slices", "pretrain", "preprocess", "finetune", "predict", "tables"} <= verbs
     verify = [sys.executable, "-m", "meddino", "verify", "--strict"]
-    done = subprocess.run(verify, cwd=folder, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        verify, cwd=folder, env=snakemake_environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -161,23 +156,16 @@ def test_mr_is_kept_out_of_the_pretraining_set(folder: Path) -> None:
 
 def kill_midway(folder: Path, target: str, log: Path, seconds: float) -> None:
     """Start making `target`, and kill the whole process group `seconds` after its log appears."""
-    process = subprocess.Popen(
-        command(target),
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_snakemake(arguments(target), folder, Path(os.devnull))
     try:
         deadline = time.monotonic() + 600
-        while not log.exists() and time.monotonic() < deadline and process.poll() is None:
+        while not log.exists() and time.monotonic() < deadline and process.is_alive():
             time.sleep(0.02)
         assert log.exists(), f"{log} never appeared"
         time.sleep(seconds)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
 
 
 RESULTS = "results/short"

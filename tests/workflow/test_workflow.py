@@ -5,7 +5,6 @@ The finished state is made without running anything: every output is created emp
 from a dry run, as a user would see it.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from places import ROOT
+from processes import SNAKEFILE, run_snakemake, snakemake_environment
 
 from meddino.cli.snakemake import Run, read_log
 from meddino.core.layers import merge
@@ -24,27 +24,19 @@ from meddino.core.layers import merge
 REPORTING = {"figures", "provenance", "report", "all"}
 SCORING = {"evaluate", "model_card", "scores", "tables", "overlays"} | REPORTING
 FINETUNING = {"finetune", "predict"} | SCORING
+COMMON = ["--cores", "2", "--nolock", "--configfile", "overlay.yaml"]
 Study = dict[str, Any]
 
 
-def snakemake(folder: Path, *arguments: str, package: Path = ROOT) -> str:
-    """Run Snakemake in `folder` with the workflow of `package`; return all it prints."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(package),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
-    command += ["--cores", "2", "--nolock", "--configfile", "overlay.yaml", *arguments]
-    result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Run Snakemake in `folder`; return all it prints."""
+    result = run_snakemake([*COMMON, *arguments], folder)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
-def dry_run(folder: Path, package: Path = ROOT) -> Run:
-    return read_log(snakemake(folder, "--dry-run", "all", package=package).splitlines())
+def dry_run(folder: Path) -> Run:
+    return read_log(snakemake(folder, "--dry-run", "all").splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +168,17 @@ def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_
     raised = 'dataclasses.replace(VERBS["evaluate"], revision=99)'
     line = f'import dataclasses\n\nVERBS["evaluate"] = {raised}\n'
     verbs.write_text(f"{verbs.read_text()}\n\n{line}")
-    assert rules(dry_run(finished, package=tmp_path)) == SCORING
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *COMMON]
+    environment = snakemake_environment(package=tmp_path)
+    done = subprocess.run(
+        [*command, "--dry-run", "all"],
+        cwd=finished,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rules(read_log((done.stdout + done.stderr).splitlines())) == SCORING
 
 
 def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
