@@ -14,11 +14,15 @@ from pathlib import Path
 from places import ROOT
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
+IMPORTED = [
+    "snakemake.cli",
+    "meddino.study.jobs",
+    "meddino.pipeline.options",
+    "meddino.slurm.queue",
+]
+"""What a dry run imports, which takes longer than the rest of it."""
 FORKS = multiprocessing.get_context("forkserver")
-# What a dry run imports, which takes longer than the rest of it.
-FORKS.set_forkserver_preload(
-    ["snakemake.cli", "meddino.study.jobs", "meddino.pipeline.options", "meddino.slurm.queue"]
-)
+FORKS.set_forkserver_preload(IMPORTED)
 
 
 def heed_all() -> None:
@@ -58,6 +62,8 @@ def _be_snakemake(
     """Make a forked process like one that a shell started, and run Snakemake's command."""
     import meddino
 
+    if missing := set(IMPORTED) - set(sys.modules):  # the server ignores what it cannot import
+        raise RuntimeError(f"no modules of these names: {missing}")
     if Path(str(meddino.__file__)).parents[1] != ROOT:
         raise RuntimeError(f"{meddino.__file__} is not of {ROOT}: set PYTHONPATH")
     os.setsid()
