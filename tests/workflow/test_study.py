@@ -164,6 +164,7 @@ def kill_midway(folder: Path, target: str, log: Path, seconds: float) -> None:
         assert log.exists(), f"{log} never appeared"
         time.sleep(seconds)
     finally:
+        assert process.pid is not None
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
 
