@@ -291,7 +291,7 @@ def table(fingerprints: np.ndarray, per_volume: int) -> duplicates.Slices:
         sha=np.arange(count, dtype=np.uint64),
         fingerprint=fingerprints.astype(np.int16),
         place=np.zeros((count, 3), dtype=np.int64),
-        shards=[],
+        shard_paths=[],
     )
 
 

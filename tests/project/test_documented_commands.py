@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import yaml
 from places import ROOT
+from processes import run_snakemake
 from test_segment import make_model
 
 from meddino.__main__ import main
@@ -326,7 +328,19 @@ def check_snakemake(words: list[str]) -> None:
         assert (ROOT / profile / "profile.yaml").exists(), profile
     rules = "".join(p.read_text() for p in (ROOT / "workflow").rglob("*") if p.is_file())
     for target in given.targets or ():
-        assert f"rule {target}:" in rules, f"{target} is no rule"
+        if "/" in target:
+            assert plans(target, tuple(given.configfile or ())), f"no rule makes {target}"
+        else:
+            assert f"rule {target}:" in rules, f"{target} is no rule"
+
+
+@cache
+def plans(target: str, overlays: tuple[str, ...]) -> bool:
+    """Whether Snakemake knows how to make a file."""
+    configs = [str(ROOT / name) for name in ("config.yaml", *overlays)]
+    with TemporaryDirectory() as folder:
+        words = ["--dry-run", "--quiet", "--nolock", "--cores", "1", "--configfile", *configs]
+        return run_snakemake([*words, "--", target], Path(folder)).returncode == 0
 
 
 def check_verb(name: str, *words: str) -> None:

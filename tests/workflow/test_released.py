@@ -1,10 +1,7 @@
 """The study of the published weights: it pretrains nothing, makes no CT-3M, and runs whole."""
 
-import os
-import re
 import shutil
-import subprocess
-import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,9 @@ import pytest
 import torch
 import yaml
 from places import ROOT
+from processes import run_snakemake
 
+from meddino.cli.snakemake import read_log
 from meddino.models.architectures import named
 from meddino.models.vit import VisionTransformer
 from meddino.study import targets
@@ -24,20 +23,16 @@ CURATION = {"slices", "duplicates", "index", "index_leak_free", "card", "leaves"
 
 
 def snakemake(folder: Path, configs: list[Path], target: str, *flags: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
     # Its profile has each training take one thread, as two run beside each other.
-    command += ["--profile", str(ROOT / "profiles/demo"), "--nolock", *flags]
-    command += ["--configfile", *map(str, configs), "--", target]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+    profile = ["--profile", str(ROOT / "profiles/demo"), "--nolock", *flags]
+    done = run_snakemake([*profile, "--configfile", *map(str, configs), "--", target], folder)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
 
 
-def rules(log: str) -> dict[str, int]:
-    """Rule -> jobs, of the table that Snakemake prints first."""
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", log, re.MULTILINE)}
+def rules(log: str) -> Counter[str]:
+    """Rule -> jobs that Snakemake plans."""
+    return read_log(log.splitlines()).planned
 
 
 @pytest.fixture(scope="module")
