@@ -16,7 +16,7 @@ from meddino.core.progress import track
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
 from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside
-from meddino.datasets.cases import Case
+from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
 from meddino.volumes import reader
 from meddino.volumes.errors import BadVolume
@@ -111,26 +111,27 @@ def read_checked(case: Case, curation: Curation) -> Volume:
     if volume.oblique_deg > curation.max_oblique_deg:
         raise BadVolume(
             f"slices are oblique: tilted by {volume.oblique_deg:.1f} degrees from the axial plane,"
-            f" more than curation.max_oblique_deg = {curation.max_oblique_deg:g}; raise that limit,"
-            " or exclude the case"
+            f" more than curation.max_oblique_deg = {curation.max_oblique_deg:g}",
+            "raise that limit",
         )
     if len(volume.array) < curation.min_slices:
         raise BadVolume(
             f"too few slices: {len(volume.array)}, fewer than curation.min_slices ="
-            f" {curation.min_slices}, as in a localiser; lower that limit, or exclude the case"
+            f" {curation.min_slices}, as in a localiser",
+            "lower that limit",
         )
     if case.modality == "MR" and np.ptp(volume.array) < MR_MIN_RANGE:
         raise BadVolume(
-            f"values span less than {MR_MIN_RANGE}, and would be lost as whole numbers; use the"
-            " original scan instead of a normalised copy, or exclude the case"
+            f"values span less than {MR_MIN_RANGE}, and would be lost as whole numbers",
+            "use the original scan instead of a normalised copy",
         )
     return volume
 
 
 def _quarantine(report: Report, case: Case, error: BadVolume) -> None:
-    entry = {"case": case.id, "path": str(case.image), "reason": str(error)}
-    report.quarantined.append(entry)
-    print(f"{report.dataset}: {case.image} left out: {error}", file=sys.stderr)
+    reason = error.advised(EXCLUDE)
+    report.quarantined.append({"case": case.id, "path": str(case.image), "reason": reason})
+    print(f"{report.dataset}: {case.image} left out: {reason}", file=sys.stderr)
 
 
 def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report: Report) -> None:

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from meddino.core.errors import MeddinoError
 
+EXCLUDE = "list the case under `exclude_cases`"
+"""What a user can do about a case that cannot be used."""
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima", ""}
 
 

@@ -19,7 +19,7 @@ from sklearn.model_selection import KFold
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
-from meddino.datasets.cases import Case
+from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
 from meddino.finetune.options import Benchmark, ConvertOptions
 from meddino.volumes import reader
@@ -105,7 +105,7 @@ def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
         label = reader.read_label(case.label, volume)
         mapped = map_labels(label.array, benchmark)
     except reader.BadVolume as error:
-        return Rejected(case.id, str(path), str(error))
+        return Rejected(case.id, str(path), error.advised(EXCLUDE))
     for part, image in (
         ("images", volume.image()),
         ("labels", replace(label, array=mapped).image()),
@@ -134,8 +134,8 @@ def map_labels(
     unknown = [f"{value:g}" for value in np.unique(values) if value not in mapped_values]
     if unknown:
         raise reader.BadVolume(
-            f"label value {', '.join(unknown)} is not in the benchmark's label map; add it to"
-            " `labels` of this benchmark, or leave the case out"
+            f"label value {', '.join(unknown)} is not in the benchmark's label map",
+            "add it to `labels` of this benchmark",
         )
     mapped = np.zeros(values.shape, np.uint8)
     for number, name in enumerate(benchmark.names, start=1):

@@ -168,7 +168,8 @@ class Segmenter:
                 # Trained on CT and MR: read as MR, whose intensities have no scale to check.
                 return reader.read(path, hu=False)
         except reader.BadVolume as error:
-            raise MeddinoError(f"{path} (for a model of {channel}): {error}") from error
+            reason = error.advised("leave it out")
+            raise MeddinoError(f"{path} (for a model of {channel}): {reason}") from error
 
 
 def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:

@@ -33,7 +33,7 @@ def load(folder: Path, modality: str | None) -> Raw:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise BadVolume(f"DICOM series cannot be read ({reason(error)}); {AGAIN}") from error
+        raise BadVolume(f"DICOM series cannot be read ({reason(error)})", AGAIN) from error
     if modality is not None:
         _check_modality(reader, modality)
     raw = from_image(image, remarks)
@@ -50,7 +50,7 @@ def _longest_series(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """Files of the series with most of them, in order, and remarks on what is left."""
     series = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
     if not series:
-        raise BadVolume(f"folder holds no readable DICOM series; {AGAIN}")
+        raise BadVolume("folder holds no readable DICOM series", AGAIN)
     files = [list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), s)) for s in series]
     longest = max(files, key=len)
     remarks = []
@@ -82,8 +82,8 @@ def _check_modality(reader: sitk.ImageSeriesReader, expected: str) -> None:
     modality = reader.GetMetaData(0, MODALITY).strip()
     if modality and modality != expected:
         raise BadVolume(
-            f"DICOM series is of modality {modality}, not {expected}; narrow `images` of this"
-            " dataset"
+            f"DICOM series is of modality {modality}, not {expected}",
+            f"take the series of the {expected}",
         )
 
 
@@ -96,7 +96,7 @@ def _numbers(reader: sitk.ImageSeriesReader, index: int, key: str, count: int) -
         numbers = []
     if len(numbers) != count:
         raise BadVolume(
-            f"DICOM files lack position or orientation ({key}); get the original series"
+            f"DICOM files lack position or orientation ({key})", "get the original series"
         )
     return numbers
 
@@ -112,8 +112,8 @@ def _step(
     span = f"from {gaps.min():.2f} to {gaps.max():.2f} mm"
     if deviation > UNEVEN * usual or usual == 0:
         raise BadVolume(
-            f"gaps between slices are uneven ({span}): slices are missing or repeated; fetch the"
-            " series again, or exclude the case"
+            f"gaps between slices are uneven ({span}): slices are missing or repeated",
+            "fetch the series again",
         )
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     if deviation > EVEN * usual:

@@ -18,6 +18,8 @@ EXACT = 1e-3
 MENDED = 0.03
 """Errors up to this, about 2 degrees, come from rounding in other programs and are mended."""
 
+MEND = "mend the header from the original scan"
+
 Matrix = npt.NDArray[np.float64]
 
 
@@ -51,7 +53,7 @@ def _turn(axes: Matrix) -> tuple[list[int], list[int]]:
     """Which stored axes become x, y and z, and which of x, y and z then run backwards."""
     lengths = np.linalg.norm(axes, axis=0)
     if not np.isfinite(axes).all() or not (lengths > 0).all():
-        raise BadVolume("spacing is zero, or no number; mend the header from the original scan")
+        raise BadVolume("spacing is zero, or no number", MEND)
     cosines = axes / lengths
     order = max(permutations(range(3)), key=lambda o: sum(abs(cosines[x, o[x]]) for x in range(3)))
     return list(order), [x for x in range(3) if axes[x, order[x]] < 0]
@@ -80,7 +82,8 @@ def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:
         listed = " x ".join(f"{size:g}" for size in sizes)
         raise BadVolume(
             f"spacing of {listed} mm is absurd (allowed: {low} to {high}, between slices to"
-            f" {SLICE_SPACING_MAX_MM}); mend the header from the original scan"
+            f" {SLICE_SPACING_MAX_MM})",
+            MEND,
         )
     directions = axes / sizes
     u, _, vt = np.linalg.svd(directions)
@@ -91,7 +94,8 @@ def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:
         worst = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines - np.eye(3)).max()))))
         raise BadVolume(
             f"axes are sheared, not orthonormal: {worst:.1f} degrees from right angles, as with a"
-            " tilted gantry; resample the scan onto a rectangular grid, or exclude the case"
+            " tilted gantry",
+            "resample the scan onto a rectangular grid",
         )
     if error > EXACT:
         return sizes, rotation, ("axes were not quite at right angles: nearest rotation is used",)
@@ -112,5 +116,5 @@ def check_sides(array: npt.NDArray[Any]) -> None:
     if min(array.shape[1:]) < MIN_SIDE_PX:
         raise BadVolume(
             f"axial slices are only {array.shape[1]} x {array.shape[2]} pixels (at least"
-            f" {MIN_SIDE_PX} each way): a localiser or a fragment; exclude the file"
+            f" {MIN_SIDE_PX} each way): a localiser or a fragment"
         )

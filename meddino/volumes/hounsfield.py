@@ -18,6 +18,7 @@ MIN_SOFT_TISSUE = 0.002
 """Smallest fraction of voxels that soft tissue fills in a scan of anything alive."""
 MAX_HU = 65536
 """Metal in scanners with an extended range stays below 31,000 HU."""
+ORIGINAL = "take the original scan"
 
 
 def check_values(array: npt.NDArray[Any]) -> None:
@@ -27,14 +28,11 @@ def check_values(array: npt.NDArray[Any]) -> None:
         BadVolume: says which.
     """
     if array.size == 0:
-        raise BadVolume("has no voxels; exclude the file")
+        raise BadVolume("has no voxels")
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
-            raise BadVolume(
-                f"holds {bad} values that are NaN or infinite; get the original scan, or exclude"
-                " the case"
-            )
+            raise BadVolume(f"holds {bad} values that are NaN or infinite", ORIGINAL)
 
 
 def check_hu(array: npt.NDArray[Any]) -> None:
@@ -44,22 +42,25 @@ def check_hu(array: npt.NDArray[Any]) -> None:
         BadVolume: the image is constant, or of grey values, or its scale or offset was lost.
     """
     low, high = float(array.min()), float(array.max())
-    remedy = f"(values from {low:g} to {high:g}); take the original scan, or exclude the case"
+    span = f"(values from {low:g} to {high:g})"
     if low == high:
-        raise BadVolume(f"is constant: an empty image {remedy}")
+        raise BadVolume(f"is constant: an empty image {span}", ORIGINAL)
     if low >= 0 and high <= 255:
-        raise BadVolume(f"is not in HU but in 8-bit grey values {remedy}")
+        raise BadVolume(f"is not in HU but in 8-bit grey values {span}", ORIGINAL)
     if low >= 0:
-        raise BadVolume(f"is not in HU: no value below 0, the offset of -1024 was lost {remedy}")
+        raise BadVolume(
+            f"is not in HU: no value below 0, the offset of -1024 was lost {span}", ORIGINAL
+        )
     if low > FAT_HU:
-        raise BadVolume(f"is not in HU: neither air nor fat is below {FAT_HU} {remedy}")
+        raise BadVolume(f"is not in HU: neither air nor fat is below {FAT_HU} {span}", ORIGINAL)
     if high > MAX_HU or low < -MAX_HU:
-        raise BadVolume(f"is not in HU: values are beyond any scanner's range {remedy}")
+        raise BadVolume(f"is not in HU: values are beyond any scanner's range {span}", ORIGINAL)
     if _soft_voxels(array) < MIN_SOFT_TISSUE * array.size:
         raise BadVolume(
             "is not in HU, or shows no body: hardly a voxel has a value of soft tissue"
             f" ({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]}), as after subtracting the offset twice"
-            f" {remedy}"
+            f" {span}",
+            ORIGINAL,
         )
 
 

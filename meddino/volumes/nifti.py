@@ -45,7 +45,8 @@ def load(path: Path) -> Raw:
     except _UNREADABLE as error:
         raise BadVolume(
             f"cannot be read as NIfTI, it is truncated or damaged or no image at all"
-            f" ({type(error).__name__}: {reason(error)}); {AGAIN}"
+            f" ({type(error).__name__}: {reason(error)})",
+            AGAIN,
         ) from error
     array = squeeze(array)
     sizes = np.asarray(stored["pixdim"][1:4], dtype=np.float64)
@@ -101,8 +102,8 @@ def _check_sizes(sizes: npt.NDArray[np.float64]) -> None:
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         listed = " x ".join(f"{size:g}" for size in sizes)
         raise BadVolume(
-            f"header gives a spacing (pixdim) of {listed} mm, which is zero, negative or no"
-            " number; take the spacing from the original scan and mend the header"
+            f"header gives a spacing (pixdim) of {listed} mm, which is zero, negative or no number",
+            "take the spacing from the original scan and mend the header",
         )
 
 

@@ -12,7 +12,7 @@ from meddino.volumes.errors import BadVolume
 # ITK warns in C++, straight to stderr; what matters of it is checked here and worded there.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-AGAIN = "fetch the file again, or list the case under `exclude_cases`"
+AGAIN = "fetch the file again"
 """Remedy for files that arrived damaged."""
 
 
@@ -41,13 +41,12 @@ def squeeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """
     if array.dtype.fields is not None or array.dtype.kind not in "biuf":
         raise BadVolume(
-            f"voxels are of type {array.dtype}, not single numbers: a colour or vector image;"
-            " exclude the file"
+            f"voxels are of type {array.dtype}, not single numbers: a colour or vector image"
         )
     if array.ndim < 3 or any(size > 1 for size in array.shape[3:]):
         raise BadVolume(
-            f"is {array.ndim}-D ({' x '.join(map(str, array.shape))}), not a 3-D volume; exclude"
-            " the file, or split it into 3-D volumes"
+            f"is {array.ndim}-D ({' x '.join(map(str, array.shape))}), not a 3-D volume",
+            "split it into 3-D volumes",
         )
     return array.reshape(array.shape[:3], order="A")
 
@@ -55,7 +54,7 @@ def squeeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def from_image(image: sitk.Image, remarks: tuple[str, ...] = ()) -> Raw:
     """Take over an image that SimpleITK has read."""
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise BadVolume("has several values per voxel: a colour or vector image; exclude the file")
+        raise BadVolume("has several values per voxel: a colour or vector image")
     dimension = image.GetDimension()
     array = squeeze(sitk.GetArrayFromImage(image).T).T
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]

@@ -19,6 +19,7 @@ __all__ = ["BadVolume", "Volume", "check_made", "read", "read_label", "read_made
 
 GRID_TOLERANCE = 0.1
 """How far the voxels of a label may lie from its image's, in voxels."""
+ONTO_IMAGE = "resample it onto the image"
 
 # tuple[Any] since isal's stubs call its error an instance.
 DAMAGES: tuple[Any, ...] = (OSError, EOFError, isal_zlib.IsalError)
@@ -127,7 +128,8 @@ def read_label(path: Path, like: Volume) -> Volume:
     if not integral or low < 0 or high > 65535:
         raise BadVolume(
             f"label holds values that are not whole numbers from 0 on ({low:g} to {high:g}), as an"
-            " image does; mend `labels` of this dataset"
+            " image does",
+            "mend `labels` of this dataset",
         )
     kind = np.uint8 if high <= 255 else np.uint16
     return replace(volume, array=np.ascontiguousarray(array.astype(kind)))
@@ -186,16 +188,16 @@ def _load(path: Path, modality: str | None) -> Raw:
     if path.is_dir():
         return dicom.load(path, modality)
     if not path.is_file():
-        raise BadVolume("does not exist, or is a link to nowhere; fetch the dataset again")
+        raise BadVolume("does not exist, or is a link to nowhere", AGAIN)
     if path.stat().st_size == 0:
-        raise BadVolume(f"is an empty file; {AGAIN}")
+        raise BadVolume("is an empty file", AGAIN)
     if path.name.lower().endswith(nifti.SUFFIXES):
         return nifti.load(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise BadVolume(
-            f"cannot be read, it is truncated or damaged or no image ({reason(error)}); {AGAIN}"
+            f"cannot be read, it is truncated or damaged or no image ({reason(error)})", AGAIN
         ) from error
     return from_image(image)
 
@@ -234,15 +236,12 @@ def _check_grid(label: Volume, image: Volume) -> None:
     """Refuse a label whose corner voxels are not where the image's are."""
     if label.array.shape != image.array.shape:
         shapes = " and ".join(" x ".join(map(str, volume.array.shape)) for volume in (label, image))
-        raise BadVolume(
-            f"label lies on another grid than its image ({shapes} voxels); resample it onto the"
-            " image, or exclude the case"
-        )
+        raise BadVolume(f"label lies on another grid than its image ({shapes} voxels)", ONTO_IMAGE)
     last = np.array(image.array.shape) - 1
     corners = np.array(np.meshgrid(*((0, end) for end in last))).reshape(3, -1)
     apart = np.linalg.norm(label.points_mm(corners) - image.points_mm(corners), axis=0).max()
     if apart > GRID_TOLERANCE * min(image.spacing_mm):
         raise BadVolume(
-            f"label lies on another grid than its image (voxels are up to {apart:.1f} mm apart);"
-            " resample it onto the image, or exclude the case"
+            f"label lies on another grid than its image (voxels are up to {apart:.1f} mm apart)",
+            ONTO_IMAGE,
         )

@@ -374,8 +374,9 @@ def test_unfit_volumes_are_refused(
     ready: Segmenter, tmp_path: Path, bad: Callable[[Path], None], message: str
 ) -> None:
     bad(tmp_path / "bad.nii.gz")
-    with pytest.raises(MeddinoError, match=rf"bad\.nii\.gz.*{message}"):
+    with pytest.raises(MeddinoError, match=rf"bad\.nii\.gz.*{message}.*leave it out") as caught:
         ready(tmp_path / "bad.nii.gz")
+    assert "exclude" not in str(caught.value), "there is no configuration to exclude it in"
 
 
 def test_a_model_of_both_takes_mr(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ def test_a_bad_volume_is_quarantined_and_the_others_survive(tmp_path, make, capf
 def _assert_matches(pattern: str, reason: str) -> None:
     with pytest.raises(BadVolume, match=pattern):
         raise BadVolume(reason)
-    assert "\n" not in reason and ";" in reason, "one line: what is wrong; what to do"
+    assert "\n" not in reason and reason.count("; ") == 1, "one line: what is wrong; what to do"
+    assert reason.endswith("list the case under `exclude_cases`"), "in the words of a curation"
 
 
 @settings(max_examples=150, deadline=None)

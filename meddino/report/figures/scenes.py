@@ -115,7 +115,7 @@ def read_scene(path: Path, slice_number: int | None = None) -> Scene:
     try:
         volume = reader.read(path)
     except reader.BadVolume as error:
-        raise MeddinoError(f"{path}: {error}") from error
+        raise MeddinoError(f"{path}: {error.advised('draw another image')}") from error
     count = len(volume.array)
     if slice_number is None:
         slice_number = int(np.argmax([np.count_nonzero(plane > BODY_HU) for plane in volume.array]))
