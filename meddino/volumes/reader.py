@@ -13,9 +13,10 @@ from meddino.core.errors import MeddinoError
 from meddino.volumes import dicom, geometry, nifti
 from meddino.volumes.errors import BadVolume
 from meddino.volumes.hounsfield import check_hu, check_values, to_int16
+from meddino.volumes.magnetic import check_mr
 from meddino.volumes.raw import AGAIN, Raw, from_image, reason
 
-__all__ = ["BadVolume", "Volume", "check_made", "read", "read_label", "read_made"]
+__all__ = ["BadVolume", "Volume", "check_made", "read", "read_ct_or_mr", "read_label", "read_made"]
 
 GRID_TOLERANCE = 0.1
 """How far the voxels of a label may lie from its image's, in voxels."""
@@ -52,8 +53,9 @@ class Volume:
         origin_mm: centre of the first voxel, (x, y, z) in LPS.
         direction: (3, 3); columns are the unit vectors of the axes x, y, z in LPS. A rotation.
         oblique_deg: angle between the slices and the axial plane.
-        remarks: what was mended or looks suspect, in words.
+        remarks: what was mended or looks suspect, in words; what stands before a colon is its kind.
         stored: the grid as the file has it; None for a volume of another origin.
+        modality: CT or MR; None where neither the file nor its reader says.
     """
 
     array: npt.NDArray[Any]
@@ -63,6 +65,7 @@ class Volume:
     oblique_deg: float
     remarks: tuple[str, ...] = ()
     stored: Grid | None = None
+    modality: str | None = None
 
     def image(self) -> sitk.Image:
         """The same volume for SimpleITK."""
@@ -107,6 +110,30 @@ def read(path: Path, *, hu: bool = True) -> Volume:
     else:
         array = volume.array.astype(np.float32)
     return replace(volume, array=np.ascontiguousarray(array))
+
+
+def read_ct_or_mr(path: Path) -> Volume:
+    """Read a volume that may be either: DICOM by its modality, other files by their values.
+
+    Values that can be HU are taken for CT; others for MR, with a remark, if they can be that.
+
+    Args:
+        path: a file or the folder of a DICOM series, as for `read`.
+
+    Raises:
+        BadVolume: it cannot be read, or is neither.
+    """
+    try:
+        return replace(read(path), modality="CT")
+    except BadVolume as error:
+        no_ct = error
+    volume = read(path, hu=False)
+    try:
+        check_mr(volume.array)
+    except BadVolume as error:
+        raise BadVolume(f"as CT: {no_ct}. As MR: {error}") from error
+    remark = f"taken as MR: {str(no_ct).partition(';')[0]}"
+    return replace(volume, modality="MR", remarks=(*volume.remarks, remark))
 
 
 def read_label(path: Path, like: Volume) -> Volume:
