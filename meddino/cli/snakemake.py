@@ -39,6 +39,11 @@ _SUBMITTED = re.compile(r"^Job (\d+) has been submitted with SLURM jobid (\w+)")
 _DONE = re.compile(r"^(\d+) of (\d+) steps")
 _COUNT = re.compile(r"^(\w+) +(\d+)$")
 _CHECK_LOG = re.compile(r" \(check log file.*$")
+_REFUSED = re.compile(
+    r'^MeddinoError in file .*, line \d+:\n(?P<read>(?s:.*?))(?=^  File "|\Z)'
+    r"|^  MeddinoError: (?P<planned>(?s:.*?))(?=^Wildcards:|^Traceback:|\Z)",
+    re.MULTILINE,
+)
 _FILES = re.compile(r"(?::| )\s*[^\s:]*/.*$")
 _ENDINGS = {
     "Exiting because a job execution failed": "failed",
@@ -268,9 +273,20 @@ def dry_run(arguments: Sequence[str]) -> Run:
     output = result.stdout + result.stderr
     if lacks_workflow(output):
         raise MeddinoError(NO_WORKFLOW)
+    if result.returncode and (reason := our_error(output)):
+        raise MeddinoError(reason)
     if result.returncode:
         raise MeddinoError(f"Snakemake cannot plan the study:\n{output}")
     return read_log(output.splitlines())
+
+
+def our_error(output: str) -> str:
+    """The message of an error of meddino that ended Snakemake before any job, without its frames.
+
+    Snakemake prints it in one way where it reads the workflow, and in another where it plans a job.
+    """
+    match = _REFUSED.search(output)
+    return (match["read"] or match["planned"]).strip() if match else ""
 
 
 def lacks_workflow(output: str) -> bool:

@@ -1,10 +1,12 @@
 """What would rerun, and why, before a GPU-day is spent on it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from meddino.cli import scans
 from meddino.cli.snakemake import dry_run
 from meddino.pipeline import fingerprint
 
@@ -25,6 +27,11 @@ def main(arguments: Sequence[str]) -> None:
             why = "; ".join(f"{reason} ({n})" for reason, n in plan.reasons(rule).most_common())
             table.add_row(rule, str(count), why)
         console.print(table)
+    manifests = [Path(job.output[0]) for job in plan.jobs if job.rule.startswith("fetch")]
+    if differing := {
+        file: state for path in manifests for file, state in scans.states(path).items()
+    }:
+        console.print(f"Scans in folders of yours: {scans.summary(differing)}.", highlight=False)
     if fingerprint.RECORD.exists() and (changed := fingerprint.drift()):
         console.print(
             f"The code of {', '.join(changed)} changed, and Snakemake does not see that: raise the "

@@ -68,6 +68,8 @@ def _run(command: list[str], lock: FolderLock) -> None:
 def _failure(run: Run, tail: Sequence[str], console: Console) -> MeddinoError:
     """Print why jobs failed, or else the end of Snakemake's log; return the error to raise."""
     refused = snakemake.refusal(tail)
+    if not run.failed_logs and (reason := snakemake.our_error("\n".join(tail))):
+        return MeddinoError(reason)
     words = {last_words(rule, path): None for path, rule in run.failed_logs.items()}
     lines: Iterable[str] = words
     if not words:

@@ -1,6 +1,7 @@
 """The `verify` verb: compare results with their records.
 
 Every file is read again, and its size and SHA-256 are compared with those that its verb recorded.
+Of scans in a folder of yours, sizes and dates are compared with those that `fetch` listed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from meddino.cli import scans
 from meddino.core import records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
@@ -33,6 +35,8 @@ class Findings:
     changed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     unrecorded: list[str] = field(default_factory=list)
+    scans: dict[str, str] = field(default_factory=dict)
+    """What has become of files in folders of yours: changed, missing or new."""
 
 
 def check(folders: Iterable[Path], console: Console) -> Findings:
@@ -50,6 +54,7 @@ def check(folders: Iterable[Path], console: Console) -> Findings:
         recorded |= {entry["path"]: (entry, main) for entry in record["outputs"]}
         if record["verb"] == "fetch":
             raw.add(Path(main).parent)
+            findings.scans |= scans.states(Path(main))
     for (entry, main), state in _states(list(recorded.values()), console):
         if state == "intact":
             findings.intact += 1
@@ -128,6 +133,11 @@ def main(arguments: Sequence[str]) -> None:
     bad = [*findings.changed, *findings.missing, *(findings.unrecorded if options.strict else [])]
     if bad:
         raise MeddinoError(_remedy(findings, bad))
+    if findings.scans:
+        raise MeddinoError(
+            f"scans in folders of yours: {scans.summary(findings.scans)}; rerun the study, which"
+            " makes anew what depends on them, or restore them"
+        )
 
 
 def _print(findings: Findings, console: Console) -> None:
@@ -135,6 +145,7 @@ def _print(findings: Findings, console: Console) -> None:
         **dict.fromkeys(findings.changed, "changed"),
         **dict.fromkeys(findings.missing, "missing"),
         **dict.fromkeys(findings.unrecorded, "no record"),
+        **findings.scans,
     }
     if not states:
         return

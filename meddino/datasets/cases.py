@@ -46,13 +46,13 @@ def find_cases(layout: CasePatterns, root: Path) -> list[Case]:
     Raises:
         MeddinoError: no image matches, a path carries no identity, or two files claim the same one.
     """
-    images = _by_identity(layout, root, layout.images)
+    images = by_identity(layout, root, layout.images)
     if not images:
         raise MeddinoError(
             f"{root}: no file matches {' or '.join(layout.images)}; check that the folder holds the"
             " extracted dataset, or mend `images` of this dataset in the configuration"
         )
-    labels = _by_identity(layout, root, layout.labels)
+    labels = by_identity(layout, root, layout.labels)
     return [
         Case(
             id=identity,
@@ -71,21 +71,24 @@ def matches(root: Path, patterns: Iterable[str], exclude: Sequence[str] = ()) ->
     for pattern in patterns:
         for path in root.glob(pattern):
             relative = path.relative_to(root).as_posix()
-            if path in visited or _is_junk(path.relative_to(root)):
+            if path in visited or is_junk(path.relative_to(root)):
                 continue
             visited.add(path)
             if not any(fnmatch(relative, unwanted) for unwanted in exclude):
                 yield path
 
 
-def _is_junk(path: Path) -> bool:
+def is_junk(path: Path) -> bool:
     """Whether a path is not data: macOS' resource forks, and unfinished files of this program."""
     return path.name.startswith(("._", ".tmp-")) or "__MACOSX" in path.parts
 
 
-def _by_identity(
-    layout: CasePatterns, root: Path, patterns: Iterable[str]
-) -> dict[str, list[Path]]:
+def by_identity(layout: CasePatterns, root: Path, patterns: Iterable[str]) -> dict[str, list[Path]]:
+    """Files that match a pattern, or the folders of DICOM series, by the identity of their case.
+
+    Raises:
+        MeddinoError: a path carries no identity.
+    """
     by_identity: dict[str, set[Path]] = defaultdict(set)
     for match in matches(root, patterns, layout.exclude):
         path = match.parent if _is_dicom(match) else match

@@ -14,14 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
 from meddino.datasets.archives import DamagedArchive, is_archive, merge, strays, unpack
 from meddino.datasets.cases import matches
+from meddino.datasets.listing import Listing
 from meddino.datasets.meter import Meter
-from meddino.datasets.options import FetchOptions
+from meddino.datasets.options import FetchOptions, FolderLayout
 from meddino.datasets.sources import LOCAL, Remote, by_hand, local_path, remotes
 
 T = TypeVar("T")
@@ -29,6 +30,8 @@ R = TypeVar("R")
 CONNECTIONS = 4
 """Files that are downloaded at the same time: more is not polite to the owners' servers."""
 DOWNLOADS, UNPACKED = "downloads", "unpacked"
+NAMED = 5
+"""Files that a message names."""
 
 
 class Brought(NamedTuple):
@@ -55,30 +58,54 @@ def run(options: FetchOptions, *, output: Path) -> None:
     """Bring a dataset's files into the folder of `output`, and write the manifest there last.
 
     Files that are in place and verified are not fetched again; files of an earlier state of the
-    origin are removed.
+    origin are removed. Of a folder of yours, the files are listed.
 
     Args:
         options: the dataset's origin, and patterns that its images match.
         output: `<folder>/.fetched.json`, with `dataset`, `root` (the folder with the extracted
-            files, relative to the manifest's) and `files` (name, SHA-256 and bytes of each).
+            files, relative to the manifest's) and `files` (name, SHA-256 and bytes of each). Of a
+            folder of yours: name, bytes and `mtime_ns`, and `unmatched`, the images that no
+            pattern finds.
 
     Raises:
         MeddinoError: a file cannot be had or is not the expected one, or no image is there.
     """
-    origin, root = options.origin, output.parent
     output.unlink(missing_ok=True)
-    if origin.folder is not None:
-        root, records = Path(origin.folder).expanduser().resolve(), []
-    else:
-        records = _fetch_all(options, root)
-    if not root.is_dir() or next(matches(root, options.images), None) is None:
+    root = options.origin.root
+    manifest = _downloaded(options, output.parent) if root is None else _listed(options, root)
+    write_json(output, {"dataset": options.dataset_name, **manifest})
+
+
+def _listed(options: FetchOptions, root: Path) -> dict[str, Any]:
+    """Manifest of a folder of a person's own."""
+    name = f"datasets.{options.dataset_name}"
+    layout = options.layout or FolderLayout(images=options.images, case="(?P<case>.*)")
+    listing = Listing(layout, root, name)
+    if unmatched := listing.unmatched():
+        more = f" and {len(unmatched) - NAMED} more" if unmatched[NAMED:] else ""
+        print(
+            f"{name}: no pattern finds {len(unmatched)} images below {root}:"
+            f" {', '.join(unmatched[:NAMED])}{more}; mend `images` or `labels`, or put what is left"
+            " out on purpose under `exclude`",
+            file=sys.stderr,
+        )
+    files = [
+        {"file": file, **stamp._asdict()}
+        for file, stamp in sorted(listing.files(options.part or "images").items())
+    ]
+    return {"root": str(root), "files": files, "unmatched": unmatched}
+
+
+def _downloaded(options: FetchOptions, root: Path) -> dict[str, Any]:
+    """Manifest of a dataset that is downloaded."""
+    records = _fetch_all(options, root)
+    if next(matches(root, options.images), None) is None:
         raise MeddinoError(
             f"empty dataset folder: no file under {root} matches {' or '.join(options.images)};"
-            f" check `folder`, `mirror`, `sources` and `images` of datasets.{options.dataset_name}"
+            f" check `mirror`, `sources` and `images` of datasets.{options.dataset_name}"
         )
     files = [{"file": r.file, "sha256": r.sha256, "bytes": r.bytes} for r in records]
-    place = "." if root == output.parent else str(root)
-    write_json(output, {"dataset": options.dataset_name, "root": place, "files": files})
+    return {"root": ".", "files": files}
 
 
 def raw_root(manifest: Path) -> Path:

@@ -16,6 +16,9 @@ from meddino.datasets.cases import Case, find_cases
 SCHEMES = ("file:", "http://", "https://")
 BUCKET = "s3://"
 
+Part = Literal["images", "labelled"]
+"""Files of a dataset: those of all images, or of labelled cases alone, with their labels."""
+
 NEEDED = {
     "http": "url",
     "s3": "url",
@@ -194,6 +197,11 @@ class Origin(Options):
             raise ValueError("give `folder` or `mirror`, not both")
         return self
 
+    @property
+    def root(self) -> Path | None:
+        """`folder` as an absolute path."""
+        return None if self.folder is None else Path(self.folder).expanduser().resolve()
+
 
 class Dataset(Origin, FolderLayout):
     """One dataset: origin, layout, and what is known of its contents."""
@@ -223,8 +231,20 @@ class FetchOptions(Options):
     """Where it comes from."""
     images: tuple[Glob, ...] = Field(min_length=1)
     """Patterns of which at least one file must match once everything is in place."""
+    layout: FolderLayout | None = Field(None, exclude_if=_is_none)
+    """How a folder of yours is read, whose files are listed."""
+    part: Part | None = Field(None, exclude_if=_is_none)
+    """Which of them: those of all images, or of labelled cases alone, with the labels."""
+    contents: str | None = Field(None, exclude_if=_is_none)
+    """Digest of their names, sizes and dates (see `meddino.datasets.listing`)."""
 
     @classmethod
-    def of(cls, name: str, dataset: Dataset) -> Self:
+    def of(
+        cls, name: str, dataset: Dataset, part: Part = "images", contents: str | None = None
+    ) -> Self:
         """Cut out of a whole entry what `fetch` needs."""
-        return cls(dataset_name=name, origin=dataset.origin(), images=dataset.images)
+        whole = cls(dataset_name=name, origin=dataset.origin(), images=dataset.images)
+        if dataset.folder is None:
+            return whole
+        mine = {"layout": dataset.layout(), "part": part, "contents": contents}
+        return whole.model_copy(update=mine)

@@ -20,7 +20,8 @@ from meddino.study.model import Study
 def selectors(name: str) -> list[str]:
     """The names that pick a verb's slice out of a study, such as `stage` for `pretrain`."""
     options = VERBS[name].options
-    return [] if options is None else list(inspect.signature(options).parameters)[1:]
+    parameters = [] if options is None else list(inspect.signature(options).parameters.values())
+    return [p.name for p in parameters[1:] if p.default is p.empty]
 
 
 def select(study: Study, name: str, **chosen: str) -> Any:

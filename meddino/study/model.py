@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
@@ -17,6 +24,7 @@ from meddino.core.explain import explain
 from meddino.core.options import Options, Recipe
 from meddino.ct3m.options import CT3M
 from meddino.datasets import registry
+from meddino.datasets.listing import Listing
 from meddino.datasets.options import Dataset
 from meddino.datasets.phantom.options import Phantom
 from meddino.evaluate.options import Evaluation, Probe
@@ -88,6 +96,8 @@ class Study(Options):
     """What time costs, for the report."""
     features: Features
     """Pictures of dense features, along the chain of pretraining."""
+    _listings: dict[str, Listing] = PrivateAttr(default_factory=dict)
+    """What a plan was made from: it must be of one moment."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], source: str = "the configuration") -> "Study":
@@ -176,6 +186,20 @@ class Study(Options):
             changes["mirror"] = f"file:{self.resources}/phantom/{name}"
             changes["volumes"] = self.phantom[name].cases
         return registry.resolve(name, changes)
+
+    def listing(self, dataset: str) -> Listing | None:
+        """The files of a dataset in a folder of yours, as they are when first asked for.
+
+        Raises:
+            MeddinoError: the folder cannot be read, or holds nothing of the dataset.
+        """
+        entry = self.dataset(dataset)
+        if entry.root is None:
+            return None
+        if dataset not in self._listings:
+            name = f"datasets.{dataset}"
+            self._listings[dataset] = Listing(entry.layout(), entry.root, name)
+        return self._listings[dataset]
 
     def chunks(self, dataset: str) -> int:
         """Number of jobs that cut a dataset.

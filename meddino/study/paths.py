@@ -7,6 +7,7 @@ rule for a file and says so before anything runs.
 from collections.abc import Iterable
 from pathlib import Path
 
+from meddino.datasets.options import Part
 from meddino.study.chain import Snapshot
 from meddino.study.model import Study
 from meddino.study.targets import Run
@@ -23,9 +24,10 @@ def phantom(study: Study, dataset: str) -> str:
     return f"{study.resources}/phantom/{dataset}/SHA256SUMS"
 
 
-def raw(study: Study, dataset: str) -> str:
-    """Manifest of a downloaded dataset."""
-    return f"{study.resources}/raw/{dataset}/.fetched.json"
+def raw(study: Study, dataset: str, part: Part = "images") -> str:
+    """Manifest of a dataset; of a folder of yours, there is one for each part of its files."""
+    apart = part == "labelled" and study.dataset(dataset).folder is not None
+    return f"{study.resources}/raw/{dataset}/{'.labelled' if apart else '.fetched'}.json"
 
 
 def chunk_reports(study: Study, datasets: Iterable[str]) -> list[str]:

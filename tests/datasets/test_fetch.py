@@ -657,7 +657,8 @@ def test_folder_is_used_where_it_is(tmp_path: Path) -> None:
     (mine / "img1.nii").write_bytes(b"one")
     output = run(tmp_path, folder=str(mine))
     assert fetch.raw_root(output) == mine
-    assert read_json(output)["files"] == []
+    listed = {"file": "img1.nii", "bytes": 3, "mtime_ns": (mine / "img1.nii").stat().st_mtime_ns}
+    assert read_json(output)["files"] == [listed]
     assert list(output.parent.iterdir()) == [output]
 
 
@@ -666,7 +667,7 @@ def test_empty_folder_is_an_error(tmp_path: Path, make: bool) -> None:
     if make:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "._img1.nii").write_bytes(b"junk")
-    with pytest.raises(MeddinoError, match="empty dataset folder"):
+    with pytest.raises(MeddinoError, match="it has none" if make else "cannot be read"):
         run(tmp_path, folder=str(tmp_path / "mine"))
     assert not list((tmp_path / "raw").rglob(".fetched.json"))
 

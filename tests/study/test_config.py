@@ -251,13 +251,14 @@ def test_reading_the_study_needs_no_heavy_package(root: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_own_folder_is_a_dataset_in_a_few_lines(config: Config) -> None:
-    mine = {"folder": "/data/scans", "images": ["**/*.nii.gz"], "case": r"(?P<case>[^/]+)\.nii"}
+def test_own_folder_is_a_dataset_in_a_few_lines(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").touch()
+    mine = {"folder": str(tmp_path), "images": ["**/*.nii.gz"], "case": r"(?P<case>[^/]+)\.nii"}
     config["datasets"] = {"mine": mine}
     config["ct3m"]["datasets"].append("mine")
     study = Study.parse(config)
     options = jobs.data.fetch_options(study, "mine")
-    assert options.origin.folder == "/data/scans"
+    assert options.origin.folder == str(tmp_path) and options.contents is not None
     assert study.chunks("mine") == 1
 
 

@@ -7,6 +7,7 @@ code that alters any of them shows here, job by job. After a change that is mean
 
 import hashlib
 import json
+import os
 import shlex
 import tempfile
 from pathlib import Path
@@ -27,8 +28,23 @@ STUDIES = {
 Plan = dict[str, dict[str, str]]
 
 
+SCANS = [
+    "ts_example_ct_sm/ct.nii.gz",
+    "ts_example_ct_sm/seg_total.nii.gz",
+    "ts_example_ct_dicom_scrubbed/dicom/1.dcm",
+    "ts_example_ct_dicom_scrubbed/seg_total.nii.gz",
+]
+"""What the folder of own data holds here: of such a folder, sizes and dates go into the plan."""
+
+
 def dry_run(configs: list[Path], folder: Path) -> str:
     """What Snakemake prints of a study that has not begun."""
+    for name in SCANS:
+        scan = folder.parent / "shared/realct" / name
+        scan.parent.mkdir(parents=True, exist_ok=True)
+        scan.write_bytes(b"scan")
+        os.utime(scan, (1_600_000_000, 1_600_000_000))
+    folder.mkdir(exist_ok=True)
     arguments = ["--dry-run", "--printshellcmds", "--nolock", "--cores", "2"]
     result = run_snakemake([*arguments, "--configfile", *map(str, configs), "--", "all"], folder)
     assert result.returncode == 0, result.stdout
@@ -59,7 +75,7 @@ def plan(configs: list[Path], folder: Path) -> Plan:
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_plans_the_recorded_commands(study: str, tmp_path: Path) -> None:
-    planned = plan(STUDIES[study], tmp_path)
+    planned = plan(STUDIES[study], tmp_path / "study")
     recorded: Plan = json.loads((RECORDS / f"{study}.json").read_text())
     assert len(recorded) > 50
     different = {
@@ -75,7 +91,7 @@ def record() -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
     for study, configs in STUDIES.items():
         with tempfile.TemporaryDirectory() as folder:
-            planned = plan(configs, Path(folder))
+            planned = plan(configs, Path(folder, "study"))
         text = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(planned.items()))
         (RECORDS / f"{study}.json").write_text(f"{{\n{text}\n}}\n")
         print(f"{study}: {len(planned)} commands")

@@ -27,6 +27,18 @@ use rule verb as fetch with:
         **params_of("fetch"),
 
 
+# Of a folder of yours, what benchmarks read is listed apart: a label changes no slice.
+use rule fetch as fetch_labelled with:
+    output:
+        "<resources>/raw/{dataset}/.labelled.json",
+    log:
+        "logs/fetch/{dataset}.labelled.log",
+    benchmark:
+        "logs/fetch/{dataset}.labelled.tsv"
+    params:
+        **params_of("fetch", part="labelled"),
+
+
 use rule verb as slices with:
     input:
         raw="<resources>/raw/{dataset}/.fetched.json",

@@ -20,6 +20,8 @@ from meddino.report.style import MUTED, Figure, bare, figure
 
 PAPER_SLICES = 3_868_833
 """Slices of CT-3M (3.2)."""
+NAMED = 5
+"""Images that are named of those that no pattern finds."""
 COLUMNS = 8
 """Slices of each dataset that are shown."""
 VARIANTS = {
@@ -37,6 +39,7 @@ def run(
     duplicates: Path,
     overlap: Path,
     output: Path,
+    fetched: tuple[Path, ...] = (),
 ) -> None:
     """Write the data card.
 
@@ -49,6 +52,7 @@ def run(
         overlap: the same as a matrix of datasets, CSV.
         output: `card.json`; beside it appear `card.md`, for people, and for the report
             `figures.json` with its pictures.
+        fetched: manifests of datasets in folders of yours, which name images that no pattern finds.
     """
     folder = output.parent
     chunks = [(read_json(path), path) for path in reports]
@@ -60,6 +64,7 @@ def run(
         "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
         "quarantined": quarantined([report for report, _ in chunks]),
+        "unmatched": {m["dataset"]: m["unmatched"] for m in map(read_json, fetched)},
     }
     look = options.figures
     entries = [
@@ -225,7 +230,17 @@ def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
     lines += [
         f"- {e['dataset']}/{_inert(e['case'])}: {_inert(e['reason'])}" for e in card["quarantined"]
     ]
+    lines += _unmatched(card.get("unmatched", {}))
     return "\n".join(lines) + "\n"
+
+
+def _unmatched(files: dict[str, list[str]]) -> list[str]:
+    """Images in folders of yours that no pattern finds: how many, and some by name."""
+    lines = ["", f"## Images that no pattern finds ({sum(map(len, files.values()))})", ""]
+    for dataset, names in files.items():
+        some = ", ".join(names[:NAMED]) + (", ..." if names[NAMED:] else "")
+        lines += [f"- {dataset}: {len(names)}, such as {_inert(some)}"] if names else []
+    return lines if files else []
 
 
 def _inert(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from meddino.core.errors import MeddinoError
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions, SliceOptions
-from meddino.datasets.options import FetchOptions
+from meddino.datasets.options import FetchOptions, Part
 from meddino.datasets.phantom.options import PhantomOptions
 from meddino.report.options import CardOptions
 from meddino.study import paths, targets
@@ -17,9 +17,12 @@ def phantom_options(study: Study, dataset: str) -> PhantomOptions:
     return PhantomOptions(dataset=dataset, **study.phantom[dataset].model_dump())
 
 
-def fetch_options(study: Study, dataset: str) -> FetchOptions:
-    """Options of `fetch`."""
-    return FetchOptions.of(dataset, study.dataset(dataset))
+def fetch_options(study: Study, dataset: str, part: Part = "images") -> FetchOptions:
+    """Options of `fetch`; `part` says which files matter of a dataset in a folder of yours."""
+    entry = study.dataset(dataset)
+    listing = study.listing(dataset)
+    digest = None if listing is None else listing.digest(part)
+    return FetchOptions.of(dataset, entry, part, digest)
 
 
 def fetch_inputs(study: Study, dataset: str) -> list[str]:
@@ -96,10 +99,13 @@ def card_options(study: Study) -> CardOptions:
 def card_inputs(study: Study) -> dict[str, str | list[str]]:
     """Files that the data card is made from, by the flag that takes them."""
     size = min(study.ct3m.sizes_px)
+    folders = [name for name in study.ct3m.datasets if study.dataset(name).folder is not None]
+    fetched: dict[str, str | list[str]] = {"fetched": [paths.raw(study, n) for n in folders]}
     return {
         "reports": paths.chunk_reports(study, study.ct3m.datasets),
         "index": paths.index(study, "paper", size),
         "cards": [paths.index_card(study, v, size) for v in targets.variants(study)],
         "duplicates": paths.duplicates(study),
         "overlap": paths.overlap(study),
+        **(fetched if folders else {}),
     }

@@ -19,8 +19,8 @@ def convert_options(study: Study, benchmark: str) -> ConvertOptions:
 
 
 def convert_inputs(study: Study, benchmark: str) -> dict[str, str]:
-    """The download that a benchmark is converted from."""
-    return {"raw": paths.raw(study, study.benchmarks[benchmark].dataset)}
+    """The manifest of what a benchmark is converted from."""
+    return {"raw": paths.raw(study, study.benchmarks[benchmark].dataset, "labelled")}
 
 
 def plan_options(study: Study) -> PlanOptions:
