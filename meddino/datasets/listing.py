@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from meddino.core.errors import MeddinoError
+from meddino.core.formats import VOLUMES, volume_ending
 from meddino.datasets.cases import by_identity, is_junk
 from meddino.datasets.options import FolderLayout, Part
 
 DETACHED = (".mhd", ".nhdr", ".hdr")
 """Headers whose voxels lie in another file of the same name."""
-VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd", ".img", ".img.gz", *DETACHED)
 SLICES = (".dcm", ".dicom", ".ima")
-"""How the names of files end that surely are volumes, or slices of DICOM."""
+"""How the names of files end that surely are slices of DICOM."""
 THREADS, AT_A_TIME = 16, 256
 """Threads, and paths for each at a time: answers of a network take long, but come many at once."""
 
@@ -120,10 +120,6 @@ def _no_image(root: Path, layout: FolderLayout, source: str) -> str:
     )
 
 
-def _is_volume(name: str) -> bool:
-    return name.lower().endswith(VOLUMES)
-
-
 def _is_detached(path: Path) -> bool:
     return path.suffix.lower() in DETACHED
 
@@ -156,7 +152,7 @@ def _stamps(matched: Path) -> Stamps:
         status = matched.stat()
         if stat.S_ISDIR(status.st_mode):
             with os.scandir(matched) as entries:
-                slices = [entry for entry in entries if not _is_volume(entry.name)]
+                slices = [entry for entry in entries if not volume_ending(Path(entry.name))]
             return {entry.path: _stamp(entry) for entry in slices if not entry.is_dir()}
     except OSError:  # whoever reads it says so
         return {str(matched): Stamp(-1, -1)}
