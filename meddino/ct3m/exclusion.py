@@ -12,6 +12,7 @@ import pandas as pd
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 from meddino.ct3m.options import IndexOptions
+from meddino.datasets.cases import case_of
 
 CaseKey = tuple[str, str]
 """Dataset and case."""
@@ -45,8 +46,8 @@ def find_exclusion(
     """
     order = options.datasets or tuple(sorted(rows["dataset"].unique()))
     elsewhere = ~rows["dataset"].isin(order).to_numpy()
-    removed = with_copies(validation_cases(options, splits), pairs)
     curated = set(rows[["dataset", "case"]].drop_duplicates().itertuples(index=False, name=None))
+    removed = with_copies(with_series(validation_cases(options, splits), curated), pairs)
     cases = pd.MultiIndex.from_frame(rows[["dataset", "case"]])
     leaked = cases.isin(list(removed)) if removed else np.zeros(len(rows), dtype=bool)
     repeated = np.zeros(len(rows), dtype=bool)
@@ -91,6 +92,21 @@ def validation_cases(options: IndexOptions, splits: Sequence[Path]) -> dict[Case
             (dataset, case): reason for fold in options.folds for case in folds[fold]["val"]
         }
     return reasons
+
+
+def with_series(cases: dict[CaseKey, str], curated: set[CaseKey]) -> dict[CaseKey, str]:
+    """The same cases, and every further DICOM series of one: it shows the same patient.
+
+    Args:
+        cases: with the reason to leave each out.
+        curated: all cases that have slices.
+    """
+    further = {
+        (dataset, series): f"series of {dataset}/{case_of(series)}"
+        for dataset, series in sorted(curated)
+        if (dataset, case_of(series)) in cases
+    }
+    return {**further, **cases}
 
 
 def with_copies(cases: dict[CaseKey, str], pairs: pd.DataFrame | None) -> dict[CaseKey, str]:

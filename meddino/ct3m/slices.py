@@ -77,13 +77,12 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
     with _shards(curation, output) as writers:
         title = f"{options.dataset_name} {options.chunk + 1}/{options.chunks}: slicing"
         for case in track(selected, title, len(selected)):
-            try:
-                volume = read_checked(case, curation)
-            except BadVolume as error:
-                _quarantine(report, case, error)
-                continue
-            # From here on nothing depends on what the file holds: a volume gives all its slices.
-            _add(volume, case.id, writers, curation, report)
+            for identity, volume in read_volumes(case, options):
+                if isinstance(volume, BadVolume):
+                    _quarantine(report, identity, case, volume)
+                else:
+                    # Nothing depends any more on what the file holds: a volume gives all slices.
+                    _add(volume, identity, writers, curation, report)
     write_json(output, asdict(report))
 
 
@@ -101,13 +100,31 @@ def _shards(curation: Curation, output: Path) -> Iterator[Writers]:
             writer.close()
 
 
-def read_checked(case: Case, curation: Curation) -> Volume:
-    """Read the volume of a case and check it against the limits of the curation.
+def read_volumes(case: Case, options: SliceOptions) -> Iterator[tuple[str, Volume | BadVolume]]:
+    """The volumes of a case, each with its identity; in place of one that is unusable the reason.
+
+    Each DICOM series is a case of its own: the longest bears the case's identity.
+    """
+    curation = options.curation
+    series = reader.read_all(case.images, hu=case.modality == "CT", min_slices=curation.min_slices)
+    for number, volume in enumerate(series, start=1):
+        identity = case.series(number)
+        if identity in options.dataset.exclude_cases:
+            continue
+        try:
+            if isinstance(volume, Volume):
+                _check(volume, case.modality, curation)
+        except BadVolume as error:
+            volume = error
+        yield identity, volume
+
+
+def _check(volume: Volume, modality: str, curation: Curation) -> None:
+    """Refuse a volume that is beyond a limit of the curation.
 
     Raises:
-        BadVolume: it cannot be read, cannot be trusted, or is beyond a limit.
+        BadVolume: says which.
     """
-    volume = reader.read(case.image, hu=case.modality == "CT")
     if volume.oblique_deg > curation.max_oblique_deg:
         raise BadVolume(
             f"slices are oblique: tilted by {volume.oblique_deg:.1f} degrees from the axial plane,"
@@ -120,17 +137,16 @@ def read_checked(case: Case, curation: Curation) -> Volume:
             f" {curation.min_slices}, as in a localiser",
             "lower that limit",
         )
-    if case.modality == "MR" and np.ptp(volume.array) < MR_MIN_RANGE:
+    if modality == "MR" and np.ptp(volume.array) < MR_MIN_RANGE:
         raise BadVolume(
             f"values span less than {MR_MIN_RANGE}, and would be lost as whole numbers",
             "use the original scan instead of a normalised copy",
         )
-    return volume
 
 
-def _quarantine(report: Report, case: Case, error: BadVolume) -> None:
+def _quarantine(report: Report, identity: str, case: Case, error: BadVolume) -> None:
     reason = error.advised(EXCLUDE)
-    report.quarantined.append({"case": case.id, "path": str(case.image), "reason": reason})
+    report.quarantined.append({"case": identity, "path": str(case.image), "reason": reason})
     print(f"{report.dataset}: {case.image} left out: {reason}", file=sys.stderr)
 
 

@@ -50,7 +50,7 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
         raw: the manifest `.fetched.json` of the fetched data set.
         output: `DatasetNNN_x/dataset.json`, written last; beside it appear `imagesTr`, `labelsTr`,
             `splits_final.json` and `quarantine.json` (cases left out: case, path, reason, and the
-            fold that they would validate).
+            fold that they would validate; remarks on the others: case, remark).
 
     Raises:
         MeddinoError: fewer usable cases than folds.
@@ -60,19 +60,24 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
     cases = [case for case in labelled if case.id not in options.dataset.exclude_cases]
     converted: list[str] = []
     rejected: list[Rejected] = []
+    remarks: list[dict[str, str]] = []
     for case in track(cases, f"{benchmark.label}: converting", len(cases)):
-        problem = _convert(case, benchmark, folder)
-        if problem is None:
-            converted.append(case.id)
+        outcome = _convert(case, benchmark, folder)
+        if isinstance(outcome, Rejected):
+            rejected.append(outcome)
+            print(f"{benchmark.label}: {case.id} left out: {outcome.reason}", file=sys.stderr)
         else:
-            rejected.append(problem)
-            print(f"{benchmark.label}: {case.id} left out: {problem.reason}", file=sys.stderr)
+            converted.append(case.id)
+            remarks += [{"case": case.id, "remark": remark} for remark in outcome]
     drawn = split([case.id for case in labelled], benchmark.folds)
     quarantined = [
         {**problem._asdict(), "fold": _validation_fold(problem.case, drawn)} for problem in rejected
     ]
+    # Without remarks as before there were any, so that no finished benchmark looks changed.
     write_json(
-        folder / "quarantine.json", {"benchmark": benchmark.label, "quarantined": quarantined}
+        folder / "quarantine.json",
+        {"benchmark": benchmark.label, "quarantined": quarantined}
+        | ({"remarks": remarks} if remarks else {}),
     )
     if len(converted) < benchmark.folds:
         raise MeddinoError(
@@ -95,24 +100,39 @@ def _labelled(options: ConvertOptions, root: Path) -> list[Case]:
     ]
 
 
-def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | None:
-    """Convert one case; return the reason if it is left out."""
-    assert case.label is not None, "only labelled cases are converted"
-    path = case.image
+def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | tuple[str, ...]:
+    """Convert one case; return remarks on it, or the reason if it is left out."""
+    pair = _read(case)
+    if isinstance(pair, Rejected):
+        return pair
+    volume, label = pair
     try:
-        volume = reader.read(case.image, hu=case.modality == "CT")
-        path = case.label
-        label = reader.read_label(case.label, volume)
         mapped = map_labels(label.array, benchmark)
     except reader.BadVolume as error:
-        return Rejected(case.id, str(path), error.advised(EXCLUDE))
+        return Rejected(case.id, str(case.label), error.advised(EXCLUDE))
     for part, image in (
         ("images", volume.image()),
         ("labels", replace(label, array=mapped).image()),
     ):
         with atomic(folder / _paths(case.id)[part]) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-    return None
+    return volume.remarks + label.remarks
+
+
+def _read(case: Case) -> tuple[reader.Volume, reader.Volume] | Rejected:
+    """Image and label of a case: of several DICOM series the one on whose grid the label lies."""
+    assert case.label is not None, "only labelled cases are converted"
+    problems: list[tuple[Path, reader.BadVolume]] = []
+    for volume in reader.read_all(case.images, hu=case.modality == "CT", pick_one=True):
+        if isinstance(volume, reader.BadVolume):
+            problems.append((case.image, volume))
+            continue
+        try:
+            return volume, reader.read_label(case.label, volume)
+        except reader.BadVolume as error:
+            problems.append((case.label, error))
+    path, problem = problems[0]
+    return Rejected(case.id, str(path), problem.advised(EXCLUDE))
 
 
 def map_labels(

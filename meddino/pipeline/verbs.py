@@ -106,7 +106,7 @@ VERBS: dict[str, Verb] = {
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
-        revision=3,
+        revision=4,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=data.slices_options,
         beside=("{stem}.*.parquet",),
@@ -206,7 +206,7 @@ VERBS: dict[str, Verb] = {
     ),
     "card": Verb(
         module="meddino.report.cards.card",
-        revision=2,
+        revision=3,
         summary="write the data card of CT-3M",
         options=data.card_options,
         beside=("card.md", "figures.json", "*.png", "*.pdf"),

@@ -1,121 +1,143 @@
-"""Folders of DICOM series, through GDCM."""
+"""DICOM: which series of a folder are volumes, and their voxels in order of position."""
 
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
+from meddino.volumes import stack
 from meddino.volumes.errors import BadVolume
-from meddino.volumes.raw import AGAIN, Raw, from_image, reason
+from meddino.volumes.headers import Frame
+from meddino.volumes.pixels import read_values
+from meddino.volumes.raw import AGAIN, Raw, reason
+from meddino.volumes.series import Series, Survey, survey
 
-EVEN = 0.01
-"""Relative difference of gaps between slices that is rounding."""
-UNEVEN = 0.1
-"""Relative difference of gaps from which on slices are missing or repeated."""
-POSITION, ORIENTATION, MODALITY = "0020|0032", "0020|0037", "0008|0060"
+LISTED = 5
+"""Series that a remark names one by one."""
 
 
-def load(folder: Path, modality: str | None) -> Raw:
-    """Read the longest series of a folder, its slices in order of position.
+@dataclass(frozen=True)
+class Content:
+    """What folders hold that may be volumes.
+
+    Attributes:
+        series: the longest first.
+        left: series that can be none, or are of another modality.
+        remarks: on files that were left.
+    """
+
+    series: tuple[Series, ...]
+    left: tuple[Series, ...]
+    remarks: tuple[str, ...]
+
+    def further(self, chosen: Series, used: Sequence[Series] = ()) -> tuple[str, ...]:
+        """A remark on the series that are left for the sake of a chosen one, if there are any.
+
+        Args:
+            chosen: the series that is read.
+            used: others that are.
+        """
+        series = [s for s in (*self.series, *self.left) if s is not chosen and s not in used]
+        if not series:
+            return ()
+        listed = ", ".join(f"{one}: {one.why_not(chosen)}" for one in series[:LISTED])
+        more = f", and {len(series) - LISTED} more" if len(series) > LISTED else ""
+        return (f"further series are left: {listed}{more}",)
+
+
+def find(paths: Sequence[Path], modalities: Collection[str] | None) -> Content:
+    """Find the series of DICOM files that may be volumes of some modalities.
 
     Args:
-        folder: where the files are.
-        modality: what the files must say they are, or None.
+        paths: files or folders (see `series.survey`).
+        modalities: such as CT, None for any; what does not say its own is taken for any.
 
     Raises:
-        BadVolume: there is no series, a file is damaged, or slices are missing or repeated.
+        BadVolume: there is none, or there are scans of several patients in several folders.
     """
-    files, remarks = _longest_series(folder)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise BadVolume(f"DICOM series cannot be read ({reason(error)})", AGAIN) from error
-    if modality is not None:
-        _check_modality(reader, modality)
-    raw = from_image(image, remarks)
-    if len(files) == 1:
-        return raw
-    positions = np.array([_numbers(reader, i, POSITION, 3) for i in range(len(files))])
-    step, uneven = _step(positions, np.array(_numbers(reader, 0, ORIENTATION, 6)))
-    # ITK makes slices orthogonal to the step, whatever the gantry's tilt; the positions tell.
-    axes = np.column_stack([raw.axes[:, 0], raw.axes[:, 1], step])
-    return Raw(raw.array, axes, positions[0], remarks + uneven)
+    whole = survey(paths)
+    wanted = [s for s in whole.series if modalities is None or s.modality in ("", *modalities)]
+    usable = [s for s in wanted if not s.fault]
+    if not usable:
+        raise _nothing(whole, wanted, modalities or ())
+    _check_patients(usable)
+    left = tuple(s for s in whole.series if s not in usable)
+    return Content(tuple(usable), left, whole.remarks())
 
 
-def _longest_series(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Files of the series with most of them, in order, and remarks on what is left."""
-    series = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-    if not series:
-        raise BadVolume("folder holds no readable DICOM series", AGAIN)
-    files = [list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), s)) for s in series]
-    longest = max(files, key=len)
-    remarks = []
-    if len(series) > 1:
-        others = sum(map(len, files)) - len(longest)
-        remarks.append(f"longest of {len(series)} series is used; {others} files of others are not")
-    # GDCM passes over damaged files in silence. Inside a series they leave a gap; at its ends
-    # nothing but this remark tells.
-    readable = {Path(name).name for names in files for name in names}
-    unreadable = sorted(path.name for path in folder.iterdir() if path.name not in readable)
-    unreadable = [name for name in unreadable if _claims_dicom(folder / name)]
-    if unreadable:
-        remarks.append(
-            f"{len(unreadable)} DICOM files hold no readable image, such as {unreadable[0]}"
+def _nothing(whole: Survey, wanted: list[Series], modalities: Collection[str]) -> BadVolume:
+    """Say why there is no volume."""
+    if any(s.fault == "without position" for s in wanted):
+        return BadVolume(
+            "DICOM files lack position, orientation or pixel spacing", "get the original series"
         )
-    return longest, tuple(remarks)
+    if wanted:
+        return BadVolume(
+            f"holds no slices, only images that are none ({wanted[0]}: {wanted[0].fault})",
+            "name the folder of a series of slices",
+        )
+    if whole.series:
+        expected = " or ".join(sorted(modalities))
+        kinds = ", ".join(sorted({s.modality for s in whole.series}))
+        return BadVolume(
+            f"DICOM series is of modality {kinds}, not {expected}", f"take a series of {expected}"
+        )
+    remarks = f" ({', '.join(whole.remarks())})" if whole.remarks() else ""
+    return BadVolume(f"folder holds no readable DICOM series{remarks}", AGAIN)
 
 
-def _claims_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
-
-
-def _check_modality(reader: sitk.ImageSeriesReader, expected: str) -> None:
-    if not reader.HasMetaDataKey(0, MODALITY):
-        return
-    modality = reader.GetMetaData(0, MODALITY).strip()
-    if modality and modality != expected:
+def _check_patients(series: list[Series]) -> None:
+    """Refuse several patients: which of them is meant, nobody can guess."""
+    folders = {s.frames[0].patient: s.frames[0].path.parent for s in reversed(series)}
+    folders.pop("", None)
+    if len(folders) > 1 and len(set(folders.values())) > 1:
+        names = sorted(folder.as_posix() for folder in folders.values())
         raise BadVolume(
-            f"DICOM series is of modality {modality}, not {expected}",
-            f"take the series of the {expected}",
+            f"holds DICOM of {len(folders)} patients, such as {names[0]} and {names[1]}",
+            "name the folder of one",
         )
 
 
-def _numbers(reader: sitk.ImageSeriesReader, index: int, key: str, count: int) -> list[float]:
-    """A DICOM element of decimal strings; not every file has what a CT must have."""
-    text = reader.GetMetaData(index, key) if reader.HasMetaDataKey(index, key) else ""
-    try:
-        numbers = [float(part) for part in text.split("\\")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise BadVolume(
-            f"DICOM files lack position or orientation ({key})", "get the original series"
-        )
-    return numbers
+def load(series: Series) -> Raw:
+    """Read the voxels of a series, its slices in order of position.
+
+    Raises:
+        BadVolume: no image can be decoded, or slices are missing, repeated or shifted.
+    """
+    frames = stack.in_order(series.frames)
+    array, faults = _values(frames)
+    whole = [i for i, frame in enumerate(frames) if frame.path not in faults]
+    remarks: tuple[str, ...] = ()
+    if faults:
+        path, fault = next(iter(faults.items()))
+        if not whole:
+            raise BadVolume(f"images cannot be decoded, such as {path.name} ({fault})", AGAIN)
+        remarks = (f"damaged files are left: {len(faults)}, such as {path.name} ({fault})",)
+        array, frames = array[whole], [frames[i] for i in whole]
+    axes, origin, uneven = stack.grid(frames)
+    return Raw(array, axes, origin, remarks + uneven, series.modality or None)
 
 
-def _step(
-    positions: npt.NDArray[np.float64], orientation: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Step from slice to slice in mm, LPS, and a remark where gaps differ a little."""
-    normal = np.cross(orientation[:3], orientation[3:])
-    gaps = np.abs(np.diff(positions @ normal))
-    usual = float(np.median(gaps))
-    deviation = float(np.abs(gaps - usual).max())
-    span = f"from {gaps.min():.2f} to {gaps.max():.2f} mm"
-    if deviation > UNEVEN * usual or usual == 0:
-        raise BadVolume(
-            f"gaps between slices are uneven ({span}): slices are missing or repeated",
-            "fetch the series again",
-        )
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    if deviation > EVEN * usual:
-        return step, (f"gaps between slices differ slightly ({span}); their mean is used",)
-    return step, ()
+def _values(frames: Sequence[Frame]) -> tuple[npt.NDArray[Any], dict[Path, str]]:
+    """Values of all images, (slices, rows, columns), and what is wrong with which file."""
+    array = np.zeros((len(frames), *frames[0].size), np.int16)
+    faults: dict[Path, str] = {}
+    places: dict[Path, list[int]] = defaultdict(list)
+    for place, frame in enumerate(frames):
+        places[frame.path].append(place)
+    for path, own in places.items():
+        own.sort(key=lambda place: frames[place].number)
+        try:
+            for place, values in zip(own, read_values([frames[i] for i in own]), strict=True):
+                if values.dtype != array.dtype:
+                    array = array.astype(np.result_type(array, values), copy=False)
+                array[place] = values
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever damaged pixels make their decoder raise
+            faults[path] = reason(error)
+    return array, faults

@@ -1,5 +1,6 @@
 """One orientation for all volumes, and voxel grids that can be trusted."""
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -39,7 +40,7 @@ def orient(raw: Raw) -> Raw:
         origin += axes[:, axis] * (array.shape[2 - axis] - 1)
         axes[:, axis] *= -1
         array = np.flip(array, 2 - axis)
-    return Raw(array, axes, origin, raw.remarks)
+    return replace(raw, array=array, axes=axes, origin_mm=origin)
 
 
 def restore(array: npt.NDArray[Any], axes: Matrix) -> npt.NDArray[Any]:
@@ -86,9 +87,7 @@ def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:
             MEND,
         )
     directions = axes / sizes
-    u, _, vt = np.linalg.svd(directions)
-    rotation = u @ vt
-    error = float(np.abs(rotation - directions).max())
+    rotation, error = from_rotation(directions)
     if error > MENDED or np.linalg.det(rotation) < 0:
         cosines = directions.T @ directions
         worst = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines - np.eye(3)).max()))))
@@ -100,6 +99,20 @@ def split(axes: Matrix) -> tuple[Matrix, Matrix, tuple[str, ...]]:
     if error > EXACT:
         return sizes, rotation, ("axes were not quite at right angles: nearest rotation is used",)
     return sizes, rotation, ()
+
+
+def from_rotation(directions: Matrix) -> tuple[Matrix, float]:
+    """The rotation (or its mirror image) next to unit vectors, and how far they are from it.
+
+    Args:
+        directions: (3, 3); columns are unit vectors.
+
+    Returns:
+        (3, 3), and the largest difference of a component.
+    """
+    u, _, vt = np.linalg.svd(directions)
+    rotation = u @ vt
+    return rotation, float(np.abs(rotation - directions).max())
 
 
 def oblique_deg(rotation: Matrix) -> float:

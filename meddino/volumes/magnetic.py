@@ -7,6 +7,7 @@ import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
 from meddino.volumes.errors import BadVolume
+from meddino.volumes.hounsfield import ORIGINAL
 
 SLICES = 32
 """Slices that are looked at, evenly over the volume."""
@@ -33,19 +34,20 @@ def check_mr(array: npt.NDArray[Any]) -> None:
     low, high = float(values.min()), float(values.max())
     span = f"(values from {low:g} to {high:g})"
     if low == high:
-        raise BadVolume(f"is constant: an empty image {span}; take the original scan")
+        raise BadVolume(f"is constant: an empty image {span}", ORIGINAL)
     background = np.bincount(np.unique(values, return_inverse=True)[1].ravel()).argmax()
     rest = values != np.unique(values)[background]
     inside = rest[:, :, 1:] & rest[:, :, :-1]
     same = (values[:, :, 1:] == values[:, :, :-1]) & inside
     if same.sum() > EQUAL_NEIGHBOURS * inside.sum():
-        raise BadVolume(f"is a label map, or lost its grey values {span}; take the image itself")
+        raise BadVolume(f"is a label map, or lost its grey values {span}", "take the image itself")
     body = values[values > threshold_otsu(values)]
     if body.size < HOT * values.size:
-        raise BadVolume(f"few voxels stand out from the rest, as in PET {span}; take the CT or MR")
+        raise BadVolume(
+            f"few voxels stand out from the rest, as in PET {span}", "take the CT or MR"
+        )
     first, median, third = np.percentile(body, (25, 50, 75))
     if third - first < NARROW * (median - low):
         raise BadVolume(
-            f"is a CT whose offset was lost: tissues differ little from each other {span}; take the"
-            " original scan"
+            f"is a CT whose offset was lost: tissues differ little from each other {span}", ORIGINAL
         )

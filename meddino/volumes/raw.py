@@ -1,5 +1,7 @@
 """A volume as its file has it, before it is oriented and checked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from meddino.core.errors import MeddinoError
 from meddino.volumes.errors import BadVolume
 
 # ITK warns in C++, straight to stderr; what matters of it is checked here and worded there.
@@ -25,12 +28,14 @@ class Raw:
         axes: (3, 3); columns are the steps from voxel to voxel along i, j, k, in mm, LPS.
         origin_mm: (3,), centre of the first voxel, LPS.
         remarks: what looks suspect, in words.
+        modality: as DICOM has it, such as CT; None where the file does not say.
     """
 
     array: npt.NDArray[Any]
     axes: npt.NDArray[np.float64]
     origin_mm: npt.NDArray[np.float64]
     remarks: tuple[str, ...] = ()
+    modality: str | None = None
 
 
 def squeeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -60,6 +65,30 @@ def from_image(image: sitk.Image, remarks: tuple[str, ...] = ()) -> Raw:
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     spacing = np.array(image.GetSpacing()[:3])
     return Raw(array, direction * spacing, np.array(image.GetOrigin()[:3]), remarks)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """The one place where whatever a reader raises for a damaged file becomes `BadVolume`.
+
+    Raises:
+        BadVolume: the block raised something; one line says what.
+        MeddinoError: memory does not suffice, which is no fault of the file.
+    """
+    try:
+        yield
+    except (BadVolume, MeddinoError):
+        raise
+    except MemoryError as error:
+        raise MeddinoError(
+            "a volume needs more memory than there is; give the job more, or leave the volume out"
+        ) from error
+    except Exception as error:
+        raise BadVolume(
+            "cannot be read, it is truncated or damaged or no image at all"
+            f" ({type(error).__name__}: {reason(error)})",
+            AGAIN,
+        ) from error
 
 
 def reason(error: Exception) -> str:

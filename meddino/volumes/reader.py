@@ -1,8 +1,10 @@
 """Reading CT volumes: any format, one canonical orientation, HU, and no silent surprises."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +12,31 @@ import SimpleITK as sitk
 from isal import igzip, isal_zlib
 
 from meddino.core.errors import MeddinoError
+from meddino.core.formats import is_dicom
 from meddino.volumes import dicom, geometry, nifti
 from meddino.volumes.errors import BadVolume
 from meddino.volumes.hounsfield import check_hu, check_values, to_int16
 from meddino.volumes.magnetic import check_mr
-from meddino.volumes.raw import AGAIN, Raw, from_image, reason
+from meddino.volumes.raw import AGAIN, Raw, from_image, refusing
+from meddino.volumes.series import Series
 
-__all__ = ["BadVolume", "Volume", "check_made", "read", "read_ct_or_mr", "read_label", "read_made"]
+__all__ = [
+    "BadVolume",
+    "Volume",
+    "check_made",
+    "read",
+    "read_all",
+    "read_ct_or_mr",
+    "read_label",
+    "read_made",
+]
 
 GRID_TOLERANCE = 0.1
 """How far the voxels of a label may lie from its image's, in voxels."""
 ONTO_IMAGE = "resample it onto the image"
+
+ROUNDED = 1e-3
+"""How far values of a label may be from whole numbers, as after a resampling."""
 
 # tuple[Any] since isal's stubs call its error an instance.
 DAMAGES: tuple[Any, ...] = (OSError, EOFError, isal_zlib.IsalError)
@@ -28,6 +44,7 @@ PIECE_BYTES = 1 << 24
 """How much of a volume is unpacked at a time where only its checksum matters."""
 
 Vector = tuple[float, float, float]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -90,26 +107,55 @@ class Volume:
 
 
 def read(path: Path, *, hu: bool = True) -> Volume:
-    """Read a CT (or MR) volume.
+    """Read a CT (or MR) volume; of a folder of several DICOM series, the longest.
 
     Args:
-        path: a file (NIfTI, MetaImage, NRRD, ...) or the folder of a DICOM series.
+        path: a file (NIfTI, MetaImage, NRRD, DICOM, ...) or a folder of DICOM files. Of a folder
+            without DICOM files of its own, those below are read.
         hu: whether values must be HU. If so they are rounded to int16, and padding (-2000, -3024)
-            becomes -1024; otherwise they stay as they are, in float32.
+            becomes -1024; otherwise they stay as they are, in float32. DICOM must say that it is
+            CT, or else MR.
 
     Raises:
         BadVolume: it cannot be read or cannot be trusted; the message says why and what to do.
     """
-    raw = _load(path, "CT" if hu else None)
-    check_values(raw.array)
-    volume = _canonical(raw)
-    geometry.check_sides(volume.array)
-    if hu:
-        check_hu(volume.array)
-        array: npt.NDArray[Any] = to_int16(volume.array)
-    else:
-        array = volume.array.astype(np.float32)
-    return replace(volume, array=np.ascontiguousarray(array))
+    with refusing():
+        raw, left = _load(path, ("CT",) if hu else ("MR",))
+        return _with(left, _checked(raw, hu=hu))
+
+
+def read_all(
+    paths: Sequence[Path], *, hu: bool = True, min_slices: int = 1, pick_one: bool = False
+) -> Iterator[Volume | BadVolume]:
+    """Read all volumes of a case, one after the other: every DICOM series, the longest first.
+
+    Args:
+        paths: one file, or folders of DICOM files.
+        hu: as for `read`.
+        min_slices: shorter series are left, with a remark, unless it is the longest.
+        pick_one: whether one of them will be used: its remarks then name the others.
+
+    Yields:
+        Volumes; in place of one that cannot be trusted the reason, so that the others go on.
+    """
+    if not _is_dicom(paths[0]):
+        yield _or_reason(lambda: read(paths[0], hu=hu))
+        return
+    content = _or_reason(lambda: dicom.find(paths, ("CT",) if hu else ("MR",)))
+    if isinstance(content, BadVolume):
+        yield content
+        return
+    longest, *others = content.series
+    chosen = [longest, *(s for s in others if len(s.frames) >= min_slices)]
+    on_files = content.remarks
+    for series in chosen:
+        remarks = on_files
+        if pick_one or series is longest:
+            remarks += content.further(series, () if pick_one else chosen)
+        volume = _or_reason(partial(_read_series, series, remarks, hu=hu))
+        if isinstance(volume, Volume) and not pick_one:
+            on_files = ()  # said once
+        yield volume
 
 
 def read_ct_or_mr(path: Path) -> Volume:
@@ -118,22 +164,27 @@ def read_ct_or_mr(path: Path) -> Volume:
     Values that can be HU are taken for CT; others for MR, with a remark, if they can be that.
 
     Args:
-        path: a file or the folder of a DICOM series, as for `read`.
+        path: a file or a folder of DICOM files, as for `read`.
 
     Raises:
         BadVolume: it cannot be read, or is neither.
     """
-    try:
-        return replace(read(path), modality="CT")
-    except BadVolume as error:
-        no_ct = error
-    volume = read(path, hu=False)
-    try:
-        check_mr(volume.array)
-    except BadVolume as error:
-        raise BadVolume(f"as CT: {no_ct}. As MR: {error}") from error
-    remark = f"taken as MR: {str(no_ct).partition(';')[0]}"
-    return replace(volume, modality="MR", remarks=(*volume.remarks, remark))
+    with refusing():
+        raw, left = _load(path, ("CT", "MR"))
+        if raw.modality is not None:
+            return _with(left, _checked(raw, hu=raw.modality == "CT"))
+        try:
+            return _with(left, replace(_checked(raw, hu=True), modality="CT"))
+        except BadVolume as error:
+            no_ct = error
+        volume = replace(_checked(raw, hu=False), modality="MR")
+        try:
+            check_mr(volume.array)
+        except BadVolume as error:
+            raise BadVolume(
+                f"as CT: {no_ct.problem}. As MR: {error.problem}", no_ct.remedy
+            ) from error
+        return _with((*left, f"taken as MR: {no_ct.problem}"), volume)
 
 
 def read_label(path: Path, like: Volume) -> Volume:
@@ -145,21 +196,28 @@ def read_label(path: Path, like: Volume) -> Volume:
     Raises:
         BadVolume: unreadable, not whole numbers, or on another grid.
     """
-    raw = _load(path, None)
-    check_values(raw.array)
-    volume = _canonical(raw)
+    with refusing():
+        raw, _ = _load(path, None)
+        check_values(raw.array)
+        volume = _canonical(raw)
     _check_grid(volume, like)
-    array = volume.array
+    array, remarks = volume.array, volume.remarks
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        rounding = float(np.abs(whole - array).max())
+        if 0 < rounding <= ROUNDED:
+            remarks += (f"label values are rounded: they are up to {rounding:.1g} off whole ones",)
+    else:
+        whole, rounding = array, 0.0
     low, high = array.min(), array.max()
-    integral = array.dtype.kind != "f" or np.array_equal(np.rint(array), array)
-    if not integral or low < 0 or high > 65535:
+    if rounding > ROUNDED or whole.min() < 0 or whole.max() > 65535:
         raise BadVolume(
             f"label holds values that are not whole numbers from 0 on ({low:g} to {high:g}), as an"
             " image does",
             "mend `labels` of this dataset",
         )
-    kind = np.uint8 if high <= 255 else np.uint16
-    return replace(volume, array=np.ascontiguousarray(array.astype(kind)))
+    kind = np.uint8 if whole.max() <= 255 else np.uint16
+    return replace(volume, array=np.ascontiguousarray(whole.astype(kind)), remarks=remarks)
 
 
 def read_labelled(image: Path, label: Path) -> tuple[Volume, npt.NDArray[Any]]:
@@ -210,23 +268,58 @@ def read_made(path: Path, marker: Path) -> sitk.Image:
     return sitk.ReadImage(str(path))
 
 
-def _load(path: Path, modality: str | None) -> Raw:
-    """Read a file or a folder, as it is."""
-    if path.is_dir():
-        return dicom.load(path, modality)
+def _is_dicom(path: Path) -> bool:
+    return path.is_dir() or is_dicom(path)
+
+
+def _load(path: Path, modalities: Sequence[str] | None) -> tuple[Raw, tuple[str, ...]]:
+    """A file's voxels as they are, or those of a folder's longest series; remarks on the rest."""
+    if not _is_dicom(path):
+        return _load_file(path), ()
+    content = dicom.find([path], modalities)
+    remarks = content.remarks + content.further(content.series[0])
+    return dicom.load(content.series[0]), remarks
+
+
+def _load_file(path: Path) -> Raw:
+    """Read a file of another format than DICOM, as it is."""
     if not path.is_file():
         raise BadVolume("does not exist, or is a link to nowhere", AGAIN)
     if path.stat().st_size == 0:
         raise BadVolume("is an empty file", AGAIN)
     if path.name.lower().endswith(nifti.SUFFIXES):
         return nifti.load(path)
+    return from_image(sitk.ReadImage(str(path)))
+
+
+def _checked(raw: Raw, *, hu: bool) -> Volume:
+    """A volume in canonical orientation whose grid and values can be trusted."""
+    check_values(raw.array)
+    volume = _canonical(raw)
+    geometry.check_sides(volume.array)
+    if hu:
+        check_hu(volume.array)
+        array: npt.NDArray[Any] = to_int16(volume.array)
+    else:
+        array = volume.array.astype(np.float32)
+    return replace(volume, array=np.ascontiguousarray(array))
+
+
+def _read_series(series: Series, remarks: tuple[str, ...], *, hu: bool) -> Volume:
+    return _with(remarks, _checked(dicom.load(series), hu=hu))
+
+
+def _with(remarks: tuple[str, ...], volume: Volume) -> Volume:
+    return replace(volume, remarks=remarks + volume.remarks)
+
+
+def _or_reason(reading: Callable[[], Result]) -> Result | BadVolume:
+    """What a reader gives, or why it gives nothing."""
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise BadVolume(
-            f"cannot be read, it is truncated or damaged or no image ({reason(error)})", AGAIN
-        ) from error
-    return from_image(image)
+        with refusing():
+            return reading()
+    except BadVolume as error:
+        return error
 
 
 def _canonical(raw: Raw) -> Volume:
@@ -242,6 +335,7 @@ def _canonical(raw: Raw) -> Volume:
         oblique_deg=geometry.oblique_deg(rotation),
         remarks=turned.remarks + remarks,
         stored=Grid(raw.axes, raw.origin_mm),
+        modality=raw.modality,
     )
 
 

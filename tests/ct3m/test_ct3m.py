@@ -382,12 +382,12 @@ def test_a_killed_run_leaves_no_output_and_a_rerun_succeeds(tmp_path, root):
         from pathlib import Path
         import ct3m_data as data
         from meddino.ct3m import slices
-        read = slices.read_checked
-        def die_at_the_second(case, curation):
+        read = slices.read_volumes
+        def die_at_the_second(case, options):
             if case.id == "b":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return read(case, curation)
-        slices.read_checked = die_at_the_second
+            return read(case, options)
+        slices.read_volumes = die_at_the_second
         data.run(Path({str(tmp_path / "raw")!r}), Path({str(tmp_path / "out")!r}))
     """
     paths = os.pathsep.join([str(root), str(root / "tests")])

@@ -476,6 +476,7 @@ def test_names_and_reasons_are_inert_in_the_card_and_the_report(hostile: dict[st
         "datasets": [{"dataset": "own", "quarantined": 1, **counts}],
         "variants": [],
         "quarantined": [entry],
+        "remarks": [{"dataset": "own", "remark": f"{SCRIPT}\n# heading", "volumes": 1}],
     }
     text = _markdown(card, [])
     assert "<script" not in text and "\n# heading" not in text and html.escape(SCRIPT) in text

@@ -18,6 +18,7 @@ from PIL import Image
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
+from meddino.report.cards.card import _markdown, remarks_by_kind
 from meddino.report.figures import figures, layers, overlays
 from meddino.report.options import FigureOptions, PlotOptions, Prices
 from meddino.report.page.charts import results, training
@@ -192,6 +193,22 @@ def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
     assert "3,868,833" in page.text and "copy of toy/a" in page.text
     for shown in (markdown, page.text):
         assert "every copy of them" in " ".join(shown.split())
+
+
+def test_the_card_counts_remarks_by_kind(study: dict[str, Any]) -> None:
+    remarks = [
+        {"case": "1", "remark": "damaged files are left: 1, such as a.dcm"},
+        {"case": "2", "remark": "damaged files are left: 9, such as b.dcm"},
+        {"case": "2", "remark": "a single slice: the whole scan is elsewhere"},
+    ]
+    assert remarks_by_kind([{"dataset": "lits", "remarks": remarks}]) == [
+        {"dataset": "lits", "remark": "a single slice", "volumes": 1},
+        {"dataset": "lits", "remark": "damaged files are left", "volumes": 2},
+    ]
+    card = read_json(study["report"]["card"])
+    assert card["remarks"] == []
+    card["remarks"] = remarks_by_kind([{"dataset": "lits", "remarks": remarks}])
+    assert "| lits | damaged files are left | 2 |" in _markdown(card, [])
 
 
 def test_no_copies_are_a_sentence(study: dict[str, Any]) -> None:

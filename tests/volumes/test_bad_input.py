@@ -369,7 +369,8 @@ def test_the_longest_series_is_taken(tmp_path):
     write_series(tmp_path / "case", [2.0 * i for i in range(9)], uid="1.2.2")
     volume = reader.read(tmp_path / "case")
     assert len(volume.array) == 9
-    assert volume.remarks == ("longest of 2 series is used; 2 files of others are not",)
+    (remark,) = volume.remarks
+    assert remark == "further series are left: without a number (2 slices): shorter"
 
 
 def test_slightly_uneven_gaps_are_remarked(tmp_path):
@@ -419,4 +420,6 @@ def test_a_truncated_dicom_file_does_not_pass_in_silence(tmp_path, number):
     else:
         (remark,) = report["remarks"]
         assert remark["case"] == "bad"
-        assert remark["remark"] == f"1 DICOM files hold no readable image, such as {file.name}"
+        assert remark["remark"] == (
+            f"damaged files are left: 1, such as {file.name} (it is cut off, 500 bytes are missing)"
+        )

@@ -65,6 +65,7 @@ def run(
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
         "quarantined": quarantined([report for report, _ in chunks]),
         "unmatched": {m["dataset"]: m["unmatched"] for m in map(read_json, fetched)},
+        "remarks": remarks_by_kind([report for report, _ in chunks]),
     }
     look = options.figures
     entries = [
@@ -99,6 +100,20 @@ def _datasets(chunks: list[tuple[Any, Path]], sizes_px: tuple[int, ...]) -> list
         counts["bytes"] = sum(file.stat().st_size for file in files)
         totals.setdefault(report["dataset"], Counter()).update(counts)
     return [{"dataset": name, **counts} for name, counts in sorted(totals.items())]
+
+
+def remarks_by_kind(reports: list[Any]) -> list[dict[str, Any]]:
+    """What the reader mended or doubts, by kind: the words of a remark before its colon."""
+    volumes = {
+        (report["dataset"], entry["remark"].partition(":")[0], entry["case"])
+        for report in reports
+        for entry in report["remarks"]
+    }
+    counts = Counter((dataset, kind) for dataset, kind, _ in volumes)
+    return [
+        {"dataset": dataset, "remark": kind, "volumes": count}
+        for (dataset, kind), count in sorted(counts.items())
+    ]
 
 
 def _variant(card: dict[str, Any]) -> dict[str, Any]:
@@ -226,6 +241,19 @@ def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
         lines.append(f"- **{variant['variant']}**: {variant['meaning']}. {_counts(variant)}")
     for entry in figures:
         lines += ["", f"## {entry.title}", "", f"![{entry.title}]({entry.file})", "", entry.caption]
+    if card["remarks"]:
+        lines += [
+            "",
+            "## Remarks",
+            "",
+            "What was mended or is doubtful in volumes that are kept.",
+            "",
+        ]
+        lines += ["| Dataset | remark | volumes |", "|---|---|---:|"]
+        lines += [
+            f"| {e['dataset']} | {_inert(e['remark'])} | {e['volumes']:,} |"
+            for e in card["remarks"]
+        ]
     lines += ["", f"## Left out ({len(card['quarantined'])})", ""]
     lines += [
         f"- {e['dataset']}/{_inert(e['case'])}: {_inert(e['reason'])}" for e in card["quarantined"]

@@ -1,0 +1,524 @@
+"""DICOM as it comes: whatever lies in a folder, its CT gives the voxels of the plain series."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ct3m_data
+import dicom_data as data
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+from dicom_data import group, item, series, slice_of, stack, write
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from meddino.ct3m import shards
+from meddino.volumes import reader
+from meddino.volumes.reader import BadVolume, Volume
+
+CT = stack()
+STORED = CT - data.OFFSET
+
+
+def assert_plain(volume: Volume, images: np.ndarray = CT) -> None:
+    """The volume is that of the plain series, on its grid."""
+    np.testing.assert_array_equal(volume.array, images)
+    assert volume.spacing_mm == pytest.approx(data.SPACING, abs=2e-3)
+    assert volume.origin_mm == pytest.approx(data.ORIGIN, abs=0.02)
+    assert volume.modality == "CT"
+
+
+def in_order(count: int = len(CT)) -> list[Dataset]:
+    return [group(number) for number in range(count)]
+
+
+# ---- what lies beside a series ----------------------------------------------------------------
+
+
+def scout(folder: Path) -> None:
+    """Coronal, of the same matrix and series, one step above the stack (dcm2niix#731)."""
+    turned = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1], "SOPInstanceUID": "1.2"}
+    write(folder / "zz.dcm", slice_of(CT[3], 12, **turned))
+
+
+def localiser(folder: Path) -> None:
+    kind = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    write(folder / "zz.dcm", slice_of(CT[3], 12, ImageType=kind))
+
+
+def screenshot(folder: Path) -> None:
+    write(folder / "zz.dcm", slice_of(CT[3], 12, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"))
+
+
+def other_matrix(folder: Path) -> None:
+    write(folder / "zz.dcm", slice_of(CT[3, :20], 12))
+
+
+def other_pixels(folder: Path) -> None:
+    write(folder / "zz.dcm", slice_of(CT[3], 12, PixelSpacing=[0.7, 0.7]))
+
+
+def shorter(folder: Path) -> None:
+    series(folder, stack(8, 1), "b{}", SeriesInstanceUID="1.5", SeriesDescription="Lung")
+
+
+def pet(folder: Path) -> None:
+    series(folder, stack(20, 1), "pt{}", SeriesInstanceUID="1.5", Modality="PT")
+
+
+def segmentation(folder: Path) -> None:
+    write(
+        folder / "seg", data.enhanced(STORED, in_order(), Modality="SEG", SeriesInstanceUID="1.6")
+    )
+
+
+def dose(folder: Path) -> None:
+    write(folder / "dose", slice_of(CT[0], 0, Modality="RTDOSE", SeriesInstanceUID="1.7"))
+
+
+def structures(folder: Path) -> None:
+    kind = "1.2.840.10008.5.1.4.1.1.481.3"
+    write(folder / "rs.dcm", data.header(kind, CT[0], Modality="RTSTRUCT", PixelData=None))
+
+
+LEFT = "further series are left: number 3"
+BESIDE = {
+    scout: f'{LEFT} "Abdomen" (1 slice): other direction or spacing',
+    localiser: f'{LEFT} "Abdomen" (1 slice): localiser',
+    screenshot: f'{LEFT} "Abdomen" (1 slice): other image type',
+    other_matrix: f'{LEFT} "Abdomen" (1 slice): other size',
+    other_pixels: f'{LEFT} "Abdomen" (1 slice): other direction or spacing',
+    shorter: f'{LEFT} "Lung" (8 slices): shorter',
+    pet: f'{LEFT} "Abdomen" (20 slices): PT',
+    segmentation: f'{LEFT} "Abdomen" (12 slices): SEG',
+    dose: f'{LEFT} "Abdomen" (1 slice): RTDOSE',
+    structures: "objects without an image are left: 1 RTSTRUCT",
+}
+
+
+@pytest.mark.parametrize("form", ["classic", "enhanced"])
+@pytest.mark.parametrize("beside", BESIDE, ids=lambda beside: beside.__name__)
+def test_the_ct_is_read_whatever_lies_beside_it(
+    tmp_path: Path, beside: Callable[[Path], None], form: str
+) -> None:
+    if form == "classic":
+        series(tmp_path, CT)
+    else:
+        write(tmp_path / "ct", data.enhanced(STORED, in_order()))
+    beside(tmp_path)
+    volume = reader.read(tmp_path)
+    assert_plain(volume)
+    expected = BESIDE[beside]
+    if form == "enhanced" and beside in (scout, other_matrix, other_pixels):
+        expected = expected.rpartition(":")[0] + ": other image type"  # classic ones
+    assert volume.remarks == (expected,)
+
+
+def test_other_files_of_a_folder_are_no_concern(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    for name in ("LICENSE", "README.txt", "1-001.jpg", ".DS_Store", "._000.dcm"):
+        (tmp_path / name).write_bytes(b"something else" * 20)
+    volume = reader.read(tmp_path)
+    assert_plain(volume)
+    assert volume.remarks == ()
+
+
+def test_only_other_modalities_or_localisers_are_refused(tmp_path: Path) -> None:
+    pet(tmp_path / "pt")
+    localiser(tmp_path / "scout")
+    with pytest.raises(BadVolume, match=r"modality PT, not CT; take a series of CT"):
+        reader.read(tmp_path / "pt")
+    with pytest.raises(BadVolume, match=r"holds no slices.*\(1 slice\): localiser"):
+        reader.read(tmp_path / "scout")
+
+
+# ---- names, folders, links --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["1.2.840.113619.{}", "CT.1.2.3.{}", "IM{:04d}", "{:03d}.DCM", "{}", "I{}.ima", "{}.x"]
+)
+def test_files_have_any_name(tmp_path: Path, name: str) -> None:
+    """Each folder is one case, of a curation too."""
+    series(tmp_path / "raw/a", CT, name)
+    series(tmp_path / "raw/b", CT, name)
+    assert_plain(reader.read(tmp_path / "raw/a"))
+    layout = ct3m_data.FolderLayout(images=("*/*",), case="^(?P<case>[^/]+)/")
+    report = ct3m_data.run(tmp_path / "raw", tmp_path / "out", dataset=layout)
+    assert (report["volumes"], report["quarantined"], report["remarks"]) == (2, [], [])
+
+
+def test_a_medium_is_read_from_its_top(tmp_path: Path) -> None:
+    """DICOMDIR on top, and one series spread over folders below."""
+    series(tmp_path / "spread", CT)
+    for number, file in enumerate(sorted((tmp_path / "spread").iterdir())):
+        target = tmp_path / f"cd/DICOM/PAT0/{number % 3}/IM{number}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    (tmp_path / "cd/DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    assert_plain(reader.read(tmp_path / "cd"))
+
+
+def test_of_several_patients_none_is_chosen(tmp_path: Path) -> None:
+    series(tmp_path / "a", CT)
+    series(tmp_path / "b", stack(9), PatientID="two", SeriesInstanceUID="1.8")
+    with pytest.raises(BadVolume, match=r"DICOM of 2 patients, such as .*/a and .*/b; name the"):
+        reader.read(tmp_path)
+
+
+def test_links_are_followed_and_those_to_nowhere_named(tmp_path: Path) -> None:
+    store = series(tmp_path / "store", CT, "{:032x}")
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for number, file in enumerate(sorted(store.iterdir())):
+        (folder / f"{number}.dcm").symlink_to(file)
+    assert_plain(reader.read(folder))
+    (folder / "12.dcm").symlink_to(store / "gone")
+    remark = "links lead nowhere: 1 files are missing, such as 12.dcm"
+    assert reader.read(folder).remarks == (remark,)
+
+
+# ---- encodings --------------------------------------------------------------------------------
+
+
+def recoded(path: Path, syntax: str, **how: Any) -> None:
+    dataset = pydicom.dcmread(path)
+    if syntax == ExplicitVRBigEndian:
+        pixels = np.frombuffer(dataset.PixelData, "<i2")
+        dataset.PixelData = pixels.astype(">i2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    encoding = {"little_endian": syntax != ExplicitVRBigEndian}
+    pydicom.dcmwrite(path, dataset, implicit_vr=syntax == ImplicitVRLittleEndian, **encoding)
+
+
+def test_files_without_preamble_are_read(tmp_path: Path) -> None:
+    for number, image in enumerate(CT):
+        implicit = number % 2 == 0
+        dataset = slice_of(image, number)
+        del dataset.file_meta
+        write(
+            tmp_path / f"{number}", dataset, enforce_file_format=False, implicit_vr=implicit,
+            little_endian=True,
+        )  # fmt: skip
+    assert (tmp_path / "0").read_bytes()[:4] == b"\x08\x00\x08\x00"
+    assert_plain(reader.read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_every_plain_encoding_is_read(tmp_path: Path, syntax: str) -> None:
+    for file in series(tmp_path, CT).iterdir():
+        recoded(file, syntax)
+    assert_plain(reader.read(tmp_path))
+
+
+JPEG_LOSSLESS, JPEG_LS, JPEG2000 = (
+    getattr(gdcm.TransferSyntax, name)
+    for name in ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless")
+)
+
+
+def compress(path: Path, syntax: int) -> None:
+    reading = gdcm.ImageReader()
+    reading.SetFileName(str(path))
+    assert reading.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reading.GetImage())
+    assert change.Change()
+    writing = gdcm.ImageWriter()
+    writing.SetFileName(str(path))
+    writing.SetFile(reading.GetFile())
+    writing.SetImage(change.GetOutput())
+    assert writing.Write()
+
+
+@pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG_LS, JPEG2000, "RLE"])
+def test_compressed_multi_frame_equals_the_classic_series(tmp_path: Path, syntax: Any) -> None:
+    order = np.random.default_rng(0).permutation(len(CT))
+    dataset = data.enhanced(STORED[order], [group(number) for number in order])
+    if syntax == "RLE":
+        dataset.compress(RLELossless)
+    else:
+        codes = []
+        for number in order:
+            single = write(tmp_path / "single", slice_of(CT[number], int(number)))
+            compress(single, syntax)
+            compressed = pydicom.dcmread(single)
+            codes += generate_frames(compressed.PixelData, number_of_frames=1)
+        dataset.PixelData = encapsulate(codes)
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+    path = write(tmp_path / "e.dcm", dataset)
+    volume = reader.read(path)
+    assert_plain(volume)
+    assert volume.remarks == ()
+
+
+@pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 15), (12, 13)])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_foreign_bits_are_no_values(tmp_path: Path, stored: int, high: int, signed: int) -> None:
+    """Overlays in bits beside the values, and values that do not begin with the lowest bit."""
+    shift = 1024 if not signed else 0
+    values = np.clip(CT, -1024, 1023) + shift
+    low = high + 1 - stored
+    mask = ((1 << stored) - 1) << low
+    words = (values.astype(np.int64) << low) & mask | (0xFFFF ^ mask)
+    for number, word in enumerate(words.astype(np.uint16)):
+        own = {
+            "PixelData": word.tobytes(), "BitsStored": stored, "HighBit": high,
+            "PixelRepresentation": signed, "RescaleIntercept": -shift,
+        }  # fmt: skip
+        write(tmp_path / f"{number}.dcm", slice_of(CT[number], number, **own))
+    assert_plain(reader.read(tmp_path), np.clip(CT, -1024, 1023))
+
+
+def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
+    for number, image in enumerate(CT):
+        slope, intercept = (1, -1024) if number % 2 else (0.5, -2000)
+        words = np.rint((image - intercept) / slope).astype("<i2").tobytes()
+        own = {"RescaleSlope": slope, "RescaleIntercept": intercept, "PixelData": words}
+        write(tmp_path / f"{number}.dcm", slice_of(image, number, **own))
+    assert_plain(reader.read(tmp_path))
+
+
+# ---- enhanced ---------------------------------------------------------------------------------
+
+
+def test_enhanced_frames_are_sorted_by_position(tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(len(CT))
+    dataset = data.enhanced(STORED[order], [group(number) for number in order])
+    volume = reader.read(write(tmp_path / "e.dcm", dataset))
+    assert_plain(volume)
+    assert volume.remarks == ()
+
+
+def test_enhanced_frames_a_little_off_lie_on_an_even_grid(tmp_path: Path) -> None:
+    jitter = 0.02 * (-1.0) ** np.arange(len(CT)) / data.SPACING[0]
+    groups = [group(number + off) for number, off in enumerate(jitter)]
+    volume = reader.read(write(tmp_path / "e.dcm", data.enhanced(STORED, groups)))
+    assert_plain(volume)
+    assert volume.remarks[0].startswith("gaps between slices differ slightly: from 2.46 to 2.54")
+
+
+def test_every_functional_group_may_be_the_frame_s_own(tmp_path: Path) -> None:
+    names = "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence"
+    groups, stored = [], []
+    for number, image in enumerate(CT):
+        slope, intercept = 1 + number % 2, -1024 - 2 * number
+        own = dict(
+            zip(
+                names,
+                (
+                    item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+                    data.measures(),
+                    data.rescale(slope, intercept),
+                ),
+                strict=True,
+            )
+        )
+        groups.append(group(number, **own))
+        stored.append(image - intercept if slope == 1 else (image - intercept) // 2)
+    images = np.array([
+        image if number % 2 == 0 else (image - -1024 + 2 * number) // 2 * 2 - 1024 - 2 * number
+        for number, image in enumerate(CT)
+    ])  # fmt: skip
+    dataset = data.enhanced(np.array(stored), groups, dict.fromkeys(names))
+    assert_plain(reader.read(write(tmp_path / "e.dcm", dataset)), images)
+
+
+def test_stacks_of_one_file_are_volumes_of_their_own(tmp_path: Path) -> None:
+    """Also where they lie among each other, or where the second one begins above a gap."""
+    second = stack(8, 5)
+    for start in (0, 3, 40):
+        groups = in_order() + [group(start + number, "2") for number in range(8)]
+        dataset = data.enhanced(np.concatenate([STORED, second - data.OFFSET]), groups)
+        path = write(tmp_path / f"{start}.dcm", dataset)
+        whole, part = reader.read_all([path])
+        assert isinstance(part, Volume)
+        assert_plain(whole)
+        np.testing.assert_array_equal(part.array, second)
+        (remark,) = reader.read(path).remarks
+        assert remark.endswith("(8 slices): shorter")
+
+
+def test_a_file_in_several_parts_is_one_volume(tmp_path: Path) -> None:
+    """A concatenation: the frames of one image, divided among files."""
+    for start in (0, 5):
+        numbers = range(start, 5 if start == 0 else len(CT))
+        dataset = data.enhanced(STORED[list(numbers)], [group(number) for number in numbers])
+        write(tmp_path / f"{start}.dcm", dataset)
+    assert_plain(reader.read(tmp_path))
+
+
+def test_enhanced_frames_without_their_places_are_refused(tmp_path: Path) -> None:
+    few = write(tmp_path / "few.dcm", data.enhanced(STORED, in_order(9)))
+    with pytest.raises(BadVolume, match=r"it has 12 frames and places of 9"):
+        reader.read(few)
+    none = data.enhanced(STORED, [])
+    del none.PerFrameFunctionalGroupsSequence
+    with pytest.raises(BadVolume, match=r"lack position, orientation or pixel spacing"):
+        reader.read(write(tmp_path / "none.dcm", none))
+
+
+# ---- several series, phases, copies ------------------------------------------------------------
+
+
+def test_each_series_of_a_folder_is_a_case(tmp_path: Path) -> None:
+    folder = series(tmp_path / "raw/case", CT)
+    shorter(folder)
+    series(folder, stack(3), "c{}", SeriesInstanceUID="1.9", SeriesDescription="Bolus")
+    localiser(folder)
+    report = ct3m_data.run(
+        tmp_path / "raw",
+        tmp_path / "out",
+        dataset=ct3m_data.FolderLayout(images=("*/*",), case="^(?P<case>[^/]+)/"),
+    )
+    assert (report["volumes"], report["slices"], report["quarantined"]) == (2, 20, [])
+    rows = shards.read_metadata(shards.open_shard(tmp_path / "out/0.32.parquet"))
+    assert rows["case"].to_pylist() == ["case"] * 12 + ["case#2"] * 8
+    (remark,) = report["remarks"]
+    assert remark["case"] == "case"
+    assert remark["remark"] == (
+        'further series are left: number 3 "Bolus" (3 slices): shorter, number 3 "Abdomen"'
+        " (1 slice): localiser"
+    )
+
+
+@pytest.mark.parametrize(
+    "telling",
+    ["TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers", "PatientID", "TriggerTime"],
+)
+def test_phases_of_one_series_are_volumes_of_their_own(tmp_path: Path, telling: str) -> None:
+    phases = [stack(seed=seed) for seed in range(3)]
+    for phase, images in enumerate(phases):
+        series(tmp_path, images, f"{phase}-{{}}", **{telling: str(phase + 1)})
+    volumes = list(reader.read_all([tmp_path]))
+    assert len(volumes) == 3
+    for volume, images in zip(volumes, phases, strict=True):
+        assert isinstance(volume, Volume)
+        assert_plain(volume, images)
+
+
+def test_images_of_one_place_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    series(tmp_path, stack(seed=1), "other{}")
+    with pytest.raises(BadVolume, match=r"uneven \(from 0.00 to 2.50 mm\).*repeated"):
+        reader.read(tmp_path)
+
+
+def test_copies_of_slices_are_left(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    for number in (0, 5, 11):
+        write(tmp_path / f"copy{number}", slice_of(CT[number], number))
+    volume = reader.read(tmp_path)
+    assert_plain(volume)
+    assert volume.remarks == ("copies of slices are left: 3, such as copy0",)
+
+
+# ---- damage -----------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def header_only(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [cut, header_only, zeroed, emptied], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", ["{:03d}.dcm", "IM{:04d}", "1.2.840.{}"])
+def test_a_damaged_file_at_the_end_is_named(
+    tmp_path: Path, spoil: Callable[[Path], None], name: str
+) -> None:
+    series(tmp_path, CT, name)
+    spoil(tmp_path / name.format(11))
+    volume = reader.read(tmp_path)
+    assert_plain(volume, CT[:11])
+    (remark,) = volume.remarks
+    assert remark.startswith(f"damaged files are left: 1, such as {name.format(11)} (")
+    spoil(tmp_path / name.format(5))
+    with pytest.raises(BadVolume, match="slices are missing"):
+        reader.read(tmp_path)
+
+
+def test_compressed_pixels_that_are_damaged_are_named(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    for file in tmp_path.iterdir():
+        compress(file, JPEG2000)
+    whole = reader.read(tmp_path)
+    assert_plain(whole)
+    last = tmp_path / "011.dcm"
+    content = bytearray(last.read_bytes())
+    start = content.index(b"\xff\x4f\xff\x51")  # where the code of JPEG 2000 begins
+    content[start : start + 40] = bytes(40)
+    last.write_bytes(content)
+    (remark,) = reader.read(tmp_path).remarks
+    assert remark.startswith("damaged files are left: 1, such as 011.dcm (")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RescaleSlope", 0, "its rescale slope is 0"),
+        ("Rows", 0, "it has 0 rows"),
+        ("PixelSpacing", [0, 0], "lack position, orientation or pixel spacing"),
+        ("PixelSpacing", None, "lack position, orientation or pixel spacing"),
+        ("ImagePositionPatient", None, "lack position, orientation or pixel spacing"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "lack position, orientation"),
+        ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0], "lack position, orientation"),
+        ("BitsStored", 17, "bits contradict each other"),
+        ("BitsAllocated", 32, "cannot be decoded"),
+        ("ModalityLUTSequence", item(LUTExplanation="table"), "coded by a table"),
+    ],
+)
+def test_headers_that_cannot_be_used_are_refused(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    series(tmp_path, CT, **{name: value})
+    with pytest.raises(BadVolume, match=message) as caught:
+        reader.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_slices_that_are_shifted_within_their_planes_are_refused(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    moved = [*data.place(6)]
+    moved[0] += 4
+    write(tmp_path / "006.dcm", slice_of(CT[6], 6, ImagePositionPatient=moved))
+    with pytest.raises(BadVolume, match=r"shifted against each other by up to 4\.0 mm"):
+        reader.read(tmp_path)
+
+
+def test_a_slice_alone_says_that_it_is_one(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    volume = reader.read(tmp_path / "004.dcm")
+    np.testing.assert_array_equal(volume.array, CT[4:5])
+    assert volume.spacing_mm == pytest.approx(data.SPACING)
+    assert volume.remarks == ("a single slice: the folder of its series holds the whole scan",)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    series(tmp_path, CT)
+    (tmp_path / "011.dcm").chmod(0)
+    assert "011.dcm" in reader.read(tmp_path).remarks[0]
