@@ -75,6 +75,7 @@ SHORTER = {
     "methods": {"stage1": {"weights": "stage1@8"}, "stage2": {"weights": "stage2@4"},
                 "meddinov3": {"weights": "stage3@4"}},
     "probe": {"slices_px": 64, "slices_per_case": 4, "patches_per_class": 30},
+    "features": {"images": 1, "sizes_px": [96]},
 }  # fmt: skip
 """Laid over the sandbox's profiles/demo/study.yaml: the commands are those of the page, the minutes
 are not."""
