@@ -20,12 +20,12 @@ $(VENV)/.ready: envs/lock.txt envs/lock-torch.txt envs/lock-torch-cpu.txt pyproj
 	@touch $@
 
 demo: setup  ## the complete study on phantoms, minutes on a laptop
-	@python -m meddino study --profile profiles/demo all
+	@python -m meddino study --preload --profile profiles/demo all
 	@cat results/tables/table1.md results/tables/table2.md results/tables/table3.md
 	@echo "report: $(CURDIR)/results/report.html"
 
 demo-short: setup  ## every stage and every method on one phantom benchmark
-	@python -m meddino study --profile profiles/demo --configfile profiles/demo/study.yaml profiles/demo/short.yaml -- all
+	@python -m meddino study --preload --profile profiles/demo --configfile profiles/demo/study.yaml profiles/demo/short.yaml -- all
 	@cat results/short/tables/table1.md results/short/tables/table2.md results/short/tables/table3.md
 	@echo "report: $(CURDIR)/results/short/report.html"
 

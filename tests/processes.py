@@ -1,5 +1,6 @@
 """How tests start processes that they send signals to, and Snakemake."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -8,10 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 
 from places import ROOT
+
+from meddino.cli.forkserver import forkserver
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 IMPORTED = [
@@ -21,6 +26,7 @@ IMPORTED = [
     "meddino.slurm.queue",
 ]
 """What a dry run imports, which takes longer than the rest of it."""
+NONE: Mapping[str, str] = MappingProxyType({})
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(IMPORTED)
 
@@ -37,7 +43,20 @@ def snakemake_environment(package: Path = ROOT) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(package), "PATH": path}
 
 
-def start_snakemake(arguments: list[str], folder: Path, printed: Path) -> BaseProcess:
+@cache
+def preloaded() -> dict[str, str]:
+    """Have jobs forked as with `study --preload`, until the tests of this process end."""
+    server = forkserver()
+    atexit.register(server.__exit__, None, None, None)
+    return server.__enter__()
+
+
+def start_snakemake(
+    arguments: list[str],
+    folder: Path,
+    printed: Path,
+    variables: Mapping[str, str] = NONE,
+) -> BaseProcess:
     """Start `python -m snakemake` with this checkout's workflow, in a process group of its own.
 
     The process is forked from a server that has imported Snakemake and `meddino`, which saves two
@@ -47,10 +66,12 @@ def start_snakemake(arguments: list[str], folder: Path, printed: Path) -> BasePr
         arguments: What follows `--snakefile Snakefile`.
         folder: The working directory.
         printed: A file for all that the process prints.
+        variables: Of the environment, beside those of `snakemake_environment`.
     """
     words = ["--snakefile", str(SNAKEFILE), *arguments]
     process = FORKS.Process(
-        target=_be_snakemake, args=(words, folder, printed, snakemake_environment())
+        target=_be_snakemake,
+        args=(words, folder, printed, {**snakemake_environment(), **variables}),
     )
     process.start()
     return process
@@ -77,10 +98,12 @@ def _be_snakemake(
     runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
 
 
-def run_snakemake(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_snakemake(
+    arguments: list[str], folder: Path, variables: Mapping[str, str] = NONE
+) -> subprocess.CompletedProcess[str]:
     """Run Snakemake to its end (see `start_snakemake`); `stdout` holds all that it prints."""
     with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".log") as printed:
-        process = start_snakemake(arguments, folder, Path(printed.name))
+        process = start_snakemake(arguments, folder, Path(printed.name), variables)
         try:
             process.join()
         finally:

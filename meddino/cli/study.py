@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -14,28 +14,35 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from meddino.cli import snakemake
+from meddino.cli.forkserver import forkserver
 from meddino.cli.job_logs import last_words
 from meddino.cli.lock import FolderLock, locked
 from meddino.cli.snakemake import LOG, Run
 from meddino.core.errors import MeddinoError
 
 TAIL_LINES = 60
+PRELOAD = "--preload"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `snakemake ARGUMENTS` and show its progress; its whole log goes to logs/snakemake.log.
 
+    With --preload, libraries are imported once and each job is forked from the process that has
+    them: a study of many short jobs on this machine then takes half the time.
+
     Raises:
         MeddinoError: another run is under way here, a configuration is refused, a job failed (its
             last words are shown first), or a signal stopped it.
     """
-    command = snakemake.command(arguments)
-    with locked() as lock:
-        _run(command, lock)
+    command = snakemake.command([word for word in arguments if word != PRELOAD])
+    preload = PRELOAD in arguments
+    starts: AbstractContextManager[dict[str, str]] = forkserver() if preload else nullcontext({})
+    with locked() as lock, starts as variables:
+        _run(command, lock, variables)
 
 
-def _run(command: list[str], lock: FolderLock) -> None:
+def _run(command: list[str], lock: FolderLock, variables: Mapping[str, str]) -> None:
     console = Console(stderr=True)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     run = Run()
@@ -48,7 +55,7 @@ def _run(command: list[str], lock: FolderLock) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PATH": _path()},
+            env={**os.environ, "PATH": _path(), **variables},
             process_group=0,
         ) as process,
         _signals_passed_on(process) as signals,

@@ -59,7 +59,7 @@ VERBS: dict[str, Verb] = {
         module="meddino.cli.study",
         summary="run the workflow, or go on with it, and show its progress",
         group="study",
-        usage="[SNAKEMAKE_ARGUMENT ...]",
+        usage="[--preload] [SNAKEMAKE_ARGUMENT ...]",
     ),
     "watch": Verb(
         module="meddino.cli.watch",

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from places import ROOT
-from processes import run_snakemake
+from processes import preloaded, run_snakemake
 
 from meddino.cli.snakemake import read_log
 from meddino.models.architectures import named
@@ -27,7 +27,8 @@ CURATION = {"slices", "duplicates", "index", "index_leak_free", "card", "leaves"
 def snakemake(folder: Path, configs: list[Path], target: str, *flags: str) -> str:
     # Its profile has each training take one thread, as two run beside each other.
     profile = ["--profile", str(ROOT / "profiles/demo"), "--nolock", *flags]
-    done = run_snakemake([*profile, "--configfile", *map(str, configs), "--", target], folder)
+    words = [*profile, "--configfile", *map(str, configs), "--", target]
+    done = run_snakemake(words, folder, {} if "--dry-run" in flags else preloaded())
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 

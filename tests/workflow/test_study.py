@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from places import ROOT
-from processes import run_snakemake, snakemake_environment, start_snakemake
+from processes import preloaded, run_snakemake, snakemake_environment, start_snakemake
 
 from meddino.core.files import read_json
 from meddino.evaluate import evaluate
@@ -34,7 +34,7 @@ def arguments(*targets: str) -> list[str]:
 
 
 def snakemake(folder: Path, *targets: str) -> str:
-    done = run_snakemake(arguments(*targets), folder)
+    done = run_snakemake(arguments(*targets), folder, preloaded())
     logs = "".join(
         f"\n{log}:\n{log.read_text()[-800:]}" for log in (folder / "logs").rglob("*.log")
     )
@@ -156,7 +156,7 @@ def test_mr_is_kept_out_of_the_pretraining_set(folder: Path) -> None:
 
 def kill_midway(folder: Path, target: str, log: Path, seconds: float) -> None:
     """Start making `target`, and kill the whole process group `seconds` after its log appears."""
-    process = start_snakemake(arguments(target), folder, Path(os.devnull))
+    process = start_snakemake(arguments(target), folder, Path(os.devnull), preloaded())
     try:
         deadline = time.monotonic() + 600
         while not log.exists() and time.monotonic() < deadline and process.is_alive():
