@@ -29,6 +29,7 @@ from test_segment import make_model
 
 from meddino.__main__ import main
 from meddino.cli.stages import stage_parser
+from meddino.cli.study import PRELOAD
 from meddino.core import layers
 from meddino.pipeline.verbs import VERBS
 
@@ -352,7 +353,7 @@ def check_verb(name: str, *words: str) -> None:
     if verb.usage:
         at = words.index("--gpu") if "--gpu" in words else None
         rest = list(words) if at is None else [*words[:at], *words[at + 2 :]]
-        check_snakemake(rest)
+        check_snakemake([word for word in rest if (name, word) != ("study", PRELOAD)])
     elif verb.options is not None:
         parser = stage_parser(name, import_module(verb.module).run)
         try:
