@@ -206,6 +206,9 @@ class Origin(Options):
 class Dataset(Origin, FolderLayout):
     """One dataset: origin, layout, and what is known of its contents."""
 
+    nnunet: str | None = None
+    """A folder of yours in nnU-Net's raw layout: its dataset.json says all other keys but those
+    that you give, and describes a benchmark of the same name."""
     volumes: int | None = Field(None, gt=0)
     """Expected number of images (CT and MR); decides into how many chunks the work is cut."""
     contains: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
+from meddino.datasets import nnunet_raw
 from meddino.datasets.options import Dataset
 
 FOLDER = Path(__file__).parent / "registry"
@@ -33,7 +34,7 @@ def resolve(name: str, overrides: Mapping[str, Any]) -> Dataset:
     Raises:
         MeddinoError: a value is not valid, or an unknown dataset lacks what it needs.
     """
-    entry = entries().get(name)
+    entry, overrides = entries().get(name), nnunet_raw.dataset(name, overrides)
     if entry is None:
         _require(name, overrides)
     values = {} if entry is None else entry.model_dump(exclude_unset=True)
@@ -47,7 +48,8 @@ def _require(name: str, overrides: Mapping[str, Any]) -> None:
     if missing:
         raise MeddinoError(
             f"datasets.{name}: no dataset of this name is known (known: {', '.join(entries())});"
-            f" to use your own, add {', '.join(missing)} under datasets.{name}"
+            f" to use your own, add {', '.join(missing)} under datasets.{name}, or `nnunet` alone:"
+            " a folder in nnU-Net's raw layout"
         )
 
 

@@ -21,7 +21,7 @@ from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
 from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
-from meddino.finetune.options import Benchmark, ConvertOptions
+from meddino.finetune.options import REST, Benchmark, ConvertOptions
 from meddino.volumes import reader
 
 SPLIT_SEED = 12345  # nnU-Net's
@@ -150,16 +150,18 @@ def map_labels(
     Raises:
         BadVolume: a value is neither 0 nor in the label map.
     """
-    mapped_values = {0, *(value for ids in benchmark.labels.values() for value in ids)}
-    unknown = [f"{value:g}" for value in np.unique(values) if value not in mapped_values]
-    if unknown:
+    named = [0, *benchmark.values]
+    if not benchmark.open and (unknown := np.setdiff1d(values, named)).size:
         raise reader.BadVolume(
-            f"label value {', '.join(unknown)} is not in the benchmark's label map",
-            "add it to `labels` of this benchmark",
+            f"label value {', '.join(map(str, unknown))} is not in the benchmark's label map",
+            "add it to `labels` of this benchmark, or name a structure whose value is `rest`",
         )
     mapped = np.zeros(values.shape, np.uint8)
     for number, name in enumerate(benchmark.names, start=1):
-        mapped[np.isin(values, benchmark.labels[name])] = number
+        ids = benchmark.labels[name]
+        mapped[np.isin(values, named, invert=True) if ids == REST else np.isin(values, ids)] = (
+            number
+        )
     return mapped
 
 

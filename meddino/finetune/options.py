@@ -1,9 +1,10 @@
 """Options of the benchmarks, nnU-Net's planning, the methods, their training and prediction."""
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from meddino.core import layers
 from meddino.core.explain import explain
@@ -13,6 +14,21 @@ from meddino.models.architectures import library_of
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+REST = "rest"
+"""In a label map, all values but 0 that no other structure has."""
+
+
+def _values(labels: object) -> object:
+    """A label value by itself, as a list of one; one message for all that is not valid."""
+    values = labels if isinstance(labels, list | tuple) else [labels]
+    if labels == REST:
+        return REST
+    if any(type(value) is not int or value < 1 for value in values):
+        raise ValueError("is no label value from 1 on, nor a list of them, nor `rest`")
+    return values
+
+
+Values = Annotated[list[Positive] | Literal["rest"], BeforeValidator(_values)]
 
 
 class Benchmark(Options):
@@ -24,9 +40,10 @@ class Benchmark(Options):
     """Key of the data set in `datasets`."""
     nnunet_id: int = Field(ge=1, le=999)
     """nnU-Net's number of the data set; must differ from every other benchmark's."""
-    labels: dict[str, list[Positive]]
-    """Structure -> its values in the reference labels (several are merged); 0 is background.
-    nnU-Net gets consecutive numbers in the order of each structure's lowest value."""
+    labels: dict[str, Values]
+    """Structure -> its value in the reference labels, several that are merged, or `rest`: all that
+    no other structure has; 0 is background. nnU-Net gets consecutive numbers in the order of each
+    structure's lowest value, `rest` being last."""
     structures: list[str] = []
     """Structures that count; the others become background. Empty: all."""
     modalities: list[Literal["CT", "MR"]] = Field(default=["CT"], min_length=1)
@@ -40,10 +57,11 @@ class Benchmark(Options):
 
     @model_validator(mode="after")
     def _check(self) -> "Benchmark":
-        values = [value for ids in self.labels.values() for value in ids]
-        if not values or any(not ids for ids in self.labels.values()):
+        if not self.labels or any(not ids for ids in self.labels.values()):
             raise ValueError("labels: each structure needs at least one label value")
-        if len(values) != len(set(values)):
+        if sum(ids == REST for ids in self.labels.values()) > 1:
+            raise ValueError("labels: only one structure can be the rest")
+        if len(values := self.values) != len(set(values)):
             raise ValueError("labels: a label value may belong to one structure only")
         self._check_names("structures", self.structures)
         return self
@@ -57,7 +75,18 @@ class Benchmark(Options):
     def names(self) -> list[str]:
         """The structures in nnU-Net's order: the first has number 1."""
         chosen = self.structures or list(self.labels)
-        return sorted(chosen, key=lambda name: min(self.labels[name]))
+        first = {name: inf if ids == REST else min(ids) for name, ids in self.labels.items()}
+        return sorted(chosen, key=lambda name: first[name])
+
+    @property
+    def values(self) -> list[int]:
+        """The label values that the map names."""
+        return [v for ids in self.labels.values() if isinstance(ids, list) for v in ids]
+
+    @property
+    def open(self) -> bool:
+        """Whether any value may occur, since one structure is the rest."""
+        return REST in self.labels.values()
 
     @property
     def folder(self) -> str:

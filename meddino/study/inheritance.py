@@ -3,7 +3,8 @@
 A stage or a method may say `like: NAME` and only what differs from the entry of that name. An entry
 that is null is left out: so an overlay takes away what a file below it has. A preset is a set of
 changes to the stages of pretraining; it is laid over them before other stages become like them, so
-that it reaches those too. What is of a wrong type stays as it is, for validation to name.
+that it reaches those too. A dataset in nnU-Net's raw layout is a benchmark as well. What is of a
+wrong type stays as it is, for validation to name.
 """
 
 from collections.abc import Mapping
@@ -11,9 +12,13 @@ from typing import Any
 
 from meddino.core.errors import MeddinoError
 from meddino.core.layers import merge
+from meddino.datasets import nnunet_raw
+from meddino.datasets.nnunet_raw import KEY
 
 LIKE = "like"
 """The key that names the entry from which another takes what it does not say itself."""
+OWN_NUMBERS = range(900, 1000)
+"""nnU-Net's numbers for datasets whose folders have none."""
 NAMED = ("benchmarks", "datasets", "tables", "weights")
 """Sections of entries that an overlay may take away, beside `methods` and `pretrain.stages`."""
 
@@ -26,11 +31,11 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         MeddinoError: an entry is like one that does not exist, or like itself, or there is no such
-            preset.
+            preset, or a folder is not in nnU-Net's raw layout.
     """
-    resolved = dict(config)
+    resolved = {**config, **_nnunet_benchmarks(config)}
     for section in NAMED:
-        if isinstance(entries := config.get(section), Mapping):
+        if isinstance(entries := resolved.get(section), Mapping):
             resolved[section] = _present(entries)
     if isinstance(methods := config.get("methods"), Mapping):
         resolved["methods"] = _complete(_present(methods), "methods")
@@ -39,6 +44,23 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         stages = _under_preset(pretrain, _present(pretrain["stages"]))
         resolved["pretrain"] = {**pretrain, "stages": _complete(stages, "pretrain.stages")}
     return resolved
+
+
+def _nnunet_benchmarks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of benchmarks with one for each dataset in nnU-Net's raw layout."""
+    datasets, benchmarks = config.get("datasets"), config.get("benchmarks") or {}
+    if not isinstance(datasets, Mapping) or not isinstance(benchmarks, Mapping):
+        return {}
+    completed = dict(benchmarks)
+    for name, entry in datasets.items():
+        own = completed.get(name, {})
+        if not isinstance(entry, Mapping) or not entry.get(KEY) or not isinstance(own, Mapping):
+            continue
+        described = nnunet_raw.describe(f"datasets.{name}.{KEY}", entry[KEY])
+        others = [b.get("nnunet_id") for b in completed.values() if isinstance(b, Mapping)]
+        number = described.number or next(n for n in OWN_NUMBERS if n not in others)
+        completed[name] = {"dataset": name, "nnunet_id": number, **described.benchmark, **own}
+    return {"benchmarks": completed} if completed != benchmarks else {}
 
 
 def _present(entries: Mapping[str, Any]) -> dict[str, Any]:

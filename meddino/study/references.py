@@ -43,9 +43,15 @@ def phantoms(names: Mapping[str, Phantom]) -> Iterator[str]:
 
 def benchmark_numbers(benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:
     """Benchmarks that share nnU-Net's number."""
-    numbers = [benchmark.nnunet_id for benchmark in benchmarks.values()]
-    if len(set(numbers)) < len(numbers):
-        yield "benchmarks: two share an nnunet_id"
+    sharing: dict[int, list[str]] = {}
+    for name, benchmark in benchmarks.items():
+        sharing.setdefault(benchmark.nnunet_id, []).append(name)
+    for number, names in sharing.items():
+        if len(names) > 1:
+            yield (
+                f"benchmarks.{names[-1]}.nnunet_id = {number}: {names[0]} has that number, too;"
+                " choose another one, up to 999"
+            )
 
 
 def slices(chain: Chain, sizes_px: Sequence[int], leaves: Leaves | None) -> Iterator[str]:

@@ -102,7 +102,7 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("tables.table1.rows", ["dinov3_896"]), ["table1.compare_with = 'dinov3_896': must"]),
         (put("tables.table2.benchmarks", ["brats"]), ["no benchmark 'brats'", "amos22"]),
         (put("benchmarks.lits.dataset", "lots"), ["datasets.lots", "known:"]),
-        (put("benchmarks.lits.nnunet_id", 701), ["share an nnunet_id"]),
+        (put("benchmarks.lits.nnunet_id", 701), ["lits.nnunet_id = 701: amos22 has that number"]),
         (put("ct3m.dedupe", "all"), ["ct3m.dedupe = 'all'", "'keep-first' or 'off'"]),
         (
             put("pretrain.stages.stage2.data", "ct3m-leak-free"),
