@@ -19,6 +19,7 @@ from meddino.cli.job_logs import last_words
 from meddino.cli.lock import FolderLock, locked
 from meddino.cli.snakemake import LOG, Run
 from meddino.core.errors import MeddinoError
+from meddino.pipeline.checks import REMARK
 
 TAIL_LINES = 60
 PRELOAD = "--preload"
@@ -171,6 +172,8 @@ def _show(lines: Iterator[str], run: Run, console: Console, planned: Callable[[]
             if run.total and not total:
                 planned()
             rule = run.jobs[-1].rule if run.jobs else "planning"
+            if line.startswith(REMARK):
+                console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
             progress.update(task, description=rule, completed=run.done, total=run.total or 1)
             if run.done == done or console.is_terminal:
                 continue

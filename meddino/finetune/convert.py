@@ -9,19 +9,19 @@ of AMOS22 keeps 40 of its 72 validation cases).
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from sklearn.model_selection import KFold
 
-from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
 from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
+from meddino.finetune import usable
 from meddino.finetune.options import REST, Benchmark, ConvertOptions
+from meddino.finetune.usable import Rejected
 from meddino.volumes import reader
 
 SPLIT_SEED = 12345  # nnU-Net's
@@ -29,14 +29,6 @@ ENDING = ".nii.gz"
 
 Folds = list[dict[str, list[str]]]
 """nnU-Net's `splits_final.json`: for each fold its cases, `train` and `val`."""
-
-
-class Rejected(NamedTuple):
-    """A case that is left out, and the file that caused it."""
-
-    case: str
-    path: str
-    reason: str
 
 
 def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
@@ -56,7 +48,7 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
         MeddinoError: fewer usable cases than folds.
     """
     benchmark, folder = options.benchmark, output.parent
-    labelled = _labelled(options, raw_root(raw))
+    labelled = usable.labelled(options, raw_root(raw))
     cases = [case for case in labelled if case.id not in options.dataset.exclude_cases]
     converted: list[str] = []
     rejected: list[Rejected] = []
@@ -79,25 +71,12 @@ def run(options: ConvertOptions, *, raw: Path, output: Path) -> None:
         {"benchmark": benchmark.label, "quarantined": quarantined}
         | ({"remarks": remarks} if remarks else {}),
     )
-    if len(converted) < benchmark.folds:
-        raise MeddinoError(
-            f"{benchmark.label}: {len(converted)} usable cases of {len(labelled)} labelled ones are"
-            f" too few for {benchmark.folds} folds; see {folder / 'quarantine.json'}"
-        )
+    name = folder.name.partition("_")[2] or benchmark.label
+    usable.refuse_too_few(options, raw_root(raw), name, len(converted), rejected)
     folds = keep(drawn, set(converted))
     _report(benchmark.label, drawn, folds)
     write_json(folder / "splits_final.json", folds)
     write_json(output, _dataset_json(benchmark, converted))
-
-
-def _labelled(options: ConvertOptions, root: Path) -> list[Case]:
-    """All labelled cases of the benchmark, also those that `exclude_cases` names."""
-    layout = options.dataset.model_copy(update={"exclude_cases": ()})
-    return [
-        case
-        for case in layout.cases(root)
-        if case.label is not None and case.modality in options.benchmark.modalities
-    ]
 
 
 def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | tuple[str, ...]:
@@ -150,12 +129,8 @@ def map_labels(
     Raises:
         BadVolume: a value is neither 0 nor in the label map.
     """
+    usable.refuse_unknown(np.unique(values).tolist(), benchmark)
     named = [0, *benchmark.values]
-    if not benchmark.open and (unknown := np.setdiff1d(values, named)).size:
-        raise reader.BadVolume(
-            f"label value {', '.join(map(str, unknown))} is not in the benchmark's label map",
-            "add it to `labels` of this benchmark, or name a structure whose value is `rest`",
-        )
     mapped = np.zeros(values.shape, np.uint8)
     for number, name in enumerate(benchmark.names, start=1):
         ids = benchmark.labels[name]

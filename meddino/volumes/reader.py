@@ -24,6 +24,7 @@ __all__ = [
     "BadVolume",
     "Volume",
     "check_made",
+    "label_values",
     "read",
     "read_all",
     "read_ct_or_mr",
@@ -201,14 +202,39 @@ def read_label(path: Path, like: Volume) -> Volume:
         check_values(raw.array)
         volume = _canonical(raw)
     _check_grid(volume, like)
-    array, remarks = volume.array, volume.remarks
+    array, remarks = _whole_numbers(volume.array)
+    return replace(volume, array=np.ascontiguousarray(array), remarks=volume.remarks + remarks)
+
+
+def label_values(path: Path) -> list[int]:
+    """The values that occur in a segmentation, wherever its image lies.
+
+    Raises:
+        BadVolume: unreadable, or not whole numbers.
+    """
+    with refusing():
+        raw, _ = _load(path, None)
+        check_values(raw.array)
+    array, _ = _whole_numbers(raw.array)
+    occurs = np.zeros(int(array.max()) + 1, dtype=bool)
+    for part in array:  # sorting, as of np.unique, would take ten times as long
+        occurs[part] = True
+    return [int(value) for value in np.flatnonzero(occurs)]
+
+
+def _whole_numbers(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Labels as uint8, or uint16 where values exceed 255; and a remark where they are rounded.
+
+    Raises:
+        BadVolume: they are not whole numbers.
+    """
+    remarks: tuple[str, ...] = ()
+    whole, rounding = array, 0.0
     if array.dtype.kind == "f":
         whole = np.rint(array)
         rounding = float(np.abs(whole - array).max())
         if 0 < rounding <= ROUNDED:
-            remarks += (f"label values are rounded: they are up to {rounding:.1g} off whole ones",)
-    else:
-        whole, rounding = array, 0.0
+            remarks = (f"label values are rounded: they are up to {rounding:.1g} off whole ones",)
     low, high = array.min(), array.max()
     if rounding > ROUNDED or whole.min() < 0 or whole.max() > 65535:
         raise BadVolume(
@@ -216,8 +242,7 @@ def read_label(path: Path, like: Volume) -> Volume:
             " image does",
             "mend `labels` of this dataset",
         )
-    kind = np.uint8 if whole.max() <= 255 else np.uint16
-    return replace(volume, array=np.ascontiguousarray(whole.astype(kind)), remarks=remarks)
+    return whole.astype(np.uint8 if whole.max() <= 255 else np.uint16), remarks
 
 
 def read_labelled(image: Path, label: Path) -> tuple[Volume, npt.NDArray[Any]]:

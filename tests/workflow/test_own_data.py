@@ -125,3 +125,16 @@ def test_a_folder_that_is_gone_ends_the_plan_in_one_line(finished: Path, tmp_pat
     assert done.returncode == 1
     assert our_error(done.stdout).startswith("datasets.mine.folder: ")
     assert our_error(done.stdout).endswith("mount it, or mend the path")
+
+
+def test_labels_are_checked_before_any_job_starts(finished: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "overlay.yaml"):
+        shutil.copy(finished / name, tmp_path)
+    shutil.copytree(finished / "scans", tmp_path / "scans")
+    done = run_snakemake([*ARGUMENTS, "--", "all"], tmp_path)
+    assert done.returncode == 1
+    reason = our_error(done.stdout)
+    assert reason.startswith("benchmarks.mine: 0 of 4 labelled cases can be used, too few for 5")
+    assert "4 cases (s0, s1, s2, s3): cannot be read" in reason and "(all in logs/check/" in reason
+    assert not (tmp_path / "results").exists() and "Execute" not in done.stdout
+    assert len((tmp_path / "logs/check/mine.log").read_text().splitlines()) == 4

@@ -12,6 +12,7 @@ use rule verb as convert with:
         "logs/convert/{benchmark}.{id}.log",
     benchmark:
         "logs/convert/{benchmark}.{id}.tsv"
+    priority: 2  # before a GPU is busy, one knows which cases are left out
     resources:
         mem_mb=grows(16000),
         runtime=grows(480),
