@@ -58,7 +58,7 @@ def hand_over(arguments: Sequence[str]) -> int | None:
         The exit status of the fork; None where there is no server for this process.
     """
     address = os.environ.get(ADDRESS)
-    if not address or not hasattr(socket, "AF_UNIX"):
+    if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -115,7 +115,13 @@ def _follow(answers: Any) -> int | None:
 
 @contextmanager
 def forkserver() -> Iterator[dict[str, str]]:
-    """Run a server in the block; yield the variable that jobs find it by."""
+    """Run a server in the block; yield the variable that jobs find it by.
+
+    There is none on systems other than Linux, where jobs start as always.
+    """
+    if not hasattr(os, "pidfd_open"):
+        yield {}
+        return
     with tempfile.TemporaryDirectory(prefix="meddino-") as folder:
         address = os.path.join(folder, "socket")
         command = [sys.executable, "-m", "meddino.cli.forkserver", address]
@@ -163,11 +169,14 @@ class Server:
         if job["identity"] == _identity():
             fork = FORKS.Process(target=_work, args=(job, descriptors, os.getpid()))
             fork.start()
+            assert fork.pid is not None
             self._forks[connection] = fork
             connection.sendall(f"{fork.pid}\n".encode())
             self._selector.register(connection, selectors.EVENT_READ, self._kill)
+            # Not the sentinel of multiprocessing, which also fires where a job turns into another.
+            ended = os.pidfd_open(fork.pid)
             self._selector.register(
-                fork.sentinel, selectors.EVENT_READ, lambda _: self._report(connection)
+                ended, selectors.EVENT_READ, lambda _: self._report(connection, ended)
             )
         else:
             connection.sendall(b"0\n")
@@ -180,10 +189,11 @@ class Server:
         self._selector.unregister(connection)
         self._forks[connection].kill()
 
-    def _report(self, connection: socket.socket) -> None:
+    def _report(self, connection: socket.socket, ended: int) -> None:
         """Tell a job how its fork has ended."""
         fork = self._forks.pop(connection)
-        self._selector.unregister(fork.sentinel)
+        self._selector.unregister(ended)
+        os.close(ended)
         with suppress(KeyError):
             self._selector.unregister(connection)
         fork.join()
@@ -240,11 +250,10 @@ def _work(job: Job, descriptors: list[int], server: int) -> None:
 
 
 def _end_with(server: int) -> None:
-    """Have the system kill this process when the server ends, also where that is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:
-            os._exit(1)
+    """Have the system kill this process when the server ends, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
 
 
 def _fresh_state() -> None:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `snakemake ARGUMENTS` and show its progress; its whole log goes to logs/snakemake.log.
 
     With --preload, libraries are imported once and each job is forked from the process that has
-    them: a study of many short jobs on this machine then takes half the time.
+    them: a study of many short jobs on this machine then takes half the time (Linux).
 
     Raises:
         MeddinoError: another run is under way here, a configuration is refused, a job failed (its

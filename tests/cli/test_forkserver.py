@@ -60,6 +60,13 @@ def test_a_fork_prints_and_ends_as_a_process_does(server: dict[str, str], words:
     )
 
 
+def test_a_job_may_turn_into_another(server: dict[str, str], tmp_path: Path) -> None:
+    """As `submit` does, where it runs its verb here."""
+    words = ["submit", "--folder", str(tmp_path / "job"), "--", "nonsense"]
+    done = run(server, *words)
+    assert done.returncode == 2 and "no verb 'nonsense'" in done.stderr
+
+
 def test_results_and_records_are_the_same(server: dict[str, str], tmp_path: Path) -> None:
     for name, variables in (("forked", server), ("other", {})):
         options = ["--options", '{"count": 2, "size_px": 16}']
