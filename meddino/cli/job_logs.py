@@ -113,7 +113,7 @@ def last_words(rule: str, log: Path) -> str:
     last = lines[-1] if lines else "none"
     begins = [number for number, line in enumerate(lines) if line.startswith("meddino ")]
     if begins:
-        return f"{' '.join(lines[begins[-1] :])} (see {log})"
+        return " ".join(lines[begins[-1] :])
     if any(line.startswith("Traceback") for line in lines):
         return f"{rule} failed: {last} (see {log})"
     return (

@@ -39,6 +39,7 @@ _SUBMITTED = re.compile(r"^Job (\d+) has been submitted with SLURM jobid (\w+)")
 _DONE = re.compile(r"^(\d+) of (\d+) steps")
 _COUNT = re.compile(r"^(\w+) +(\d+)$")
 _CHECK_LOG = re.compile(r" \(check log file.*$")
+_SBATCH = re.compile(r"^ +message: SLURM sbatch failed\. The error message was '(.*)$")
 _REFUSED = re.compile(
     r'^MeddinoError in file .*, line \d+:\n(?P<read>(?s:.*?))(?=^  File "|\Z)'
     r"|^  MeddinoError: (?P<planned>(?s:.*?))(?=^Wildcards:|^Traceback:|\Z)",
@@ -133,6 +134,10 @@ class Run:
     """Log of a job that failed -> its rule."""
     clock_warnings: list[str] = field(default_factory=list)
     ending: str = ""
+    sbatch: list[str] = field(default_factory=list)
+    """What sbatch said when it last refused a job."""
+    _refusing: bool = False
+    """Whether further lines are still sbatch's words."""
     _block: Job | None = None
     """The job, or the error, that indented lines describe."""
 
@@ -167,6 +172,13 @@ class Run:
     def read(self, line: str) -> None:
         """Take in the next line of the log."""
         line = line.rstrip()
+        if match := _SBATCH.match(line):
+            self.sbatch, self._refusing = [], True
+            line = match[1]
+        if self._refusing:
+            self._refusing = not line.endswith("'.") and "sbatch call:" not in line
+            self.sbatch += [line.removesuffix("'.")] if "sbatch call:" not in line else []
+            return
         if match := _TIME.match(line):
             self.last = _seconds(match[1], self.last)
             self.began = self.began or self.last

@@ -78,8 +78,14 @@ def _failure(run: Run, tail: Sequence[str], console: Console) -> MeddinoError:
     refused = snakemake.refusal(tail)
     if not run.failed_logs and (reason := snakemake.our_error("\n".join(tail))):
         return MeddinoError(reason)
-    words = {last_words(rule, path): None for path, rule in run.failed_logs.items()}
-    lines: Iterable[str] = words
+    if run.sbatch:
+        reason = " ".join(filter(None, map(str.strip, run.sbatch)))
+        return MeddinoError(
+            f"SLURM refuses a job: {reason}; mend what the profile asks for, then rerun"
+            f" (full log: {LOG})"
+        )
+    words = {last_words(rule, path): str(path) for path, rule in run.failed_logs.items()}
+    lines: Iterable[str] = [w if log in w else f"{w} (see {log})" for w, log in words.items()]
     if not words:
         lines = () if run.clock_warnings or refused else tail
     text = "\n".join([*run.clock_warnings[:1], *lines])

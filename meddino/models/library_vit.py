@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.models import conversion, loading
+from meddino.models import conversion, loading, wrappings
 from meddino.models.architectures import library_of
 
 Description = dict[str, Any]
@@ -230,8 +230,15 @@ def read_checkpoint(backbone: str, path: Path) -> tuple[Description, dict[str, T
     file = loading.file_of(path)
     beside = file.with_name("config.json")
     content = loading.read(file)
-    tensors = {k: v.float() for k, v in content.items() if isinstance(v, Tensor)}
-    config = read_json(beside) if file.name in conversion.FILES and beside.exists() else None
+    try:
+        tensors = {k: v.float() for k, v in wrappings.tensors(content).items()}
+    except MeddinoError as error:
+        raise MeddinoError(f"{file}: {error}") from error
+    config = (
+        read_json(beside)
+        if file.name.removesuffix(wrappings.INDEX) in conversion.FILES and beside.exists()
+        else None
+    )
     description = describe(backbone, config)
     vit = build(description)
     if isinstance(vit, TransformersViT):

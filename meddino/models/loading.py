@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
-from meddino.models import conversion
+from meddino.models import conversion, wrappings
 from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
 
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
     content = _read_file(path)
     config = path.with_name("config.json")
     if (
-        path.name in conversion.FILES
+        path.name.removesuffix(wrappings.INDEX) in conversion.FILES
         and config.exists()
         and (meta := conversion.config_fields(config))
     ):
@@ -46,30 +46,26 @@ def file_of(path: Path) -> Path:
     Raises:
         MeddinoError: it is a folder that transformers or timm would not have written.
     """
-    if not path.is_dir():
-        return path
-    held = [path / name for name in conversion.FILES if (path / name).is_file()]
-    if not held or not (path / "config.json").is_file():
+    file = wrappings.place(path, conversion.FILES)
+    if file is None or (path.is_dir() and not (path / "config.json").is_file()):
         raise MeddinoError(
             f"{path} is a folder, but holds no config.json with {' or '.join(conversion.FILES)};"
             " give the file of the weights, or the folder that save_pretrained wrote"
         )
-    return held[0]
+    return file
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
         _check_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = wrappings.read(path)
     except FileNotFoundError as error:
         raise MeddinoError(f"{path} does not exist; run the stage that makes it") from error
+    except MeddinoError:
+        raise
     except Exception as error:  # torch raises nearly anything for a damaged file
         raise MeddinoError(
-            f"{path} is not a checkpoint that can be read safely ({error}); fetch it again"
+            f"{path} is damaged, or no checkpoint that can be read safely ({error}); fetch it again"
         ) from error
     if not isinstance(content, dict):
         raise MeddinoError(f"{path} holds {type(content).__name__}, not a dictionary of tensors")
@@ -87,7 +83,7 @@ def _check_zip(path: Path) -> None:
 def backbone_state(content: Mapping[str, Any]) -> State:
     """The ViT's tensors of a checkpoint under the public key names.
 
-    They may be bare, under `teacher`, behind `backbone.`, or laid out as in transformers, timm or
+    They may be wrapped (see `meddino.models.wrappings`), and laid out as in transformers, timm or
     FlexiCT.
 
     Raises:
@@ -98,16 +94,13 @@ def backbone_state(content: Mapping[str, Any]) -> State:
 
 def _opened(content: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
     """The ViT's tensors, and fields of its architecture that are known beside them."""
-    tensors = content.get("teacher", content)
     if any(str(key).startswith("vision_model.") for key in content.get("model", ())):
         raise MeddinoError(
             "it holds FlexiCT's vision-language model, whose ViT was trained on volumes; take"
             " FlexiCT-2D"
         )
-    state = {}
-    for key, value in tensors.items():
-        if isinstance(value, Tensor) and not key.startswith(NOT_BACKBONE):
-            state[key.removeprefix("module.").removeprefix("backbone.")] = value
+    tensors = wrappings.tensors({k: v for k, v in content.items() if k != "meta"})
+    state = {k: v for k, v in tensors.items() if not k.startswith(NOT_BACKBONE)}
     return conversion.to_public(state, content.get("meta", {}))
 
 

@@ -227,6 +227,32 @@ def test_why_a_job_failed_is_said_in_its_own_words(folder: Path, log: str, said:
     assert LOG.read_text().strip() == block.strip()
 
 
+SBATCH = """Error in rule fetch:
+    message: SLURM sbatch failed. The error message was {words}
+    sbatch call:
+        sbatch --parsable --job-name meddino_1 -p cpu
+    jobid: 3
+    log: logs/fetch/mine.log (check log file(s) for error details)
+Trying to restart job 3.
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'sbatch: error: invalid partition specified: cpu\nsbatch: error: Batch job failed'.",
+        "'Your account is over its limit, says the site's own plugin\n'.",
+        "'sbatch: error: Unable to contact slurm controller'.",
+    ],
+)
+def test_why_slurm_refuses_a_job_is_said_in_its_own_words(folder: Path, words: str) -> None:
+    block = 3 * SBATCH.format(words=words)
+    process = run_study(folder, f"print({block!r}); raise SystemExit(1)")
+    error = process.communicate(timeout=600)[1]
+    assert process.returncode == 2 and "killed" not in error and len(error.splitlines()) == 1
+    assert "SLURM refuses a job: " + " ".join(words[1:-2].split("\n")).strip() + ";" in error
+
+
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
