@@ -65,7 +65,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises nearly anything for a damaged file
         raise MeddinoError(
-            f"{path} is damaged, or no checkpoint that can be read safely ({error}); fetch it again"
+            f"{path} is not a checkpoint that can be read safely ({error}); fetch it again"
         ) from error
     if not isinstance(content, dict):
         raise MeddinoError(f"{path} holds {type(content).__name__}, not a dictionary of tensors")

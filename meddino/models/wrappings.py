@@ -129,6 +129,12 @@ def read(path: Path) -> Any:
                 " since that may run code; if you trust the file, open it with"
                 " torch.load(..., weights_only=False), and save its tensors alone by torch.save"
             ) from error
+        if "Unsupported operand" in message:
+            raise MeddinoError(
+                f"{path} is not a checkpoint that can be read safely: it is pickled otherwise than"
+                " torch.save does; if you trust it, load it where it was made, and save its tensors"
+                " alone by torch.save"
+            ) from error
         raise ValueError(message.splitlines()[0] if message else type(error).__name__) from error
 
 

@@ -53,7 +53,7 @@ WRAPS: dict[str, Callable[[State], Any]] = {
     },
     "nested": lambda s: {"model": {"state_dict": prefixed("module.backbone.", s)}},
     "within keys": lambda s: {k.replace("s.0.", "s.0._orig_mod."): v for k, v in s.items()},
-    "with a head": lambda s: {"teacher": prefixed("backbone.", s) | {"ibot_head.w": s["norm.bias"]}},
+    "with a head": lambda s: {"teacher": {**prefixed("backbone.", s), "head.w": s["cls_token"]}},
     "both": lambda s: {"student": other(s), "teacher": s},
     "both by prefix": lambda s: prefixed("student.", other(s)) | prefixed("teacher.", s),
     "averaged": lambda s: {"model": other(s), "model_ema": s},
