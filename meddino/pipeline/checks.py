@@ -34,7 +34,8 @@ def check_benchmarks(study: Study, names: Iterable[str]) -> None:
             _check(study, name, root, log)
         except MeddinoError as error:
             listed = log.exists() and log.stat().st_size
-            problems.append(f"{error} (all in {log})" if listed else str(error))
+            where = "" if name in str(error).partition(":")[0] else f"benchmarks.{name}: "
+            problems.append(f"{where}{error}{f' (all in {log})' if listed else ''}")
     if problems:
         raise MeddinoError("\n".join(problems))
 
