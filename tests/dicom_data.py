@@ -1,18 +1,25 @@
 """DICOM files as scanners and programs write them, made in the test that needs them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from ct3m_data import body
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
     generate_uid,
 )
 
@@ -147,3 +154,25 @@ def enhanced(
         PerFrameFunctionalGroupsSequence=Items(list(groups)),
         **own,
     )
+
+
+ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    JPEGLosslessSV1: imagecodecs.ljpeg_encode,
+    JPEGLSLossless: imagecodecs.jpegls_encode,
+    JPEG2000Lossless: lambda image: imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k"),
+    HTJ2KLossless: lambda image: imagecodecs.htj2k_encode(image, reversible=True),
+}
+COMPRESSIONS = (*ENCODERS, RLELossless)
+
+
+def compressed(dataset: Dataset, syntax: str) -> Dataset:
+    """The same images, compressed without loss."""
+    if syntax == RLELossless:
+        dataset.compress(RLELossless)
+        return dataset
+    shape = (-1, dataset.Rows, dataset.Columns)
+    images = np.frombuffer(dataset.PixelData, "<u2").reshape(shape)
+    dataset.PixelData = encapsulate([ENCODERS[syntax](image) for image in images])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset

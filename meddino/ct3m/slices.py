@@ -21,11 +21,9 @@ from meddino.datasets.fetch import raw_root
 from meddino.volumes import reader
 from meddino.volumes.errors import BadVolume
 from meddino.volumes.hounsfield import BODY_HU
+from meddino.volumes.magnetic import MIN_RANGE
 from meddino.volumes.reader import Volume
 from meddino.volumes.resample import Resizer
-
-MR_MIN_RANGE = 32
-"""MR is stored in whole numbers; fewer steps than this would lose the image."""
 
 HU_BIN, HU_LOWEST, HU_BINS = 32, -1024, 128
 """The report counts the pixels of the smallest size by HU: 128 bins of 32 HU from -1024 on; what
@@ -137,9 +135,9 @@ def _check(volume: Volume, modality: str, curation: Curation) -> None:
             f" {curation.min_slices}, as in a localiser",
             "lower that limit",
         )
-    if modality == "MR" and np.ptp(volume.array) < MR_MIN_RANGE:
+    if modality == "MR" and np.ptp(volume.array) < MIN_RANGE:
         raise BadVolume(
-            f"values span less than {MR_MIN_RANGE}, and would be lost as whole numbers",
+            f"values span less than {MIN_RANGE}, and would be lost as whole numbers",
             "use the original scan instead of a normalised copy",
         )
 

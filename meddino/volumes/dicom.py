@@ -124,7 +124,7 @@ def load(series: Series) -> Raw:
 
 def _values(frames: Sequence[Frame]) -> tuple[npt.NDArray[Any], dict[Path, str]]:
     """Values of all images, (slices, rows, columns), and what is wrong with which file."""
-    array = np.zeros((len(frames), *frames[0].size), np.int16)
+    array: npt.NDArray[Any] = np.zeros(0, np.int16)
     faults: dict[Path, str] = {}
     places: dict[Path, list[int]] = defaultdict(list)
     for place, frame in enumerate(frames):
@@ -133,7 +133,9 @@ def _values(frames: Sequence[Frame]) -> tuple[npt.NDArray[Any], dict[Path, str]]
         own.sort(key=lambda place: frames[place].number)
         try:
             for place, values in zip(own, read_values([frames[i] for i in own]), strict=True):
-                if values.dtype != array.dtype:
+                if array.size == 0:  # not before: a broken header may claim any size
+                    array = np.zeros((len(frames), *values.shape), values.dtype)
+                elif values.dtype != array.dtype:
                     array = array.astype(np.result_type(array, values), copy=False)
                 array[place] = values
         except MemoryError:

@@ -5,6 +5,7 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ DEFER_BYTES = 1 << 16
 """Longer elements stay in the file until something asks for them."""
 FLAT = 0.9
 """Cosine of the angle between rows and columns from which on they do not span a plane."""
+MAX_SIDE = 1 << 13
+"""Rows and columns that an image may have: four times those of any scanner."""
 LOCALISER = {"LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW"}
 OBJECTS = "Image Storage"
 """In the names of all classes whose objects are images."""
@@ -126,6 +129,11 @@ def read_frames(path: Path) -> list[Frame]:
         NoImage: it holds another object.
         Damaged: it is cut off, or its header cannot be used.
     """
+    with warnings.catch_warnings(action="ignore"):
+        return _read_frames(path)
+
+
+def _read_frames(path: Path) -> list[Frame]:
     dataset = pydicom.dcmread(path, force=True, defer_size=DEFER_BYTES)
     common = _values(dataset)
     _check_pixels(dataset, common, path)
@@ -189,7 +197,7 @@ def _frame(path: Path, number: int, values: Mapping[str, Any]) -> Frame:
     if "ModalityLUTSequence" in values:
         raise Damaged("its values are coded by a table (Modality LUT), not by a slope")
     rows, columns = (_number(values, name, 0) for name in ("Rows", "Columns"))
-    if rows < 1 or columns < 1:
+    if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE):
         raise Damaged(f"it has {rows:g} rows and {columns:g} columns")
     slope, intercept = _number(values, "RescaleSlope", 1), _number(values, "RescaleIntercept", 0)
     if slope == 0:

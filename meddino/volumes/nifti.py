@@ -175,13 +175,23 @@ def _affine(
     sform, qform = _coded(header, "sform"), _coded(header, "qform")
     if sform is None or qform is None:
         known = qform if sform is None else sform
-        return header.get_base_affine() if known is None else known, ()
+        if known is None and (header["sform_code"] > 0 or header["qform_code"] > 0):
+            raise BadVolume(
+                "header gives an orientation (sform, qform) of no numbers", geometry.MEND
+            )
+        return header.get_base_affine() if known is None else known, _unusable(header, sform)
     if _shear(sform) > geometry.MENDED >= _shear(qform):
         return qform, ("sform is no grid at right angles: qform is used, check the orientation",)
     registered = int(header["sform_code"]) > SCANNER == int(header["qform_code"])
     if registered and _stretch(sform, sizes) > SPACING_AGREEMENT >= _stretch(qform, sizes):
         return qform, ("sform is stretched, as by a registration: qform, the scanner's, is used",)
     return sform, _disagreement(sform, qform, header.get_data_shape()[:3])
+
+
+def _unusable(header: nib.Nifti1Header, sform: Matrix | None) -> tuple[str, ...]:
+    """A remark where an sform that is in use is no orientation, so that qform takes its place."""
+    lost = sform is None and int(header["sform_code"]) > 0
+    return ("sform is of no numbers: qform is used, check the orientation",) if lost else ()
 
 
 def _coded(header: nib.Nifti1Header, name: str) -> Matrix | None:
@@ -246,6 +256,4 @@ def _remarks(
     if np.abs(lengths / sizes - 1).max() > SPACING_AGREEMENT:
         both = " and ".join(" x ".join(f"{x:.3g}" for x in triple) for triple in (sizes, lengths))
         remarks.append(f"header gives two spacings: {both} mm; the second, of its affine, is used")
-    if np.allclose(lengths, 1.0, atol=1e-6) and np.allclose(np.abs(axes), np.eye(3), atol=1e-6):
-        remarks.append("spacing is 1 x 1 x 1 mm, as where a header was lost: may be wrong")
     return tuple(remarks)

@@ -5,18 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import iter_pixels
 
+from meddino.volumes import codecs
 from meddino.volumes.headers import Damaged, Frame
-
-# GDCM, which pydicom decodes with, tells of faults in C++, straight to stderr.
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
 
 
 def read_values(frames: Sequence[Frame]) -> Iterator[npt.NDArray[Any]]:
@@ -31,9 +27,9 @@ def read_values(frames: Sequence[Frame]) -> Iterator[npt.NDArray[Any]]:
     Raises:
         Damaged: pixels are missing, or do not have the shape that the header gives.
     """
-    dataset = _open(frames[0].path)
     expected = list(frames)
     with warnings.catch_warnings(action="ignore"):
+        dataset = _open(frames[0].path)
         for number, stored in enumerate(_stored(dataset)):
             if not expected:
                 return
@@ -69,9 +65,14 @@ def _open(path: Path) -> FileDataset:
 
 def _stored(dataset: FileDataset) -> Iterator[npt.NDArray[Any]]:
     """Stored values of each image, without the bits that are not theirs, as of overlays."""
-    plain = not dataset.file_meta.TransferSyntaxUID.is_compressed and "PixelData" in dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plain = not syntax.is_compressed and "PixelData" in dataset
     images = iter_pixels(
-        dataset, raw=True, allow_excess_frames=False, correct_unused_bits=not plain
+        dataset,
+        raw=True,
+        decoding_plugin=codecs.NAME if codecs.is_available(syntax) else "pydicom",
+        allow_excess_frames=False,
+        correct_unused_bits=not plain,
     )
     if not plain:  # decoders give the values alone
         yield from images

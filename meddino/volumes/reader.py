@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from isal import igzip, isal_zlib
 
 from meddino.core.errors import MeddinoError
-from meddino.core.formats import is_dicom
+from meddino.core.formats import DICOMDIR, is_dicom
 from meddino.volumes import dicom, geometry, nifti
 from meddino.volumes.errors import BadVolume
 from meddino.volumes.hounsfield import check_hu, check_values, to_int16
@@ -299,6 +299,8 @@ def _is_dicom(path: Path) -> bool:
 
 def _load(path: Path, modalities: Sequence[str] | None) -> tuple[Raw, tuple[str, ...]]:
     """A file's voxels as they are, or those of a folder's longest series; remarks on the rest."""
+    if path.name.upper() == DICOMDIR and path.is_file():
+        path = path.parent  # the medium that it is the table of contents of
     if not _is_dicom(path):
         return _load_file(path), ()
     content = dicom.find([path], modalities)
@@ -351,6 +353,8 @@ def _canonical(raw: Raw) -> Volume:
     """Turn a volume into canonical orientation, with a grid that is checked."""
     turned = geometry.orient(raw)
     sizes, rotation, remarks = geometry.split(turned.axes)
+    if np.allclose(np.abs(raw.axes), np.eye(3), atol=1e-6):
+        remarks += ("spacing is 1 x 1 x 1 mm, as where a header was lost: may be wrong",)
     x, y, z = (float(value) for value in turned.origin_mm)
     return Volume(
         array=turned.array,
