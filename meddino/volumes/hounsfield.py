@@ -80,9 +80,8 @@ def check_hu(array: npt.NDArray[Any]) -> None:
 
 def _without_padding(array: npt.NDArray[Any]) -> float:
     """The lowest value that is not below air; the lowest of all where there is none."""
-    lows = [image[image >= BELOW_AIR_HU].min(initial=np.inf) for image in array]
-    low = float(min(lows))
-    return low if np.isfinite(low) else float(array.min())
+    parts = (image[image >= BELOW_AIR_HU] for image in array)
+    return float(min((part.min() for part in parts if part.size), default=array.min()))
 
 
 def _below_air(array: npt.NDArray[Any]) -> float:
