@@ -19,6 +19,7 @@ use rule verb as fetch with:
         "logs/fetch/{dataset}.log",
     benchmark:
         "logs/fetch/{dataset}.tsv"
+    priority: 2  # as `convert`
     threads: 4
     resources:
         mem_mb=grows(4000),
