@@ -4,11 +4,13 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from meddino.cli.overview import no_such_verb, overview_parser
 from meddino.cli.stages import run_stage
 from meddino.core.errors import MeddinoError
+from meddino.core.files import obstacle, unwritten
 from meddino.pipeline.verbs import VERBS
 
 EXTRAS = {"altair": "report", "submitit": "slurm", "vl_convert": "report"}
@@ -33,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"meddino {name}", str(error), error.status)
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        cause = obstacle(error)
+        if cause is None:
+            raise
+        place = getattr(error, "filename", None) or "what the verb makes"
+        return _fail(f"meddino {name}", str(unwritten(place, cause)), MeddinoError.status)
     return 0
 
 
@@ -62,5 +70,6 @@ def _install(module: str) -> str:
 
 
 def _fail(program: str, message: str, status: int) -> int:
-    print(f"{program}: {message}", file=sys.stderr)
+    with suppress(OSError):  # where the log lies on the disk that is full
+        print(f"{program}: {message}", file=sys.stderr)
     return status

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meddino.core.errors import MeddinoError
+from meddino.core.files import writing
 from meddino.pipeline.options import parse_options, select, selectors
 from meddino.pipeline.recorder import recorded
 from meddino.pipeline.verbs import VERBS
@@ -33,7 +34,8 @@ def run_stage(name: str, run: Callable[..., None], arguments: Sequence[str]) -> 
     """Parse a stage's flags, read its options, run it and record what it made.
 
     Raises:
-        MeddinoError: the options are not valid, or flags are missing that select them.
+        MeddinoError: the options are not valid, flags are missing that select them, or results or
+            their record cannot be written, also where a library or a worker process met that.
     """
     flags = vars(stage_parser(name, run).parse_args(arguments))
     json_options, config = flags.pop("options"), flags.pop("config")
@@ -42,7 +44,8 @@ def run_stage(name: str, run: Callable[..., None], arguments: Sequence[str]) -> 
         options = parse_options(typing.get_type_hints(run)["options"], json_options)
     else:
         options = _from_configuration(name, config, names)
-    with recorded(name, options, flags):
+    output = flags["output"]
+    with writing(output, output.parent), recorded(name, options, flags):
         run(options, **flags)
 
 

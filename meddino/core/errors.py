@@ -10,6 +10,10 @@ class MeddinoError(Exception):
     status = 2
 
 
+class Unwritable(MeddinoError):
+    """The place that is written to does not take a file: it is full, say, or read-only."""
+
+
 class Stopped(MeddinoError):
     """A signal asked to stop; what is done by then is kept, and the same command goes on."""
 

@@ -10,18 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Unwritable
 
-UNWRITABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EEXIST,
-}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors that nothing but writing meets."""
+UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 """What a user can mend about the place that is written to; other OSErrors are bugs or bad input."""
+TRIAL_BYTES = 1 << 20
+"""More than a full disk takes, which may have some space again once a library has cleaned up."""
 
 
 @contextmanager
@@ -29,29 +25,100 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` that becomes `path` when the block succeeds.
 
     Works for files and for folders (the block creates either at the yielded path). The temporary
-    keeps the suffixes of `path`, since writers choose a format by them, and its name is fixed, so
-    that a killed run's leftover is replaced by the next one. On an error the temporary is removed
-    and an existing `path` stays as it was.
+    keeps the suffixes of `path`, in small letters, since writers choose a format by them, and its
+    name is fixed, so that a killed run's leftover is replaced by the next one. On an error the
+    temporary is removed and an existing `path` stays as it was.
 
     Raises:
-        MeddinoError: the folder cannot be written, or the disk is full.
+        Unwritable: the folder cannot be made or written, or the disk is full.
     """
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+    with scratch(path) as temporary, writing(path, temporary):
         yield temporary
         _sync(temporary)
         _replace(temporary, path)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a free name beside `path`; what the block creates there is removed at its end.
+
+    Raises:
+        Unwritable: the folder cannot be made or written.
+    """
+    stem, dot, suffixes = path.name.partition(".")
+    temporary = path.with_name(f".tmp-{stem}{dot}{suffixes.lower()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise MeddinoError(
-            f"cannot write {path}: {error.strerror}; free space or permit writing there, then rerun"
-        ) from error
+        raise unwritten(path, error.strerror) from error
+    try:
+        yield temporary
     finally:
         with suppress(OSError):  # which would hide the first error where all became read-only
             _remove(temporary)
+
+
+@contextmanager
+def writing(path: Path, place: Path) -> Iterator[None]:
+    """Turn what any library raises on a full or read-only disk into one line.
+
+    Args:
+        path: what the line names.
+        place: the file that is written, or a folder. Some libraries (torch, NumPy, blosc2, NRRD) do
+            not say what kept them from writing, so that a trial tells.
+
+    Raises:
+        Unwritable: nothing can be written there.
+    """
+    try:
+        yield
+    except MeddinoError:
+        raise
+    except Exception as error:
+        cause = obstacle(error) or _trial(place)
+        if cause is None:
+            raise
+        raise unwritten(path, cause) from error
+
+
+def unwritten(path: Path | str, cause: str | None) -> Unwritable:
+    """The error of a file that cannot be written for a cause in the system's words."""
+    return Unwritable(
+        f"cannot write {path}: {cause}; free space or permit writing there, then rerun"
+    )
+
+
+def obstacle(error: BaseException | None) -> str | None:
+    """What kept a program from writing, in the system's words; None for errors of other kinds.
+
+    Also found behind errors that it caused, in other processes, and in messages that only quote it.
+    """
+    words = [os.strerror(code) for code in FULL]
+    while error is not None:
+        text = os.strerror(error.errno or 0) if isinstance(error, OSError) else ""
+        if cause := next((cause for cause in words if cause in f"{text} {error}"), None):
+            return cause
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _trial(place: Path) -> str | None:
+    """What keeps from going on writing a file, or from writing into a folder; None for nothing."""
+    file = place / f".tmp-trial-{os.getpid()}" if place.is_dir() else place
+    if not file.parent.is_dir():
+        return None
+    try:
+        with file.open("ab") as handle:
+            handle.write(bytes(TRIAL_BYTES))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return error.strerror
+    finally:
+        with suppress(OSError):
+            file.unlink()
+    return None
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ whoever trains on them.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ out."""
 
 
 class ShardWriter:
-    """Writes rows to one shard, a row group at a time.
+    """Writes rows to one shard, a row group at a time; what is left at the end of a `with` block.
 
     The bytes are a function of the rows and settings alone: no times, no paths.
     """
@@ -98,10 +99,21 @@ class ShardWriter:
         if len(self._rows) == self._group_rows:
             self._flush()
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._flush()
-        self._writer.close()
+    def __enter__(self) -> "ShardWriter":
+        """Begin to write."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Write what is left; after an error let go of the file, which is none."""
+        try:
+            if kind is None:
+                self._flush()
+                self._writer.close()
+        finally:
+            if self._writer.is_open:
+                with suppress(OSError, pa.ArrowException):
+                    self._writer.close()
+                self._writer.is_open = False  # else its destructor tries again, and complains
 
     def _flush(self) -> None:
         if self._rows:
@@ -118,11 +130,12 @@ def write(
     group_rows: int = 32,
 ) -> None:
     """Write a whole shard, atomically: slices int16 (size, size) in HU with their METADATA."""
-    with atomic(path) as temporary:
-        writer = ShardWriter(temporary, size_px, level=level, group_rows=group_rows)
+    with (
+        atomic(path) as temporary,
+        ShardWriter(temporary, size_px, level=level, group_rows=group_rows) as writer,
+    ):
         for pixels, metadata in rows:
             writer.add(pixels, metadata)
-        writer.close()
 
 
 def beside(report: Path, size_px: int) -> Path:

@@ -88,14 +88,12 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
 def _shards(curation: Curation, output: Path) -> Iterator[Writers]:
     """Open a shard per size; all of them appear together, or none if the block fails."""
     with ExitStack() as stack:
-        writers = {}
-        for size in curation.sizes_px:
-            path = stack.enter_context(atomic(beside(output, size)))
-            level, rows = curation.compression_level, curation.row_group_rows
-            writers[size] = ShardWriter(path, size, level=level, group_rows=rows)
-        yield writers
-        for writer in writers.values():
-            writer.close()
+        sizes, level, rows = curation.sizes_px, curation.compression_level, curation.row_group_rows
+        paths = {size: stack.enter_context(atomic(beside(output, size))) for size in sizes}
+        yield {
+            size: stack.enter_context(ShardWriter(path, size, level=level, group_rows=rows))
+            for size, path in paths.items()
+        }
 
 
 def read_volumes(case: Case, options: SliceOptions) -> Iterator[tuple[str, Volume | BadVolume]]:

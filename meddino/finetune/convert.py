@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 from sklearn.model_selection import KFold
 
-from meddino.core.files import atomic, write_json
+from meddino.core.files import write_json
 from meddino.core.progress import track
 from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
 from meddino.finetune import usable
 from meddino.finetune.options import REST, Benchmark, ConvertOptions
 from meddino.finetune.usable import Rejected
-from meddino.volumes import reader
+from meddino.volumes import reader, writer
 
 SPLIT_SEED = 12345  # nnU-Net's
 ENDING = ".nii.gz"
@@ -85,16 +84,14 @@ def _convert(case: Case, benchmark: Benchmark, folder: Path) -> Rejected | tuple
     if isinstance(pair, Rejected):
         return pair
     volume, label = pair
+    files = _paths(case.id)
     try:
         mapped = map_labels(label.array, benchmark)
+        writer.check_grid(volume.image(), folder / files["images"])
     except reader.BadVolume as error:
         return Rejected(case.id, str(case.label), error.advised(EXCLUDE))
-    for part, image in (
-        ("images", volume.image()),
-        ("labels", replace(label, array=mapped).image()),
-    ):
-        with atomic(folder / _paths(case.id)[part]) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+    writer.write(volume.image(), folder / files["images"])
+    writer.write(replace(label, array=mapped).image(), folder / files["labels"])
     return volume.remarks + label.remarks
 
 

@@ -1,15 +1,17 @@
 """The `plan` verb: nnU-Net's fingerprint and plans of a benchmark, for slices only."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from meddino.core.files import read_json, write_json
+from meddino.core.files import atomic, read_json, scratch, write_json
 from meddino.finetune.nnunet import check_raw, folders, quiet
 from meddino.finetune.options import Configuration, Planning, PlanOptions
 
 PLANS = "nnUNetPlans"
+FINGERPRINT = "dataset_fingerprint.json"
 
 
 def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
@@ -26,9 +28,11 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
     """
     check_raw(dataset, options.planning.num_processes)
     raw, target = dataset.parent, output.parent
-    target.mkdir(parents=True, exist_ok=True)
-    with quiet(), folders(raw=raw.parent, preprocessed=target.parent):
-        plans = _plan(raw.name, options.planning)
+    # nnU-Net writes its fingerprint bit by bit, so that it works in a folder of its own.
+    with scratch(target / "planning") as folder, atomic(target / FINGERPRINT) as fingerprint:
+        with quiet(), folders(raw=raw.parent, preprocessed=folder):
+            plans = _plan(raw.name, options.planning)
+        shutil.copyfile(folder / raw.name / FINGERPRINT, fingerprint)
     configure(plans, options.planning)
     write_json(target / "dataset.json", _located(read_json(dataset), raw, target))
     write_json(target / "splits_final.json", read_json(raw / "splits_final.json"))

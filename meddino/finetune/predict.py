@@ -5,11 +5,12 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import read_json, write_json
 from meddino.core.progress import track
 from meddino.finetune.failures import explained
 from meddino.finetune.options import PredictOptions
 from meddino.finetune.segmenter import Segmenter
+from meddino.volumes import writer
 from meddino.volumes.reader import read_made
 
 
@@ -25,7 +26,8 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
             `<case>.nii.gz` (uint8) a case, on the grid of its reference label.
 
     Raises:
-        MeddinoError: the split has no such fold, or memory does not suffice.
+        MeddinoError: the split has no such fold, memory does not suffice, or a segmentation cannot
+            be written.
     """
     splits = read_json(dataset.parent / "splits_final.json", dataset)
     if options.fold >= len(splits):
@@ -41,6 +43,5 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
         voxels = sitk.GetArrayViewFromImage(image)
         segmentation = sitk.GetImageFromArray(segmenter.segment(voxels, image.GetSpacing()[::-1]))
         segmentation.CopyInformation(image)
-        with atomic(output.parent / f"{case}.nii.gz") as temporary:
-            sitk.WriteImage(segmentation, str(temporary), useCompression=True)
+        writer.write(segmentation, output.parent / f"{case}.nii.gz")
     write_json(output, {"cases": cases, "fold": options.fold})

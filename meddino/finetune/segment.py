@@ -1,25 +1,32 @@
-"""The `segment` verb: segment your own CT (or MR) volumes with a trained model."""
+"""The `segment` verb: segment your own CT (or MR) volumes with a trained model.
+
+Labels lie on the grid of their input. OUTPUT.labels.json, or labels.json in a folder, names their
+values and the model, and says of each volume where it came from and what is doubtful about it.
+"""
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
-from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, sha256, write_json
+from meddino.core.errors import MeddinoError, Unwritable
+from meddino.core.files import read_json, sha256, write_json
+from meddino.core.formats import volume_ending
 from meddino.finetune.options import Prediction
+from meddino.volumes import writer
+from meddino.volumes.errors import BadVolume
+from meddino.volumes.inputs import RECORD, find, names
+from meddino.volumes.reader import Volume
 
-VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
-"""File name endings of volumes; other files in a folder are taken for DICOM."""
-WRITTEN = (".nii.gz", ".nii", ".mha", ".nrrd")
-"""Output formats: those of a single file, so that no half-written segmentation stays behind."""
-LABELS = "labels.json"
+LEAVE_OUT = "leave it out"
+"""What one can do about a volume that cannot be segmented."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,32 +37,47 @@ def main(arguments: Sequence[str]) -> None:
             the others are.
     """
     flags = _parser().parse_intermixed_args(arguments)
-    jobs = plan_outputs(flags.inputs, flags.output)
-    from meddino.finetune.model import find  # torch and nnU-Net: after what can fail at once
+    inputs = find(flags.inputs, flags.output)
+    # Missing ones too, so that names stay the same once they are there.
+    jobs = plan_outputs([*inputs.volumes, *inputs.missing], flags.output)
+    for remark in inputs.remarks():
+        print(remark, file=sys.stderr)
+    from meddino.finetune.model import find as find_model  # torch: after what can fail at once
 
-    weights = find(flags.model)
+    weights = find_model(flags.model)
     # Load first when replacing: a model that cannot be used must not cost the old segmentations.
     segmenter = _load(weights, flags) if flags.overwrite else None
-    todo = _open(jobs, flags, weights)
-    if not todo:
-        print(f"all {len(jobs)} segmentations are in {flags.output}; --overwrite makes them anew")
-        return
-    failed = _segment(segmenter or _load(weights, flags), todo)
+    record, todo = _open({path: jobs[path] for path in inputs.volumes}, flags, weights)
+    failed = [
+        f"{path} {problem}, or {LEAVE_OUT}"
+        for path, problem in inputs.missing.items()
+        if jobs[path].name not in record.content["volumes"]
+    ]
+    count = len(todo) + len(failed)
+    if todo:
+        failed += _segment(segmenter or _load(weights, flags), todo, record)
     if failed:
         raise MeddinoError(
-            f"{len(failed)} of {len(todo)} volumes were not segmented:\n  " + "\n  ".join(failed)
+            f"{len(failed)} of {count} volumes were not segmented:\n  " + "\n  ".join(failed)
         )
+    if not todo:
+        print(f"all {len(jobs)} segmentations are in {flags.output}; --overwrite makes them anew")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m meddino segment", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m meddino segment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT",
-        help="a volume (NIfTI, MHA, MHD, NRRD), the folder of a DICOM series, or a folder of those",
+        help="a volume (NIfTI, MHA, MHD, NRRD), the folder of a DICOM series, or a folder of those,"
+        " at any depth",
     )  # fmt: skip
     parser.add_argument(
         "output", type=Path, metavar="OUTPUT",
-        help=f"a file ({', '.join(WRITTEN)}) for one volume, otherwise a folder",
+        help=f"a file ({', '.join(writer.WRITTEN)}) for one volume, otherwise a folder",
     )  # fmt: skip
     parser.add_argument(
         "--model", type=Path, required=True, metavar="PATH",
@@ -70,53 +92,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan_outputs(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
+def plan_outputs(volumes: Sequence[Path], output: Path) -> dict[Path, Path]:
     """Choose the output file of each volume.
 
     Returns:
         Volume -> the file of its segmentation.
 
     Raises:
-        MeddinoError: an input holds no volume, several go to one file, or a format is unknown.
+        MeddinoError: several volumes go to one file, or a format is unknown.
     """
-    volumes = [volume for path in inputs for volume in find_volumes(path)]
-    if _ending(output, VOLUMES):
-        if not _ending(output, WRITTEN):
-            raise MeddinoError(f"{output}: this format is not written; use {', '.join(WRITTEN)}")
+    if volume_ending(output):
+        writer.check_format(output)
         if len(volumes) > 1:
             raise MeddinoError(f"{output} is one file for {len(volumes)} volumes; name a folder")
         return {volumes[0]: output}
     if output.is_file():
-        raise MeddinoError(f"{output} is a file; name a folder, or end it in {WRITTEN[0]}")
-    jobs: dict[Path, Path] = {}
-    for volume in dict.fromkeys(volumes):
-        target = output / f"{_stem(volume)}.nii.gz"
-        if target in jobs.values():
-            raise MeddinoError(f"two inputs are called {_stem(volume)}; segment them one by one")
-        jobs[volume] = target
-    return jobs
-
-
-def find_volumes(path: Path) -> list[Path]:
-    """Find volumes: the file itself, those in a folder, or a folder as one DICOM series.
-
-    Raises:
-        MeddinoError: there is none.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise MeddinoError(f"{path} does not exist; name a volume or a folder")
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    volumes = [entry for entry in inside if entry.is_file() and _ending(entry, VOLUMES)]
-    if volumes:
-        return volumes
-    if any(entry.is_file() for entry in inside):
-        return [path]
-    series = [folder for folder in inside if any(entry.is_file() for entry in folder.iterdir())]
-    if not series:
-        raise MeddinoError(f"{path} holds neither volumes ({', '.join(VOLUMES)}) nor DICOM files")
-    return series
+        raise MeddinoError(f"{output} is a file; name a folder, or end it in {writer.WRITTEN[0]}")
+    return {volume: output / f"{name}.nii.gz" for volume, name in names(volumes).items()}
 
 
 def _load(weights: Path, flags: argparse.Namespace) -> Any:
@@ -125,66 +117,160 @@ def _load(weights: Path, flags: argparse.Namespace) -> Any:
     return Segmenter(weights, Prediction(tta=flags.tta, device=flags.device))
 
 
-def _open(jobs: dict[Path, Path], flags: argparse.Namespace, weights: Path) -> dict[Path, Path]:
-    """Write the names of the labels, and skip what an earlier run has finished.
+class Record(NamedTuple):
+    """The JSON beside segmentations: labels, model, settings, and `volumes` by their file's name.
+
+    An entry is there before its volume, so that no segmentation is without one.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    def located(self, source: Path) -> str:
+        """An input as the record has it: relative to the record's folder, so that both may move."""
+        return os.path.relpath(source, self.path.parent)
+
+    def add(self, source: Path, target: Path, volume: Volume) -> None:
+        """Describe a volume whose segmentation is about to be written."""
+        entry = {"input": self.located(source), "remarks": list(volume.remarks)}
+        if volume.modality is not None:
+            entry["modality"] = volume.modality
+        self.content["volumes"][target.name] = entry
+        write_json(self.path, self.content)
+
+    def remove(self, target: Path) -> None:
+        """Forget a volume that could not be segmented; without any, there is nothing to record."""
+        volumes = self.content["volumes"]
+        removed = volumes.pop(target.name, None)
+        with suppress(Unwritable, OSError):
+            if not volumes:
+                self.path.unlink(missing_ok=True)
+            elif removed:
+                write_json(self.path, self.content)
+
+
+def _open(
+    jobs: dict[Path, Path], flags: argparse.Namespace, weights: Path
+) -> tuple[Record, dict[Path, Path]]:
+    """Begin the record, or go on with it, and skip what an earlier run has finished.
 
     Raises:
-        MeddinoError: a file exists that must not be replaced.
+        MeddinoError: a file exists that must not be replaced, or nothing can be written there.
     """
-    (first, *_) = jobs.values()
-    single = first == flags.output
-    record = first.with_name(f"{_stem(first)}.{LABELS}" if single else LABELS)
-    description = read_json(weights.with_name("model.json"))
+    output: Path = flags.output
+    single = volume_ending(output)
     origin = {
-        "labels": description["dataset_json"]["labels"],
+        "labels": read_json(weights.with_name("model.json"))["dataset_json"]["labels"],
         "model": sha256(weights),
         "tta": flags.tta,
     }
-    existing = [target for target in jobs.values() if target.exists()]
-    inputs = [source for source in jobs if source.resolve() in {t.resolve() for t in existing}]
+    path = output.with_name(f"{output.name}.{RECORD}") if single else output / RECORD
+    before = read_json(path) if path.exists() else {}
+    same = {**before, "volumes": {}} == {**origin, "volumes": {}}
+    record = Record(path, {**origin, "volumes": before.get("volumes", {}) if same else {}})
+    existing = {source: target for source, target in jobs.items() if target.exists()}
+    replaced = {target.resolve() for target in existing.values()}
+    inputs = [source for source in jobs if source.resolve() in replaced]
     if inputs:
         raise MeddinoError(f"{inputs[0]} is an input, and would be replaced; name another OUTPUT")
     if existing and not flags.overwrite:
         if single:
-            raise MeddinoError(f"{first} is there already; --overwrite replaces it")
-        if not record.exists() or read_json(record) != origin:
-            raise MeddinoError(
-                f"{flags.output} holds segmentations of other volumes, models or settings, such as"
-                f" {existing[0].name}; name another folder, or replace them with --overwrite"
-            )
-        jobs = {source: target for source, target in jobs.items() if target not in existing}
-    elif existing:
-        # Before the record changes: a killed run must leave none that the record misdescribes.
-        for target in existing:
-            target.unlink()
-    write_json(record, origin)
-    return jobs
+            raise MeddinoError(f"{output} is there already; --overwrite replaces it")
+        for source, target in existing.items():
+            entry = record.content["volumes"].get(target.name, {})
+            if entry.get("input") != record.located(source):
+                raise MeddinoError(
+                    f"{output} holds segmentations of other volumes, models or settings, such"
+                    f" as {target.name}; name another folder, or replace them with --overwrite"
+                )
+        jobs = {source: target for source, target in jobs.items() if source not in existing}
+    # Before the record changes: a killed run must leave none that the record misdescribes.
+    for target in existing.values() if flags.overwrite else ():
+        target.unlink()
+    write_json(path, record.content)
+    return record, jobs
 
 
-def _segment(segmenter: Any, jobs: dict[Path, Path]) -> list[str]:
-    """Segment the volumes one by one; return the messages of those that failed."""
-    failed = []
-    with _display(len(jobs)) as (say, advance):
-        for source, target in jobs.items():
+def _segment(segmenter: Any, jobs: dict[Path, Path], record: Record) -> list[str]:
+    """Segment the volumes one by one; return the messages of those that failed.
+
+    Raises:
+        Unwritable: the disk is full, say; no volume is to blame, and the others would not fit.
+    """
+    failed: list[str] = []
+    with _display(len(jobs)) as display:
+        for done, (source, target) in enumerate(jobs.items()):
             start = time.monotonic()
             try:
-                image = segmenter(source, advance)
-                with atomic(target) as temporary:
-                    sitk.WriteImage(image, str(temporary), useCompression=True)
-            except MeddinoError as error:
-                failed.append(str(error))
-                say(f"{source.name}: failed")
+                image = _label(segmenter, source, target, record, display)
+            except Unwritable as error:
+                record.remove(target)
+                if len(jobs) == 1:
+                    raise
+                ready = f"{done - len(failed)} of {len(jobs)} volumes are segmented"
+                raise Unwritable(f"{error} ({ready})") from error
+            except Exception as error:
+                record.remove(target)
+                failed.append(_line(source, error))
+                display.finish(f"{source}: failed")
                 continue
-            present = np.unique(sitk.GetArrayViewFromImage(image))
-            names = [name for name, value in segmenter.labels.items() if value and value in present]
+            values = set(np.unique(sitk.GetArrayViewFromImage(image))) - {0}
+            structures = [name for name, value in segmenter.labels.items() if value in values]
             seconds = time.monotonic() - start
-            say(f"{source.name}: {', '.join(names) or 'nothing found'}; {seconds:.1f} s")
+            display.finish(f"{source}: {', '.join(structures) or 'nothing found'}; {seconds:.1f} s")
     return failed
 
 
-@contextmanager
-def _display(count: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+def _label(
+    segmenter: Any, source: Path, target: Path, record: Record, display: "Display"
+) -> sitk.Image:
+    """Segment one volume, and write its labels."""
+    volume = segmenter.read(source)
+    for remark in volume.remarks:
+        display.say(f"{source}: {remark}")
+    try:
+        writer.check_grid(volume.as_stored(np.zeros(volume.array.shape, np.uint8)), target)
+    except BadVolume as error:
+        raise MeddinoError(f"{source}: {error.advised(LEAVE_OUT)}") from error
+    image = segmenter.label(volume, str(source), display.advance)
+    record.add(source, target, volume)
+    writer.write(image, target)
+    return image
+
+
+def _line(source: Path, error: Exception) -> str:
+    """One line of why a volume failed: no fault of one ends the work on the others."""
+    if isinstance(error, MeddinoError):
+        return str(error)
+    lines = str(error).splitlines() or ["no details"]
+    return f"{source}: {type(error).__name__}: {lines[-1]}; please report this, or {LEAVE_OUT}"
+
+
+class Display(NamedTuple):
     """Bars for volumes and slices in a terminal; the lines alone in a log."""
+
+    console: Any
+    bars: Any
+    volumes: Any
+    slices: Any
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def finish(self, line: str) -> None:
+        """Say what became of a volume, and begin with the next."""
+        self.say(line)
+        self.bars.reset(self.slices, total=None)
+        self.bars.advance(self.volumes)
+
+    def advance(self, done: int, total: int) -> None:
+        """Show how many slices of a volume are done."""
+        self.bars.update(self.slices, completed=done, total=total)
+
+
+@contextmanager
+def _display(count: int) -> Iterator[Display]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -200,21 +286,4 @@ def _display(count: int) -> Iterator[tuple[Callable[[str], None], Callable[[int,
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         volumes, slices = bars.add_task("volumes", total=count), bars.add_task("slices", total=None)
-
-        def say(line: str) -> None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-            bars.reset(slices, total=None)
-            bars.advance(volumes)
-
-        yield say, lambda done, total: bars.update(slices, completed=done, total=total)
-
-
-def _ending(path: Path, endings: Sequence[str]) -> str | None:
-    return next((end for end in endings if path.name.lower().endswith(end)), None)
-
-
-def _stem(path: Path) -> str:
-    """The name of a volume without its ending; of a folder, all of it."""
-    name = path.resolve().name
-    ending = None if path.is_dir() else _ending(path, VOLUMES)
-    return name[: -len(ending)] if ending else name
+        yield Display(console, bars, volumes, slices)

@@ -74,12 +74,19 @@ class Segmenter:
             MeddinoError: the volume cannot be read or is not what the model was trained on, or
                 memory does not suffice.
         """
-        volume = self._read(Path(path))
+        return self.label(self.read(Path(path)), str(path), progress)
+
+    def label(self, volume: reader.Volume, name: str, progress: Progress = _silent) -> sitk.Image:
+        """Segment a volume that `read` has read; the same as a call with its path.
+
+        Raises:
+            MeddinoError: memory does not suffice; says so of `name`.
+        """
         # NIfTI, from which the model learned, stores spacing in single precision.
         spacing = tuple(float(np.float32(mm)) for mm in volume.spacing_mm)
         size = " x ".join(map(str, volume.array.shape))
         remedy = "free some memory, use --device cpu instead of a GPU, or crop the volume"
-        with explained(f"{path} has {size} voxels: {remedy}"):
+        with explained(f"{name} has {size} voxels: {remedy}"):
             return volume.as_stored(self.segment(volume.array, spacing, progress))
 
     def segment(
@@ -154,19 +161,17 @@ class Segmenter:
         labels = plans.get_label_manager(self.model.dataset_json)
         result[:] = np.asarray(labels.convert_logits_to_segmentation(resampled))
 
-    def _read(self, path: Path) -> reader.Volume:
-        """Read a volume as `convert` reads it for training."""
+    def read(self, path: Path) -> reader.Volume:
+        """Read a volume as `convert` reads it for training; its `remarks` say what is doubtful.
+
+        Raises:
+            MeddinoError: it cannot be read or is not what the model was trained on.
+        """
         channel = self.model.channel.upper()
         try:
             if "CT" not in channel:
                 return reader.read(path, hu=False)
-            try:
-                return reader.read(path)
-            except reader.BadVolume:
-                if channel == "CT":
-                    raise
-                # Trained on CT and MR: read as MR, whose intensities have no scale to check.
-                return reader.read(path, hu=False)
+            return reader.read(path) if channel == "CT" else reader.read_ct_or_mr(path)
         except reader.BadVolume as error:
             reason = error.advised("leave it out")
             raise MeddinoError(f"{path} (for a model of {channel}): {reason}") from error

@@ -1,7 +1,8 @@
 """Write down how a result came to be, beside the result.
 
 Nothing here changes what a verb makes. A job that is killed between its result and the record
-leaves a result without one, which `verify` names and Snakemake does not mind.
+leaves a result without one, which `verify` names and Snakemake does not mind. A record that cannot
+be written fails the job: results without one cannot be verified.
 """
 
 import json
@@ -24,7 +25,6 @@ from pydantic import TypeAdapter
 from meddino import __version__
 from meddino.core import records
 from meddino.core.energy import Energy
-from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
 from meddino.pipeline import fingerprint
 from meddino.pipeline.verbs import VERBS
@@ -45,6 +45,9 @@ def recorded(verb: str, options: Any, files: dict[str, Any]) -> Iterator[None]:
         verb: its name.
         options: what it was told.
         files: its files by flag; `output` is its main result.
+
+    Raises:
+        MeddinoError: the record cannot be written.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -65,11 +68,8 @@ def recorded(verb: str, options: Any, files: dict[str, Any]) -> Iterator[None]:
         "cpu_energy_j": energy.joules,
     }
     record["host"]["gpus"] = _gpus()
-    try:
-        made = [records.entry(path) for path in outputs(verb, options, output)]
-        write_json(records.record_path(output), {**record, "outputs": made})
-    except (OSError, MeddinoError) as error:
-        print(f"meddino {verb}: {output} has no record: {error}", file=sys.stderr)
+    made = [records.entry(path) for path in outputs(verb, options, output)]
+    write_json(records.record_path(output), {**record, "outputs": made})
 
 
 def outputs(verb: str, options: Any, output: Path) -> list[Path]:

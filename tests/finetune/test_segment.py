@@ -33,6 +33,7 @@ from meddino.finetune.options import Method, Prediction, PredictOptions, Trainin
 from meddino.finetune.segmenter import Segmenter
 from meddino.finetune.settings import Settings, write_settings
 from meddino.volumes import geometry, reader
+from meddino.volumes.inputs import find
 from meddino.volumes.raw import Raw
 
 NAMES = {"background": 0, "liver": 1, "spleen": 2}
@@ -302,7 +303,7 @@ def test_a_file_is_replaced_only_when_asked(
     assert "--overwrite" in capsys.readouterr().err and output.read_text() == "precious"
     assert run(ct, output, "--model", trained, "--overwrite") == 0
     assert sitk.ReadImage(str(output)).GetSize() == (40, 36, 10)
-    assert json.loads((tmp_path / "seg.labels.json").read_text())["labels"] == NAMES
+    assert json.loads((tmp_path / "seg.nii.gz.labels.json").read_text())["labels"] == NAMES
 
 
 def test_an_input_is_never_replaced(trained: Path, ct: Path) -> None:
@@ -310,6 +311,12 @@ def test_an_input_is_never_replaced(trained: Path, ct: Path) -> None:
     for output in (ct, ct.parent):
         assert run(ct, output, "--model", trained, "--overwrite") == 2
     assert ct.read_bytes() == before
+
+
+def outputs(*paths: Path, output: Path) -> list[str]:
+    """Names of the segmentations of what is found."""
+    jobs = segment.plan_outputs(find(paths, output).volumes, output)
+    return [path.name for path in jobs.values()]
 
 
 @pytest.mark.parametrize(
@@ -330,15 +337,7 @@ def test_senseless_arguments_are_refused(
     for name in ("a.nii.gz", "b.nii.gz", "a.mha", "b.txt"):
         (tmp_path / name).touch()
     with pytest.raises(MeddinoError, match=message):
-        segment.plan_outputs([tmp_path / name for name in inputs], tmp_path / output)
-
-
-def test_series_in_folders_are_volumes_of_their_own(tmp_path: Path) -> None:
-    for name in ("one/1.dcm", "two/1.dcm"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True)
-        (tmp_path / "in" / name).touch()
-    jobs = segment.plan_outputs([tmp_path / "in"], tmp_path / "out")
-    assert sorted(path.name for path in jobs.values()) == ["one.nii.gz", "two.nii.gz"]
+        outputs(*(tmp_path / name for name in inputs), output=tmp_path / output)
 
 
 # what the model cannot take
@@ -353,6 +352,12 @@ def vectors(path: Path) -> None:
 
 
 def mr(path: Path) -> None:
+    """Brighter towards the coil, as MR is."""
+    gain = np.linspace(0.3, 1.5, 40)[:, None, None]
+    data.save(path, np.rint((data.body() + 1024) * gain).astype(np.uint16))
+
+
+def offset_lost(path: Path) -> None:
     data.save(path, (data.body() + 1024).astype(np.uint16))
 
 
@@ -385,6 +390,10 @@ def test_a_model_of_both_takes_mr(tmp_path: Path) -> None:
     image = reader.read(tmp_path / "mr.nii.gz", hu=False)
     labels = both(tmp_path / "mr.nii.gz")
     assert np.array_equal(values(labels), both.segment(image.array, image.spacing_mm))
+    assert "taken as MR" in both.read(tmp_path / "mr.nii.gz").remarks[-1]
+    offset_lost(tmp_path / "ct.nii.gz")
+    with pytest.raises(MeddinoError, match="offset was lost"):
+        both(tmp_path / "ct.nii.gz")
 
 
 def test_lack_of_memory_is_told(

@@ -328,7 +328,7 @@ def test_what_cannot_be_drawn_is_one_clear_error(
     torch.save({"conv.weight": torch.zeros(1)}, unet)
     grey = data.save(tmp_path / "grey.nii.gz", np.abs(data.body(1)))
     bad: list[tuple[list[Any], str]] = [
-        ([tmp_path / "absent.nii.gz", "--model", vit], "absent.nii.gz: does not exist"),
+        ([tmp_path / "absent.nii.gz", "--model", vit], "absent.nii.gz does not exist"),
         ([tmp_path / "absent.png", "--model", vit], "absent.png does not exist"),
         ([junk, "--model", vit], "junk.png cannot be read"),
         ([grey, "--model", vit], "grey.nii.gz: is not in HU"),

@@ -199,15 +199,16 @@ def test_no_option_of_any_verb_holds_a_secret() -> None:
     assert not {n for n in names if {"token", "password", "secret", "key"} & set(n.split("_"))}
 
 
-def test_an_unwritable_record_costs_a_message_and_no_result(
+def test_an_unwritable_record_is_an_error_that_leaves_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise MeddinoError("cannot write: no space left")
 
     monkeypatch.setattr(recorder, "write_json", full)
-    assert main([*LEAVES, str(tmp_path / "index.16.parquet")]) == 0
-    assert "has no record" in capsys.readouterr().err
+    assert main([*LEAVES, str(tmp_path / "index.16.parquet")]) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert (tmp_path / "index.16.parquet").exists()
 
 
 def test_commit_and_edits_of_a_checkout(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from meddino.datasets.phantom.scanner import Scan
 from meddino.datasets.phantom.tissues import Structure as S
+from meddino.volumes import writer
 
 ABDOMEN_MM, WHOLE_MM = (-150.0, -105.0), (-248.0, -234.0)
 LIVER = {S.LIVER: 1, S.LIVER_TUMOUR: 2}
@@ -245,7 +246,7 @@ def _in_space(array: NDArray[np.generic], scan: Scan) -> sitk.Image:
 def _nifti(array: NDArray[np.generic], scan: Scan, code: str, path: Path) -> Path:
     """Write an array with its axes turned; deterministic, since ITK leaves gzip's time empty."""
     image = sitk.DICOMOrient(_in_space(array, scan), code)
-    sitk.WriteImage(image, str(path), useCompression=path.name.endswith(".gz"), compressionLevel=1)
+    writer.write(image, path, level=1)
     return path
 
 

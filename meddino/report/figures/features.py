@@ -5,6 +5,8 @@ three principal components of all tokens as colours, which mean the same for all
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str]) -> None:
     if flags.image.resolve() in [file.resolve() for file in files]:
         raise MeddinoError(f"{flags.image} would be replaced; name another --output")
     scene = read_scene(flags.image, flags.slice)
+    for remark in scene.remarks:
+        print(f"{flags.image}: {remark}", file=sys.stderr)
     models = _named([_model(text) for text in flags.model])
     patch_px = models[0].vit.patch_size
     point = _point(flags, scene, dense.side_px(sizes[0], patch_px) // patch_px)
@@ -124,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _stem(path: Path) -> str:
     """The name of an image without its ending."""
-    name = path.resolve().name
+    name = Path(os.path.abspath(path)).name
     return name if path.is_dir() else name.removesuffix(".gz").rpartition(".")[0] or name
 
 

@@ -15,6 +15,7 @@ from meddino.pretrain.crops import normalise
 from meddino.report.pixels import body, grey
 from meddino.volumes import reader
 from meddino.volumes.hounsfield import BODY_HU
+from meddino.volumes.inputs import find
 from meddino.volumes.resample import Resizer, linear
 
 Point = tuple[float, float]
@@ -36,11 +37,13 @@ class Scene:
         values: float32 (channels, height, width): one of HU, or three from 0 to 255.
         spacing_mm: of pixels, (y, x); equal for pictures.
         target_mm: spacing that it is resampled to before it is resized.
+        remarks: what is doubtful about the file that it comes from.
     """
 
     values: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     target_mm: float = 1.0
+    remarks: tuple[str, ...] = ()
 
     @property
     def ct(self) -> bool:
@@ -104,7 +107,8 @@ def read_scene(path: Path, slice_number: int | None = None) -> Scene:
     """Read a picture, or a slice of a CT volume.
 
     Args:
-        path: PNG or JPEG; or a volume (NIfTI, MetaImage, NRRD, the folder of a DICOM series).
+        path: PNG or JPEG; or a volume (NIfTI, MetaImage, NRRD), or a folder that holds one, or the
+            files of one DICOM series.
         slice_number: counted from the feet, from 0 on; None for the slice with most body.
 
     Raises:
@@ -112,6 +116,14 @@ def read_scene(path: Path, slice_number: int | None = None) -> Scene:
     """
     if path.suffix.lower() in PICTURES:
         return Scene(_read_picture(path))
+    inputs = find([path])
+    (path, *others) = [*inputs.missing, *inputs.volumes]
+    if path in inputs.missing:
+        raise MeddinoError(f"{path} {inputs.missing[path]}, or draw another image")
+    if others:
+        raise MeddinoError(
+            f"there are {len(others) + 1} volumes, such as {path} and {others[0]}; name one of them"
+        )
     try:
         volume = reader.read(path)
     except reader.BadVolume as error:
@@ -125,7 +137,7 @@ def read_scene(path: Path, slice_number: int | None = None) -> Scene:
         )
     values = volume.array[slice_number][None].astype(np.float32)
     _, y, x = volume.spacing_mm
-    return Scene(values, (y, x), SPACING_MM)
+    return Scene(values, (y, x), SPACING_MM, (*inputs.remarks(), *volume.remarks))
 
 
 def _read_picture(path: Path) -> npt.NDArray[np.float32]:
