@@ -87,7 +87,7 @@ def test_labels_of_a_full_size_scan_lie_where_it_lies(tmp_path: Path, ending: st
     affine = np.eye(4)
     affine[:3, :3] = np.diag([-1, -1, 1]) @ axes
     path = data.save(tmp_path / "scan.nii", array.T, affine)
-    raw = reader.read_label(path, reader._canonical(reader._load(path, None)))
+    raw = reader.read_label(path, reader._canonical(reader._load(path, None)[0]))
     output = tmp_path / f"labels.{ending}"
     writer.write(raw.as_stored(raw.array), output)
     again = writer._read(output)
