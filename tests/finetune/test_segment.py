@@ -392,7 +392,7 @@ def test_a_model_of_both_takes_mr(tmp_path: Path) -> None:
     assert np.array_equal(values(labels), both.segment(image.array, image.spacing_mm))
     assert "taken as MR" in both.read(tmp_path / "mr.nii.gz").remarks[-1]
     offset_lost(tmp_path / "ct.nii.gz")
-    with pytest.raises(MeddinoError, match="offset was lost"):
+    with pytest.raises(MeddinoError, match=r"is a CT whose offset of -1024 was lost"):
         both(tmp_path / "ct.nii.gz")
 
 
