@@ -222,7 +222,7 @@ def test_split_is_that_of_nnunet(dataset: Path) -> None:
 def test_too_few_cases_are_refused(raw: Path, tmp_path: Path) -> None:
     layout = LAYOUT.model_copy(update={"images": ("images/case_0[0-2].nii.gz",)})
     options = ConvertOptions(benchmark=BENCHMARK, dataset=layout)
-    with pytest.raises(MeddinoError, match="3 usable cases"):
+    with pytest.raises(MeddinoError, match="3 of 3 labelled cases can be used, too few"):
         convert.run(options, raw=raw / ".fetched.json", output=tmp_path / "D" / "dataset.json")
     assert not (tmp_path / "D" / "dataset.json").exists()
 
