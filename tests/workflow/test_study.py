@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ def kill_midway(folder: Path, target: str, log: Path, seconds: float) -> None:
         time.sleep(seconds)
     finally:
         assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was faster than when it was timed, and has ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
 
 
