@@ -55,13 +55,12 @@ class Curation(Options):
 class Duplicates(Options):
     """When two volumes count as copies of each other."""
 
-    max_distance_hu: float = Field(4.0, gt=0, le=10)
-    """Slices whose fingerprints differ by more are not compared, mean of amplitudes in HU. Copies
-    are within 1 of each other, neighbouring slices within 4, other patients beyond 15."""
-    max_difference_hu: float = Field(20.0, gt=0, le=50)
-    """Largest mean difference between the pixels of two copies, within the body, in HU."""
+    min_correlation: float = Field(0.7, gt=0, lt=1)
+    """Correlation of the detail of two copies, laid over each other, where it is nearly least.
+    Copies have 0.8 to 1, two scans of a patient who breathed in between up to 0.6, other patients
+    less than 0.2."""
     min_slices: int = Field(4, ge=1)
-    """Slices in a row of places that two volumes must share."""
+    """Slices that two volumes must share."""
 
 
 # YAML reads a bare `off` as false.

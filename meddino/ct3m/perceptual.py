@@ -1,4 +1,4 @@
-"""A fingerprint of a slice that copies share, whatever their file format and orientation."""
+"""What copies of a slice share: a fingerprint of its frame, and greys whatever the contrast."""
 
 from functools import lru_cache
 from typing import Any
@@ -7,12 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from meddino.ct3m.shards import FREQUENCIES
-from meddino.volumes.resample import linear
+from meddino.volumes.hounsfield import BODY_HU
+from meddino.volumes.resample import Resizer, linear, through
+
+Array = npt.NDArray[np.float32]
 
 SHRUNK_PX = 32
 """Side that a slice is shrunk to first, whatever its matrix and spacing."""
 HU_RANGE = (-1000, 1000)
 """Beyond, copies differ: by padding, and by how metal is cut off."""
+BANDS, VALUES, STEP_HU = 4, 32, 24
+"""A key is so many of the lowest frequencies in steps of so many HU."""
+MIN_CONTRAST_HU = 50.0
+"""Slices with less to see, whatever the mean, have no keys. Real ones have 150 or more."""
+MIN_SPREAD_HU = 40.0
+"""Narrower windows would show noise alone."""
 
 
 def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
@@ -37,18 +46,61 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     return np.rint(blind).astype(np.int16).ravel()
 
 
-def contrast(fingerprints: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """How much there is to see, whatever the mean, in HU: (n, FREQUENCIES**2) to float64 (n,)."""
-    norms: npt.NDArray[np.float64] = np.sqrt(
-        np.square(fingerprints[:, 1:].astype(np.float64)).sum(axis=1)
-    )
-    return norms
+def keys(fingerprints: npt.NDArray[np.int16]) -> npt.NDArray[np.uint64]:
+    """Numbers that copies share: the lowest frequencies in steps.
 
+    Where a value lies close to the edge of a step, copies may fall on both sides of it; bands have
+    their edges at different values.
 
-def lowest(count: int) -> npt.NDArray[np.int64]:
-    """Places in a fingerprint of its `count` lowest frequencies, lowest first: int64 (count,)."""
+    Args:
+        fingerprints: int16 (n, FREQUENCIES**2).
+
+    Returns:
+        uint64 (n, BANDS); 0 for slices that show next to nothing, which would match everything.
+    """
     y, x = np.divmod(np.arange(FREQUENCIES**2), FREQUENCIES)
-    return np.lexsort((y, x + y))[:count]
+    lowest = fingerprints[:, np.lexsort((y, x + y))[:VALUES]].astype(np.int64)
+    result = np.zeros((len(lowest), BANDS), np.uint64)
+    for band in range(BANDS):
+        raw = np.random.PCG64(band).random_raw(2 * VALUES)
+        steps = ((lowest + (raw[:VALUES] % STEP_HU).astype(np.int64)) // STEP_HU).astype(np.uint64)
+        result[:, band] = (steps * (raw[VALUES:] | np.uint64(1))).sum(axis=1)  # overflow: a hash
+    norms = np.linalg.norm(fingerprints[:, 1:].astype(np.float64), axis=1)
+    result[norms < MIN_CONTRAST_HU] = 0
+    return result
+
+
+def soft_window(image: Array) -> Array:
+    """Greys from -1 to 1, about alike whatever the window, offset and gamma of a copy.
+
+    Window and level are those of the body's own values, and greys level off beyond.
+
+    Args:
+        image: (y, x) in HU.
+    """
+    body = image[image > BODY_HU]
+    if len(body) == 0:
+        return np.zeros_like(image)
+    ranks = [int(share * (len(body) - 1)) for share in (0.2, 0.5, 0.8)]
+    low, middle, high = np.partition(body, ranks)[ranks]
+    greys: Array = np.tanh((image - middle) / max(high - low, MIN_SPREAD_HU))
+    return greys
+
+
+def to_grid(
+    shape: tuple[int, ...], spacing_mm: tuple[float, float], grid_mm: float
+) -> tuple[Resizer, tuple[float, float]]:
+    """What resamples slices to pixels of about `grid_mm`, and their exact spacing (y, x) in mm.
+
+    Args:
+        shape: of the slices, (y, x).
+        spacing_mm: of their pixels, (y, x).
+        grid_mm: wanted spacing; the frame holds a whole number of pixels.
+    """
+    extents_mm = [length * mm for length, mm in zip(shape, spacing_mm, strict=True)]
+    sizes = [max(1, round(extent / grid_mm)) for extent in extents_mm]
+    rows, columns = (through(length, n, n) for length, n in zip(shape, sizes, strict=True))
+    return Resizer(rows, columns), (extents_mm[0] / sizes[0], extents_mm[1] / sizes[1])
 
 
 @lru_cache(maxsize=64)

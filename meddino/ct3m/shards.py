@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
@@ -28,6 +29,7 @@ LARGEST_HEADER = 64
 """Bytes: a page without statistics has a header of about 20."""
 FINGERPRINT_TYPE = np.dtype("<i2")
 FINGERPRINT = "fingerprint"
+LANDMARKS = "landmarks"
 FREQUENCIES = 8
 """Frequencies per axis of a fingerprint (see `meddino.ct3m.perceptual`)."""
 
@@ -60,11 +62,13 @@ SCHEMA = pa.schema(
         *METADATA,
         # Null for pictures that no scanner took.
         pa.field(FINGERPRINT, pa.binary(FINGERPRINT_TYPE.itemsize * FREQUENCIES**2)),
+        # Null as well for slices that lie close to one that has them.
+        pa.field(LANDMARKS, pa.binary()),
     ]
 )
-"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.codec` packs it, and
-`fingerprint` that of the slice as acquired, int16 in HU; indices, read on every start, leave both
-out."""
+"""Columns of a shard: `pixels` holds int16 HU (size, size) as `meddino.ct3m.codec` packs it,
+`fingerprint` that of the slice, int16 in HU, and `landmarks` those of the slice as acquired (see
+`meddino.ct3m.landmarks`); indices, read on every start, leave all three out."""
 
 
 class ShardWriter:
@@ -273,8 +277,18 @@ def read_metadata(shard: pq.ParquetFile) -> pa.Table:
     return shard.read(columns=METADATA.names, use_threads=False).replace_schema_metadata()
 
 
-def read_fingerprints(shard: pq.ParquetFile) -> npt.NDArray[np.int16]:
-    """Fingerprints of all slices of a shard: int16 (rows, FREQUENCIES**2) in HU."""
-    column = shard.read(columns=[FINGERPRINT], use_threads=False)[FINGERPRINT]
-    joined = b"".join(column.to_pylist())
-    return np.frombuffer(joined, dtype=FINGERPRINT_TYPE).reshape(len(column), FREQUENCIES**2)
+def read_cells(
+    shard: pq.ParquetFile, column: str, dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """A column of bytes as one array, and how many of its elements each row has: int64 (rows,).
+
+    Raises:
+        MeddinoError: the shard is of an earlier version and has no such column.
+    """
+    if column not in shard.schema_arrow.names:
+        raise MeddinoError(f"{shard.reader.path} has no {column}; run the stage `slices` again")
+    cells = shard.read(columns=[column], use_threads=False)[column]
+    sizes = pc.binary_length(cells).fill_null(0).to_numpy()
+    packed = cells.drop_null().combine_chunks().buffers()[-1]
+    values = np.frombuffer(packed or b"", dtype=np.uint8)[: int(sizes.sum())].view(dtype)
+    return values, (sizes // np.dtype(dtype).itemsize).astype(np.int64)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from meddino.core.files import atomic, write_json
 from meddino.core.progress import track
+from meddino.ct3m.landmarks import EVERY_MM, landmarks
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
 from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside
@@ -156,6 +157,7 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
         for size in writers
     }
     heights = _heights(volume)
+    every = max(1, int(EVERY_MM / volume.spacing_mm[0]))
     counts = np.zeros(HU_BINS, dtype=np.int64)
     for number, acquired in enumerate(volume.array):
         body = float(np.count_nonzero(acquired > BODY_HU) / acquired.size)
@@ -179,6 +181,8 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
         smallest = stored[min(stored)]
         row["sha"] = hashlib.sha256(smallest.astype("<i2", copy=False).data).hexdigest()
         row["fingerprint"] = fingerprint(smallest).astype(FINGERPRINT_TYPE).tobytes()
+        if number % every == 0:
+            row["landmarks"] = landmarks(acquired, volume.spacing_mm[1:]).tobytes()
         for size, pixels in stored.items():
             histogram = _histogram(pixels)
             writers[size].add(pixels, {**row, **_statistics(*histogram)})

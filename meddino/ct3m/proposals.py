@@ -1,0 +1,191 @@
+"""Which volumes may be copies of each other, and how they would then lie: by sorting.
+
+Equal codes of landmarks, or equal keys of whole slices, are hints. Hints of two volumes count as
+votes as far as they agree: landmarks that lie alike to each other in the slices of both, and slices
+whose numbers stand in line. Patients resemble each other, but not in the same places.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from meddino.ct3m.catalogue import Catalogue
+from meddino.ct3m.landmarks import MIRRORED, POSITION_MM, TURN
+from meddino.ct3m.overlay import Floats, Line, Placement
+
+Ints = npt.NDArray[np.integer]
+
+MAX_VOLUMES = 64
+"""What more volumes share says nothing, and pairs would be counted in squares."""
+MIN_VOTES = 6
+"""Landmarks that have to agree. Of a hundred thousand pairs of phantoms a few have so many."""
+MIN_SLICES = 2
+"""Slices with equal keys that have to agree."""
+MAX_HINTS = 96
+"""So many hints of one pair are looked at; they are compared with each other."""
+NEAR_MM, CLOSE_MM = 15.0, 6.0
+"""How far landmarks may lie from where one other, or all that agree, would have them."""
+TURNED = 0.4
+"""How far apart directions may be, in radians."""
+ALONG_MM = 6.0
+"""How far apart the slices of a landmark may be in two volumes."""
+MAX_STEP = 10.0
+"""How many slices, or mm, of one volume may go on one of the other."""
+
+
+class Proposal(NamedTuple):
+    """Two volumes that may be copies; `placement` is None where their frames show the same."""
+
+    a: int
+    b: int
+    line: Line
+    placement: Placement | None
+    votes: int
+
+
+def propose(catalogue: Catalogue) -> Iterator[Proposal]:
+    """Propose pairs of volumes, the first below the second, with how they lie to each other."""
+    volume = catalogue.volume_of_rows()
+    rows = [_sharing(catalogue.sha, volume)]
+    rows += [_sharing(keys, volume) for keys in catalogue.keys.T]
+    pairs = np.unique(np.concatenate(rows), axis=0)
+    for hints in _by_pair(pairs, volume[pairs], MIN_SLICES):
+        yield from _same_frame(catalogue, hints, volume)
+    marks = catalogue.landmarks
+    volume = volume[catalogue.landmark_row]
+    pairs = _sharing(marks["code"] & ~MIRRORED, volume)
+    for hints in _by_pair(pairs, volume[pairs], MIN_VOTES):
+        yield from _same_landmarks(catalogue, hints, volume)
+
+
+def _sharing(keys: npt.NDArray[np.uint64], volume: Ints) -> npt.NDArray[np.int32]:
+    """Pairs of places whose keys are equal and whose volumes are not, the lower volume first.
+
+    Of what a volume has several times only the first counts.
+
+    Returns:
+        int32 (pairs, 2).
+    """
+    order = np.lexsort((volume, keys))
+    order = order[keys[order] != 0].astype(np.int32)
+    _, key = np.unique(keys[order], return_inverse=True)
+    new = (np.diff(key, prepend=-1) != 0) | (np.diff(volume[order], prepend=-1) != 0)
+    order, key = order[new], key[new]
+    sizes = np.bincount(key)[key] if len(key) else key
+    selective = (sizes > 1) & (sizes <= MAX_VOLUMES)
+    order, key = order[selective], key[selective]
+    pairs = [np.empty((0, 2), np.int32)]
+    for apart in range(1, MAX_VOLUMES):
+        same = key[apart:] == key[:-apart]
+        if not same.any():
+            break
+        pairs.append(np.stack([order[:-apart][same], order[apart:][same]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _by_pair(
+    places: npt.NDArray[np.int32], volumes: Ints, minimum: int
+) -> Iterator[npt.NDArray[np.int32]]:
+    """Hints (n, 2) of one pair of volumes after the other, of those that have enough."""
+    pair = volumes[:, 0].astype(np.int64) << 32 | volumes[:, 1]
+    order = np.argsort(pair, kind="stable")
+    edges = np.append(np.flatnonzero(np.diff(pair[order], prepend=-1)), len(pair))
+    for start, stop in pairwise(edges):
+        if stop - start >= minimum:
+            hints = places[order[start:stop]]
+            yield hints[np.linspace(0, len(hints) - 1, min(len(hints), MAX_HINTS)).astype(int)]
+
+
+def _same_frame(catalogue: Catalogue, rows: Ints, volume: Ints) -> Iterator[Proposal]:
+    """What slices with equal keys propose: rows (n, 2)."""
+    a, b = (int(number) for number in volume[rows[0]])
+    line, on_line = _line(catalogue, a, b, catalogue.number[rows])
+    if np.count_nonzero(on_line) >= MIN_SLICES:
+        yield Proposal(a, b, line, None, int(np.count_nonzero(on_line)))
+
+
+def _same_landmarks(catalogue: Catalogue, hints: Ints, volume: Ints) -> Iterator[Proposal]:
+    """What landmarks with equal codes propose: hints (n, 2)."""
+    a, b = (int(number) for number in volume[hints[0]])
+    marks = catalogue.landmarks[hints]
+    points = np.stack([marks["y"], marks["x"]], axis=-1) * POSITION_MM  # (n, 2, 2)
+    mirrored = (marks["code"][:, 0] ^ marks["code"][:, 1]) & MIRRORED != 0
+    agree = _agreeing(points, marks["turn"] * TURN, mirrored)
+    if np.count_nonzero(agree) < MIN_VOTES:
+        return
+    numbers = catalogue.number[catalogue.landmark_row[hints]]
+    line, on_line = _line(catalogue, a, b, numbers[agree])
+    chosen = np.flatnonzero(agree)[on_line]
+    if len(chosen) < MIN_VOTES:
+        return
+    placement = _rigid(points[chosen, 0], points[chosen, 1], bool(mirrored[chosen[0]]))
+    where = points[chosen, 0] @ placement.matrix.T + placement.shift
+    votes = np.count_nonzero(np.linalg.norm(where - points[chosen, 1], axis=1) < CLOSE_MM)
+    if votes >= MIN_VOTES:
+        yield Proposal(a, b, line, placement, int(votes))
+
+
+def _agreeing(
+    points: Floats, turns: Floats, mirrored: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which hints agree with the one that most agree with: bool (n,).
+
+    Args:
+        points: (n, 2, 2), hints by volumes by (y, x), in mm.
+        turns: (n, 2), directions from x towards y.
+        mirrored: (n,), whether the two are mirrors of each other.
+    """
+    sign = np.where(mirrored, -1.0, 1.0)
+    turn = turns[:, 1] - sign * turns[:, 0]
+    apart = points - points[:, None]  # of hint j from hint i: (i, j, 2, 2)
+    y, x = apart[:, :, 0, 0] * sign[:, None], apart[:, :, 0, 1]
+    sine, cosine = np.sin(turn)[:, None], np.cos(turn)[:, None]
+    off = np.stack([sine * x + cosine * y, cosine * x - sine * y], axis=-1) - apart[:, :, 1]
+    agree = np.linalg.norm(off, axis=-1) < NEAR_MM
+    agree &= np.cos(turn[:, None] - turn) > np.cos(TURNED)
+    agree &= mirrored[:, None] == mirrored
+    best: npt.NDArray[np.bool_] = agree[agree.sum(axis=1).argmax()]
+    return best
+
+
+def _rigid(a: Floats, b: Floats, mirrored: bool) -> Placement:
+    """The rotation, after a mirror of y or none, that brings points a onto b: (n, 2) both."""
+    flip = np.diag([-1.0 if mirrored else 1.0, 1.0])
+    u, _, v = np.linalg.svd(((a - a.mean(axis=0)) @ flip).T @ (b - b.mean(axis=0)))
+    matrix = (u @ np.diag([1.0, np.sign(np.linalg.det(u @ v))]) @ v).T @ flip
+    return Placement(matrix, b.mean(axis=0) - matrix @ a.mean(axis=0))
+
+
+def _line(
+    catalogue: Catalogue, a: int, b: int, numbers: Ints
+) -> tuple[Line, npt.NDArray[np.bool_]]:
+    """The line that most pairs of slice numbers (n, 2) lie on, and which do.
+
+    Any step is possible, since headers of copies are wrong at times; where it is close to what the
+    headers say, or to one for one, it is taken to be that.
+    """
+    spacing = catalogue.volumes.loc[[a, b], "spacing_mm_z"].to_numpy(float)
+    heights = numbers * spacing
+    dz = heights[:, None] - heights  # (n, n, 2)
+    slope = np.divide(dz[..., 1], dz[..., 0], where=dz[..., 0] != 0, out=np.zeros(dz.shape[:2]))
+    # In slices or in mm: either is right where a header is wrong.
+    in_mm = np.log(np.abs(slope) + 1e-9)
+    in_slices = in_mm + float(np.log(spacing[0] / spacing[1]))
+    i, j = np.nonzero(np.minimum(np.abs(in_mm), np.abs(in_slices)) <= np.log(MAX_STEP))
+    if len(i) == 0:
+        return Line(1.0, 0.0), np.zeros(len(numbers), bool)
+    slope = slope[i, j]
+    off = np.abs(dz[i, :, 1] - slope[:, None] * dz[i, :, 0])
+    fits = off < ALONG_MM * np.maximum(1, np.abs(slope))[:, None]
+    likely = np.abs(np.abs(slope) - 1) < 0.05
+    best = fits[(fits.sum(axis=1) + 0.5 * likely).argmax()]
+    on_a, on_b = numbers[best].T.astype(float)
+    step = np.polyfit(on_a, on_b, 1)[0] if np.ptp(on_a) > 0 else 1.0
+    for usual in (spacing[0] / spacing[1], 1.0):
+        if abs(abs(step) - usual) < 0.05 * usual:
+            step = float(np.copysign(usual, step))
+            break
+    return Line(float(step), float(np.median(on_b - step * on_a))), best
