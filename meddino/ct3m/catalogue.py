@@ -70,6 +70,10 @@ class Catalogue:
             [about["rows"] * about["spacing_mm_y"], about["columns"] * about["spacing_mm_x"]]
         )
 
+    def spacing_mm_z(self, volumes: list[int]) -> npt.NDArray[np.float64]:
+        """Distance of the slices of each volume."""
+        return self.volumes["spacing_mm_z"].to_numpy(np.float64)[volumes]
+
     def pixels(self, row: int) -> npt.NDArray[np.int16]:
         """A stored slice: int16 (size_px, size_px) in HU."""
         number = int(np.searchsorted(self.volumes["start"].to_numpy(), row, side="right")) - 1

@@ -136,12 +136,12 @@ def decide(slices: Catalogue, proposals: list[Proposal], limits: Duplicates) -> 
         if one_by_one and (slices.sha[rows_a] == slices.sha[rows_b]).all():
             return _pair(slices, proposal, proposal.line, np.eye(2), None)
     # Frames may show about the same without being the same; landmarks tell where they are.
-    for proposal in sorted(proposals, key=lambda proposal: proposal.placement is None):
+    for proposal in sorted(proposals, key=lambda proposal: len(proposal.placements)):
         result = compare(slices, proposal)
         if result is None or result.correlation < limits.min_correlation:
             continue
-        line, placement = result.overlay.line, result.overlay.placement
-        pair = _pair(slices, proposal, line, placement.matrix, result.correlation)
+        in_plane = result.placement.matrix[:2, :2]
+        pair = _pair(slices, proposal, result.line, in_plane, result.correlation)
         if pair.slices >= limits.min_slices:
             return pair
     return None

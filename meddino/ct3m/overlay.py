@@ -4,6 +4,7 @@ Detail is what is a few millimetres wide: finer, noise, kernels and compression 
 coarser, patients resemble each other.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from meddino.ct3m.perceptual import Array, soft_window, to_grid
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
+Look = Callable[[int], Array]
 
 BAND = (1.0, 3.0)
 """Sigmas between which detail is, in pixels of the grid."""
@@ -29,6 +31,8 @@ FAINT = 1e-4
 """Variance of greys in blocks without detail."""
 LEAST = 0.1
 """The share of blocks that may agree less."""
+FINEST = 32
+"""Steps between two slices."""
 
 
 class Line(NamedTuple):
@@ -58,12 +62,19 @@ class Line(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where a point (y, x) of a slice of volume a, in mm from its corner, is in volume b."""
+    """Where a point of volume a is in volume b.
+
+    Points are (y, x, z) in mm: from the corner of the slice, and from slice 0 as the header has it.
+    """
 
     matrix: Floats
-    """(2, 2)."""
+    """(3, 3)."""
     shift: Floats
-    """(2,), in mm."""
+    """(3,), in mm."""
+
+    def raised(self, mm: float) -> "Placement":
+        """The same with volume b moved along z."""
+        return Placement(self.matrix, self.shift + np.array([0.0, 0.0, mm]))
 
 
 class View:
@@ -101,47 +112,72 @@ class View:
         y, x = ((np.arange(0, size, every) + 0.5) for size in (height, width))
         return np.stack(np.meshgrid(y * self.pixel_mm[0], x * self.pixel_mm[1], indexing="ij"))
 
+    def height_mm(self, place: int) -> float:
+        """Height of a slice."""
+        return float(self.number[place]) * self.spacing_mm_z
+
 
 class Overlay:
     """Volume b laid over volume a."""
 
-    def __init__(self, a: View, b: View, line: Line, placement: Placement) -> None:
-        """Lay b over a as the line and the placement say."""
-        self.a, self.b, self.line, self.placement = a, b, line, placement
-        self._where: dict[int, Array] = {}
+    def __init__(self, a: View, b: View, placement: Placement) -> None:
+        """Lay b over a as the placement says."""
+        self.a, self.b, self.placement = a, b, placement
+        self._points: dict[int, Floats] = {}
 
-    def over(self, image: Array, every: int) -> Array:
-        """An image of b on every so manieth pixel of a's grid; NaN beyond b's frame."""
-        if every not in self._where:
-            matrix, shift = self.placement
-            points = np.einsum("ij,jyx->iyx", matrix, self.a.points_mm(every))
-            where = (points + shift[:, None, None]) / self.b.pixel_mm[:, None, None] - 0.5
-            self._where[every] = where.astype(np.float32)
-        moved: Array = map_coordinates(image, self._where[every], order=1, cval=np.nan)
+    def over(self, look: Look, place: int, every: int, above_mm: float = 0.0) -> Array:
+        """What b shows where a slice of a is, on every so manieth pixel of a's grid.
+
+        Args:
+            look: what is shown of a slice of b, given by its place.
+            place: of the slice of a.
+            every: step between pixels.
+            above_mm: how far above the slice of a.
+
+        Returns:
+            (y, x), interpolated linearly; NaN beyond b.
+        """
+        if every not in self._points:
+            self._points[every] = self.a.points_mm(every)
+        matrix, shift = self.placement
+        start = shift + matrix[:, 2] * (self.a.height_mm(place) + above_mm)
+        points = np.einsum("ij,jyx->iyx", matrix[:, :2], self._points[every])
+        y, x, z = points + start[:, None, None]
+        number = z / self.b.spacing_mm_z
+        inside = (number > self.b.number[0] - 0.5) & (number < self.b.number[-1] + 0.5)
+        where = np.interp(number, self.b.number, np.arange(len(self.b.number)))
+        where = np.rint(where * FINEST) / FINEST  # not two slices where nearly all is of one
+        low, high = int(np.floor(where.min())), int(np.ceil(where.max()))
+        slices = np.stack([look(k) for k in range(low, high + 1)])
+        at = (where - low, y / self.b.pixel_mm[0] - 0.5, x / self.b.pixel_mm[1] - 0.5)
+        moved: Array = map_coordinates(slices, at, order=1, cval=np.nan)
+        moved[~inside] = np.nan
         return moved
 
-    def agreement(self, place_a: int, place_b: int) -> float:
-        """Correlation of the detail of two slices as a whole."""
-        a, b = self.a.detail(place_a)[::2, ::2], self.over(self.b.detail(place_b), 2)
+    def agreement(self, place: int) -> float:
+        """Correlation of the detail of a slice of a with that of b as a whole."""
+        a, b = self.a.detail(place)[::2, ::2], self.over(self.b.detail, place, 2)
         inside = np.isfinite(b)
+        if not inside.any():
+            return 0.0
         a, b = a[inside], b[inside]
         return float(np.mean(a * b) / np.sqrt(np.mean(a * a) * np.mean(b * b) + FAINT**2))
 
-    def least(self, place_a: int, place_b: int, smooth: tuple[float, float]) -> float:
-        """Correlation of the detail of two slices in the block where it is nearly least.
+    def least(self, place: int, smooth: tuple[float, float]) -> float:
+        """Correlation of the detail of a slice of a with that of b in the block where it is least.
 
-        Of the blocks, the half that shows most counts: in the others noise may prevail.
+        Nearly least: LEAST of the blocks may agree less. Of the blocks, the half that shows most
+        counts: in the others noise may prevail.
 
         Args:
-            place_a: place of the slice of a.
-            place_b: place of the slice of b.
-            smooth: by how much each is smoothed before.
+            place: of the slice of a.
+            smooth: by how much a and b are smoothed before.
 
         Returns:
             -1 to 1; NaN where too little is shown.
         """
-        a = self.a.detail(place_a, smooth[0])
-        b = self.over(self.b.detail(place_b, smooth[1]), 1)
+        a = self.a.detail(place, smooth[0])
+        b = self.over(lambda k: self.b.detail(k, smooth[1]), place, 1)
         inside = binary_erosion(np.isfinite(b), iterations=RIM)
         a, b = np.where(inside, a, 0), np.where(inside, b, 0)
         whole = _blocks(inside.astype(np.float32)) > 0.5

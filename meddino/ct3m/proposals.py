@@ -6,7 +6,7 @@ whose numbers stand in line. Patients resemble each other, but not in the same p
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -32,17 +32,21 @@ TURNED = 0.4
 """How far apart directions may be, in radians."""
 ALONG_MM = 6.0
 """How far apart the slices of a landmark may be in two volumes."""
+MIN_TILTED, MIN_HEIGHT_MM = 24, 20.0
+"""Hints, and how far up and down they lie, that can tell a tilt."""
+FLIPS = np.array([*product((1, -1), repeat=2)])
+"""Steps along y and x of one frame for those of the other."""
 MAX_STEP = 10.0
 """How many slices, or mm, of one volume may go on one of the other."""
 
 
 class Proposal(NamedTuple):
-    """Two volumes that may be copies; `placement` is None where their frames show the same."""
+    """Two volumes that may be copies, in one of some placements."""
 
     a: int
     b: int
     line: Line
-    placement: Placement | None
+    placements: tuple[Placement, ...]
     votes: int
 
 
@@ -103,8 +107,15 @@ def _same_frame(catalogue: Catalogue, rows: Ints, volume: Ints) -> Iterator[Prop
     """What slices with equal keys propose: rows (n, 2)."""
     a, b = (int(number) for number in volume[rows[0]])
     line, on_line = _line(catalogue, a, b, catalogue.number[rows])
-    if np.count_nonzero(on_line) >= MIN_SLICES:
-        yield Proposal(a, b, line, None, int(np.count_nonzero(on_line)))
+    votes = int(np.count_nonzero(on_line))
+    if votes < MIN_SLICES:
+        return
+    a_mm, b_mm = catalogue.extent_mm(a), catalogue.extent_mm(b)
+    along = _along(catalogue, a, b, line)
+    placements = (
+        _flat(np.diag(b_mm / a_mm * flip), np.where(flip < 0, b_mm, 0), *along) for flip in FLIPS
+    )
+    yield Proposal(a, b, line, tuple(placements), votes)
 
 
 def _same_landmarks(catalogue: Catalogue, hints: Ints, volume: Ints) -> Iterator[Proposal]:
@@ -113,19 +124,71 @@ def _same_landmarks(catalogue: Catalogue, hints: Ints, volume: Ints) -> Iterator
     marks = catalogue.landmarks[hints]
     points = np.stack([marks["y"], marks["x"]], axis=-1) * POSITION_MM  # (n, 2, 2)
     mirrored = (marks["code"][:, 0] ^ marks["code"][:, 1]) & MIRRORED != 0
-    agree = _agreeing(points, marks["turn"] * TURN, mirrored)
-    if np.count_nonzero(agree) < MIN_VOTES:
+    (agree,) = np.nonzero(_agreeing(points, marks["turn"] * TURN, mirrored))
+    if len(agree) < MIN_VOTES:
         return
-    numbers = catalogue.number[catalogue.landmark_row[hints]]
-    line, on_line = _line(catalogue, a, b, numbers[agree])
-    chosen = np.flatnonzero(agree)[on_line]
-    if len(chosen) < MIN_VOTES:
+    numbers = catalogue.number[catalogue.landmark_row[hints[agree]]]
+    line, on_line = _line(catalogue, a, b, numbers)
+    if np.count_nonzero(on_line) < MIN_VOTES:
         return
-    placement = _rigid(points[chosen, 0], points[chosen, 1], bool(mirrored[chosen[0]]))
-    where = points[chosen, 0] @ placement.matrix.T + placement.shift
-    votes = np.count_nonzero(np.linalg.norm(where - points[chosen, 1], axis=1) < CLOSE_MM)
+    chosen = points[agree[on_line]]
+    turned = _rigid(chosen[:, 0], chosen[:, 1], bool(mirrored[agree[0]]))
+    flat = _flat(*turned, *_along(catalogue, a, b, line))
+    heights = numbers * catalogue.spacing_mm_z([a, b])
+    points = np.concatenate([points[agree], heights[..., None]], axis=2)  # (n, 2, 3)
+    options = [(flat, _votes(flat, points)), *_tilted(flat, points)]
+    votes = max(votes for _, votes in options)
     if votes >= MIN_VOTES:
-        yield Proposal(a, b, line, placement, int(votes))
+        yield Proposal(a, b, line, tuple(placement for placement, _ in options), votes)
+
+
+def _along(catalogue: Catalogue, a: int, b: int, line: Line) -> tuple[float, float]:
+    """The line in mm: how far along b each mm of a is, and where slice 0 of a is."""
+    spacing_a, spacing_b = catalogue.spacing_mm_z([a, b])
+    return line.step * spacing_b / spacing_a, line.first * spacing_b
+
+
+def _flat(matrix: Floats, shift: Floats, step: float, first_mm: float) -> Placement:
+    """A placement that leaves slices slices: matrix (2, 2) and shift (2,) in plane."""
+    whole = np.zeros((3, 3))
+    whole[:2, :2], whole[2, 2] = matrix, step
+    return Placement(whole, np.append(shift, first_mm))
+
+
+def _tilted(flat: Placement, points: Floats) -> Iterator[tuple[Placement, int]]:
+    """A placement like a flat one, but for slices that were tilted, if more hints agree with it.
+
+    Args:
+        flat: the placement without a tilt.
+        points: (n, 2, 3), hints by volumes by (y, x, z), in mm.
+
+    Yields:
+        The placement and how many agree, or nothing.
+    """
+    placement = flat
+    for near_mm in (4 * ALONG_MM, ALONG_MM):
+        a, b = points[_off(placement, points).max(axis=1) < near_mm].transpose(1, 0, 2)
+        if len(a) < MIN_TILTED or np.ptp(a[:, 2]) < MIN_HEIGHT_MM:
+            return
+        centre = a.mean(axis=0)
+        fit = np.linalg.lstsq(np.column_stack([a - centre, np.ones(len(a))]), b, rcond=None)[0]
+        placement = Placement(fit[:3].T, fit[3] - fit[:3].T @ centre)
+    votes = _votes(placement, points)
+    # A few more come by chance, as twelve numbers fit better than four.
+    if votes > 1.2 * _votes(flat, points):
+        yield placement, votes
+
+
+def _off(placement: Placement, points: Floats) -> Floats:
+    """How far points of a (n, 2, 3) are from where they should be in b: (n, 2), in plane and z."""
+    off = points[:, 0] @ placement.matrix.T + placement.shift - points[:, 1]
+    step = max(1.0, abs(float(placement.matrix[2, 2])))
+    return np.stack([np.linalg.norm(off[:, :2], axis=1), np.abs(off[:, 2]) / step], axis=1)
+
+
+def _votes(placement: Placement, points: Floats) -> int:
+    """How many hints agree with a placement."""
+    return int(np.count_nonzero((_off(placement, points) < [CLOSE_MM, ALONG_MM]).all(axis=1)))
 
 
 def _agreeing(
@@ -151,12 +214,12 @@ def _agreeing(
     return best
 
 
-def _rigid(a: Floats, b: Floats, mirrored: bool) -> Placement:
-    """The rotation, after a mirror of y or none, that brings points a onto b: (n, 2) both."""
+def _rigid(a: Floats, b: Floats, mirrored: bool) -> tuple[Floats, Floats]:
+    """The rotation, after a mirror of y or none, and the shift that bring a onto b: (n, 2) both."""
     flip = np.diag([-1.0 if mirrored else 1.0, 1.0])
     u, _, v = np.linalg.svd(((a - a.mean(axis=0)) @ flip).T @ (b - b.mean(axis=0)))
     matrix = (u @ np.diag([1.0, np.sign(np.linalg.det(u @ v))]) @ v).T @ flip
-    return Placement(matrix, b.mean(axis=0) - matrix @ a.mean(axis=0))
+    return matrix, b.mean(axis=0) - matrix @ a.mean(axis=0)
 
 
 def _line(
@@ -167,7 +230,7 @@ def _line(
     Any step is possible, since headers of copies are wrong at times; where it is close to what the
     headers say, or to one for one, it is taken to be that.
     """
-    spacing = catalogue.volumes.loc[[a, b], "spacing_mm_z"].to_numpy(float)
+    spacing = catalogue.spacing_mm_z([a, b])
     heights = numbers * spacing
     dz = heights[:, None] - heights  # (n, n, 2)
     slope = np.divide(dz[..., 1], dz[..., 0], where=dz[..., 0] != 0, out=np.zeros(dz.shape[:2]))
