@@ -53,7 +53,8 @@ class Line(NamedTuple):
             slices of b.
         """
         wanted = self.step * a + self.first
-        places = np.flatnonzero((wanted > b[0] - 0.5) & (wanted < b[-1] + 0.5))
+        margin = 0.5 * min(1.0, abs(self.step))  # half a slice of whichever has the thinner
+        places = np.flatnonzero((wanted > b[0] - margin) & (wanted < b[-1] + margin))
         wanted = wanted[places]
         after = np.clip(np.searchsorted(b, wanted), 0, len(b) - 1)
         before = np.maximum(after - 1, 0)

@@ -108,14 +108,18 @@ def _same_frame(catalogue: Catalogue, rows: Ints, volume: Ints) -> Iterator[Prop
     a, b = (int(number) for number in volume[rows[0]])
     line, on_line = _line(catalogue, a, b, catalogue.number[rows])
     votes = int(np.count_nonzero(on_line))
-    if votes < MIN_SLICES:
-        return
+    if votes >= MIN_SLICES:
+        yield frame_on_frame(catalogue, a, b, line, votes)
+
+
+def frame_on_frame(catalogue: Catalogue, a: int, b: int, line: Line, votes: int) -> Proposal:
+    """Propose that the frames of two volumes show the same, mirrored in one way or another."""
     a_mm, b_mm = catalogue.extent_mm(a), catalogue.extent_mm(b)
     along = _along(catalogue, a, b, line)
     placements = (
         _flat(np.diag(b_mm / a_mm * flip), np.where(flip < 0, b_mm, 0), *along) for flip in FLIPS
     )
-    yield Proposal(a, b, line, tuple(placements), votes)
+    return Proposal(a, b, line, tuple(placements), votes)
 
 
 def _same_landmarks(catalogue: Catalogue, hints: Ints, volume: Ints) -> Iterator[Proposal]:

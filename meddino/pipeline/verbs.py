@@ -106,13 +106,14 @@ VERBS: dict[str, Verb] = {
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
-        revision=4,
+        revision=5,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=data.slices_options,
         beside=("{stem}.*.parquet",),
     ),
     "duplicates": Verb(
         module="meddino.ct3m.duplicates",
+        revision=2,
         summary="find volumes that are copies of others, by their content",
         options=data.duplicates_options,
         beside=("overlap.csv",),

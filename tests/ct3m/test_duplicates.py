@@ -37,7 +37,7 @@ from meddino.ct3m import (
 )
 from meddino.ct3m.options import Curation, DuplicatesOptions, IndexOptions, SliceOptions
 from meddino.ct3m.overlay import Line
-from meddino.ct3m.proposals import Proposal
+from meddino.ct3m.proposals import frame_on_frame
 from meddino.datasets.options import FolderLayout
 from meddino.datasets.phantom.scanner import Protocol, scan
 from meddino.volumes import reader
@@ -137,7 +137,7 @@ class World:
         """Of originals, two by two, laid over each other frame on frame."""
         read = catalogue.read(self.reports[:1], SIZE)
         pairs = list(combinations(range(len(read.volumes)), 2))[:count]
-        forced = (Proposal(a, b, Line(1.0, 0.0), None, 0) for a, b in pairs)
+        forced = (frame_on_frame(read, a, b, Line(1.0, 0.0), votes=0) for a, b in pairs)
         found = [comparison.compare(read, proposal) for proposal in forced]
         return max((result.correlation for result in found if result is not None), default=-1.0)
 
