@@ -20,6 +20,8 @@ Ints = npt.NDArray[np.integer]
 
 MAX_VOLUMES = 64
 """What more volumes share says nothing, and pairs would be counted in squares."""
+AT_ONCE = 20_000
+"""So many volumes are paired with all others at a time: what two share by chance fills memory."""
 MIN_VOTES = 6
 """Landmarks that have to agree. Of a hundred thousand pairs of phantoms a few have so many."""
 MIN_SLICES = 2
@@ -53,48 +55,102 @@ class Proposal(NamedTuple):
 def propose(catalogue: Catalogue) -> Iterator[Proposal]:
     """Propose pairs of volumes, the first below the second, with how they lie to each other."""
     volume = catalogue.volume_of_rows()
-    rows = [_sharing(catalogue.sha, volume)]
-    rows += [_sharing(keys, volume) for keys in catalogue.keys.T]
-    pairs = np.unique(np.concatenate(rows), axis=0)
-    for hints in _by_pair(pairs, volume[pairs], MIN_SLICES):
-        yield from _same_frame(catalogue, hints, volume)
+    alike = [_Shared.of(keys, volume) for keys in (catalogue.sha, *catalogue.keys.T)]
+    for block in _blocks(len(catalogue.volumes)):
+        pairs = np.unique(np.concatenate([keys.pairs(block) for keys in alike]), axis=0)
+        for hints in _by_pair(pairs, volume[pairs], MIN_SLICES):
+            yield from _same_frame(catalogue, hints, volume)
     marks = catalogue.landmarks
     volume = volume[catalogue.landmark_row]
-    pairs = _sharing(marks["code"] & ~MIRRORED, volume)
-    for hints in _by_pair(pairs, volume[pairs], MIN_VOTES):
-        yield from _same_landmarks(catalogue, hints, volume)
+    codes = _Shared.of(marks["code"] & ~MIRRORED, volume)
+    for block in _blocks(len(catalogue.volumes)):
+        pairs = _turned_alike(codes.pairs(block), marks, volume)
+        for hints in _by_pair(pairs, volume[pairs], MIN_VOTES):
+            yield from _same_landmarks(catalogue, hints, volume)
 
 
-def _sharing(keys: npt.NDArray[np.uint64], volume: Ints) -> npt.NDArray[np.int32]:
-    """Pairs of places whose keys are equal and whose volumes are not, the lower volume first.
+def _blocks(volumes: int) -> Iterator[tuple[int, int]]:
+    """First and last plus one of the volumes whose pairs are held in memory at a time."""
+    for first in range(0, volumes, AT_ONCE):
+        yield first, min(first + AT_ONCE, volumes)
+
+
+class _Shared(NamedTuple):
+    """Places whose keys other volumes have as well, those of one key together.
 
     Of what a volume has several times only the first counts.
-
-    Returns:
-        int32 (pairs, 2).
     """
-    order = np.lexsort((volume, keys))
-    order = order[keys[order] != 0].astype(np.int32)
-    _, key = np.unique(keys[order], return_inverse=True)
-    new = (np.diff(key, prepend=-1) != 0) | (np.diff(volume[order], prepend=-1) != 0)
-    order, key = order[new], key[new]
-    sizes = np.bincount(key)[key] if len(key) else key
-    selective = (sizes > 1) & (sizes <= MAX_VOLUMES)
-    order, key = order[selective], key[selective]
-    pairs = [np.empty((0, 2), np.int32)]
-    for apart in range(1, MAX_VOLUMES):
-        same = key[apart:] == key[:-apart]
-        if not same.any():
-            break
-        pairs.append(np.stack([order[:-apart][same], order[apart:][same]], axis=1))
-    return np.concatenate(pairs)
+
+    place: npt.NDArray[np.int32]
+    volume: npt.NDArray[np.int32]
+    """Of each place; those of one key rise."""
+    key: npt.NDArray[np.int32]
+    """A number for each key."""
+
+    @classmethod
+    def of(cls, keys: npt.NDArray[np.uint64], volume: npt.NDArray[np.int32]) -> "_Shared":
+        """Sort keys; 0 is none."""
+        order = np.lexsort((volume, keys)).astype(np.int32)
+        order = order[np.searchsorted(keys, 1, sorter=order) :]
+        new_key = np.diff(keys[order], prepend=np.uint64(0)) != 0
+        new = new_key | (np.diff(volume[order], prepend=-1) != 0)
+        order, key = order[new], np.cumsum(new_key, dtype=np.int32)[new]
+        sizes = np.bincount(key)[key] if len(key) else key
+        selective = (sizes > 1) & (sizes <= MAX_VOLUMES)
+        order, key = order[selective], key[selective]
+        return cls(order, volume[order], key)
+
+    def pairs(self, block: tuple[int, int]) -> npt.NDArray[np.int32]:
+        """Pairs of places of one key, the lower volume first, which is in the block: (pairs, 2)."""
+        low = np.flatnonzero((self.volume >= block[0]) & (self.volume < block[1]))
+        pairs = [np.empty((0, 2), np.int32)]
+        for apart in range(1, MAX_VOLUMES):
+            low = low[: np.searchsorted(low, len(self.key) - apart)]
+            low = low[self.key[low + apart] == self.key[low]]
+            pairs.append(np.stack([self.place[low], self.place[low + apart]], axis=1))
+        return np.concatenate(pairs)
+
+
+def _turned_alike(
+    pairs: npt.NDArray[np.int32], marks: npt.NDArray[np.void], volume: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Those pairs of landmarks that enough others of the same two volumes are turned like.
+
+    Chance turns them anyhow, so that few pairs of volumes remain to be looked at one by one.
+    """
+    number = _pair_number(volume[pairs])
+    often = _often(number, MIN_VOTES)
+    pairs, number = pairs[often], number[often]
+    code, turn = (marks[name][pairs].T for name in ("code", "turn"))
+    mirrored = (code[0] ^ code[1]) & MIRRORED != 0
+    between = (turn[1] - np.where(mirrored, -turn[0], turn[0])).astype(np.uint16)  # wraps around
+    alike = np.zeros(len(pairs), bool)
+    # Thirds of a turn, and thirds half as far on: directions within TURNED share one of them.
+    for start in (0, 2**16 // 6):
+        third = (between + np.uint16(start)).astype(np.int64) * 3 >> 16
+        alike |= _often(number << 3 | mirrored.astype(np.int64) << 2 | third, MIN_VOTES)
+    return pairs[alike]
+
+
+def _pair_number(volumes: Ints) -> npt.NDArray[np.int64]:
+    """A number for each pair of volumes (n, 2)."""
+    return volumes[:, 0].astype(np.int64) << 28 | volumes[:, 1]
+
+
+def _often(values: npt.NDArray[np.int64], minimum: int) -> npt.NDArray[np.bool_]:
+    """Which values occur so many times or more."""
+    order = np.argsort(values, kind="stable")
+    edges = np.append(np.flatnonzero(np.diff(values[order], prepend=-1)), len(values))
+    result = np.empty(len(values), bool)
+    result[order] = np.repeat(np.diff(edges) >= minimum, np.diff(edges))
+    return result
 
 
 def _by_pair(
     places: npt.NDArray[np.int32], volumes: Ints, minimum: int
 ) -> Iterator[npt.NDArray[np.int32]]:
     """Hints (n, 2) of one pair of volumes after the other, of those that have enough."""
-    pair = volumes[:, 0].astype(np.int64) << 32 | volumes[:, 1]
+    pair = _pair_number(volumes)
     order = np.argsort(pair, kind="stable")
     edges = np.append(np.flatnonzero(np.diff(pair[order], prepend=-1)), len(pair))
     for start, stop in pairwise(edges):

@@ -206,11 +206,37 @@ def test_a_part_of_a_volume_keeps_the_landmarks_that_the_whole_keeps() -> None:
 
 def test_equal_keys_propose_pairs_once_per_volume_and_never_crowds() -> None:
     keys = np.array([7, 7, 7, 0, 0, 9, 9], np.uint64)
-    pairs = proposals._sharing(keys, np.array([0, 0, 1, 0, 1, 1, 2]))
-    assert pairs.tolist() == [[0, 2], [5, 6]]
+    shared = proposals._Shared.of(keys, np.array([0, 0, 1, 0, 1, 1, 2], np.int32))
+    assert shared.pairs((0, 3)).tolist() == [[0, 2], [5, 6]]
+    assert shared.pairs((1, 3)).tolist() == [[5, 6]]
     crowd = proposals.MAX_VOLUMES + 1
-    assert len(proposals._sharing(np.full(crowd, 7, np.uint64), np.arange(crowd))) == 0
-    assert len(proposals._sharing(np.zeros(0, np.uint64), np.zeros(0, int))) == 0
+    for keys in (np.full(crowd, 7, np.uint64), np.zeros(0, np.uint64)):
+        shared = proposals._Shared.of(keys, np.arange(len(keys), dtype=np.int32))
+        assert len(shared.pairs((0, crowd))) == 0
+
+
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_pairs_are_the_same_however_many_volumes_are_held_at_a_time(
+    world: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [("copy", kinds.changed(kinds.rotate(3), world["scans"]["one"]))]
+    copy = cut(world["folder"], f"at a time {block}", scans)
+    monkeypatch.setattr(proposals, "AT_ONCE", block)
+    pairs = search([world["report"], copy])
+    assert pairs[["case_a", "case_b"]].to_numpy().tolist() in ([["copy", "one"]], [["one", "copy"]])
+
+
+def test_landmarks_that_chance_turned_are_no_hints() -> None:
+    rng = np.random.default_rng(0)
+    marks = np.zeros((2, 40), landmarks.LANDMARK)
+    marks["turn"] = rng.integers(-(2**15), 2**15, marks.shape)
+    marks["turn"][1, :8] = marks["turn"][0, :8] + 9000  # turned alike, over the whole turn's end
+    pairs = np.arange(80, dtype=np.int32).reshape(2, 40).T
+    volume = np.repeat(np.arange(2, dtype=np.int32), 40)
+    alike = proposals._turned_alike(pairs, marks.reshape(-1), volume)
+    assert set(range(8)) <= set(alike[:, 0].tolist())
+    chance = proposals._turned_alike(pairs[8:14], marks.reshape(-1), volume)
+    assert len(chance) == 0
 
 
 def bare(volumes: dict[str, Any], **fields: Any) -> catalogue.Catalogue:
@@ -250,10 +276,10 @@ def test_landmarks_that_agree_tell_how_slices_lie(mirrored: bool) -> None:
         points, np.stack([turns, sign * turns + angle], axis=1), np.full(20, mirrored)
     )
     assert agree.tolist() == [False] * 5 + [True] * 15
-    found, shift = proposals._rigid(a[agree], b[agree], mirrored)
-    np.testing.assert_allclose(found, matrix, atol=1e-9)
+    rotation, shift = proposals._rigid(a[agree], b[agree], mirrored)
+    np.testing.assert_allclose(rotation, matrix, atol=1e-9)
     np.testing.assert_allclose(shift, [30, -20], atol=1e-6)
-    assert duplicates._flip(found)[1] == pytest.approx(np.rad2deg(angle))
+    assert duplicates._flip(rotation)[1] == pytest.approx(np.rad2deg(angle))
 
 
 def test_a_line_tells_which_slices_both_show() -> None:
