@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from meddino.core.errors import MeddinoError
 from meddino.core.files import UNWRITABLE
 from meddino.core.secrets import hidden, warn_if_shared
+from meddino.datasets import route
 from meddino.datasets.download import PIECE_BYTES
 from meddino.datasets.extras import client
 from meddino.datasets.meter import DownloadStopped, Meter
@@ -51,11 +52,12 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
 
     Raises:
         MeddinoError: it failed every time, or its package is not installed.
+        NoRoute: this machine has no way to the internet.
     """
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except DownloadStopped:
+        except (DownloadStopped, route.NoRoute):
             raise
         except MeddinoError as error:
             raise MeddinoError(f"{error}. Or else: {remedy}") from error
@@ -63,6 +65,7 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 raise
+            route.ensure_after(error)
             if attempt == ATTEMPTS - 1:
                 message = hidden(f"{type(error).__name__}: {error}")
                 # Without its cause: a traceback would show what was hidden.
@@ -84,6 +87,13 @@ def hub_files(repo: str, revision: str, pattern: str) -> list[HubFile]:
         for entry in tree
         if isinstance(entry, RepoFile) and fnmatch(entry.path, pattern)
     )
+
+
+def hub_commit(repo: str, revision: str) -> str:
+    """The commit that a branch or tag of a dataset on Hugging Face stands for now."""
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(repo, revision=revision).sha)
 
 
 def from_hub(repo: str, revision: str, file: str, target: Path, meter: Meter) -> None:

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from meddino.core.errors import MeddinoError
 from meddino.core.secrets import hidden
+from meddino.datasets import route
 from meddino.datasets.meter import Meter
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ def download(url: str, target: Path, *, resume: bool, meter: Meter | None = None
 
     Raises:
         MeddinoError: the address cannot be read, after several attempts.
+        NoRoute: this machine has no way to the internet.
     """
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,7 @@ def read_text(url: str) -> str:
 
     Raises:
         MeddinoError: the address cannot be read, after several attempts.
+        NoRoute: this machine has no way to the internet.
     """
 
     def read() -> str:
@@ -112,6 +115,7 @@ def _persist(action: Callable[[], T], url: str, reached: Callable[[], int] = lam
     `reached` tells how far it came: an archive of many GB may break off often, so only failures
     without progress between them count.
     """
+    route.ensure(url)
     failures, best = 0, reached()
     while True:
         try:

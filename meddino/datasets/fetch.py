@@ -16,14 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Unwritable
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
 from meddino.datasets.archives import DamagedArchive, is_archive, merge, strays, unpack
 from meddino.datasets.cases import matches
 from meddino.datasets.listing import Listing
 from meddino.datasets.meter import Meter
 from meddino.datasets.options import FetchOptions, FolderLayout
-from meddino.datasets.sources import LOCAL, Remote, by_hand, local_path, remotes
+from meddino.datasets.pins import Pins
+from meddino.datasets.route import NoRoute
+from meddino.datasets.sources import LOCAL, Context, Remote, by_hand, local_path, remotes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,12 +65,14 @@ def run(options: FetchOptions, *, output: Path) -> None:
     Args:
         options: the dataset's origin, and patterns that its images match.
         output: `<folder>/.fetched.json`, with `dataset`, `root` (the folder with the extracted
-            files, relative to the manifest's) and `files` (name, SHA-256 and bytes of each). Of a
-            folder of yours: name, bytes and `mtime_ns`, and `unmatched`, the images that no
-            pattern finds.
+            files, relative to the manifest's) and `files` (name, SHA-256 and bytes of each); where
+            there are any, `pinned` (the commit that a branch stood for when it was fetched first)
+            and `lacking` (optional files that could not be had). Of a folder of yours: name, bytes
+            and `mtime_ns`, and `unmatched`, the images that no pattern finds.
 
     Raises:
         MeddinoError: a file cannot be had or is not the expected one, or no image is there.
+        NoRoute: this machine has no way to the internet.
     """
     output.unlink(missing_ok=True)
     root = options.origin.root
@@ -98,14 +102,18 @@ def _listed(options: FetchOptions, root: Path) -> dict[str, Any]:
 
 def _downloaded(options: FetchOptions, root: Path) -> dict[str, Any]:
     """Manifest of a dataset that is downloaded."""
-    records = _fetch_all(options, root)
+    name = options.dataset_name
+    remedy = by_hand(name, options.origin, incoming_folder(root))
+    context = Context(remedy, Pins(root / ".fetch" / "revisions.json"))
+    records = _fetch_all(options, root, context)
     if next(matches(root, options.images), None) is None:
         raise MeddinoError(
             f"empty dataset folder: no file under {root} matches {' or '.join(options.images)};"
-            f" check `mirror`, `sources` and `images` of datasets.{options.dataset_name}"
+            f" check `mirror`, `sources` and `images` of datasets.{name}"
         )
     files = [{"file": r.file, "sha256": r.sha256, "bytes": r.bytes} for r in records]
-    return {"root": ".", "files": files}
+    notes = {"pinned": context.pins.used, "lacking": sorted(context.lacking)}
+    return {"root": ".", "files": files, **{key: note for key, note in notes.items() if note}}
 
 
 def raw_root(manifest: Path) -> Path:
@@ -113,20 +121,22 @@ def raw_root(manifest: Path) -> Path:
     return manifest.parent / str(read_json(manifest).get("root", "."))
 
 
-def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
-    name, origin, incoming = options.dataset_name, options.origin, incoming_folder(root)
-    remedy = by_hand(name, origin, incoming)
+def _fetch_all(options: FetchOptions, root: Path, context: Context) -> list[Record]:
+    """Records of all files once they are in place; optional ones that lack are noted."""
+    name, incoming = options.dataset_name, incoming_folder(root)
     try:
-        files = list(remotes(name, origin, remedy))
+        files = list(remotes(name, options.origin, context))
         _refuse_strays(name, files)
-        _forget_others(files, root)
+        if not context.lacking:  # files of a part that cannot be listed today are still good
+            _forget_others(files, root)
         in_place = {remote.file: _in_place(remote, root) for remote in files}
-        lacking = [remote for remote in files if in_place[remote.file] is None]
-        if absent := [r.file for r in lacking if _needs_person(r, incoming)]:
+        absent = [remote for remote in files if in_place[remote.file] is None]
+        if by_person := [r.file for r in absent if _needs_person(r, incoming)]:
             raise MeddinoError(
-                f"datasets.{name}: {', '.join(absent)} cannot be downloaded by a program: {remedy}"
+                f"datasets.{name}: {', '.join(by_person)} cannot be downloaded by a program:"
+                f" {context.remedy}"
             )
-        placed = {record.file: record for record in _fetch(lacking, root)}
+        placed = {record.file: record for record in _fetch(absent, root)}
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -134,7 +144,9 @@ def _fetch_all(options: FetchOptions, root: Path) -> list[Record]:
             f"cannot write under {root}: {error.strerror}; free space (twice the archives' size is"
             " needed for a while) or permit writing there, then rerun to go on where it stopped"
         ) from error
-    return [in_place[remote.file] or placed[remote.file] for remote in files]
+    records = {remote.file: in_place[remote.file] or placed.get(remote.file) for remote in files}
+    context.lacking.extend(file for file, record in records.items() if record is None)
+    return [record for record in records.values() if record is not None]
 
 
 def _refuse_strays(name: str, files: list[Remote]) -> None:
@@ -154,8 +166,12 @@ def incoming_folder(root: Path) -> Path:
 
 
 def _needs_person(remote: Remote, incoming: Path) -> bool:
-    by_program = remote.bring is not None or remote.url.startswith(LOCAL)
-    return not by_program and not (incoming / remote.file).is_file()
+    dispensable = remote.optional or remote.elsewhere is not None
+    return _by_person(remote) and not dispensable and not (incoming / remote.file).is_file()
+
+
+def _by_person(remote: Remote) -> bool:
+    return remote.bring is None and not remote.url.startswith(LOCAL)
 
 
 def _fetch(lacking: list[Remote], root: Path) -> Iterator[Record]:
@@ -166,7 +182,8 @@ def _fetch(lacking: list[Remote], root: Path) -> Iterator[Record]:
     ):
         bring = partial(_bring, root=root, meter=meter)
         for remote, brought in zip(lacking, _ahead(pool, bring, lacking), strict=True):
-            yield _place(remote, brought, root)
+            if brought is not None:
+                yield _place(remote, brought, root)
             meter.done()
     for leftover in (DOWNLOADS, UNPACKED):
         shutil.rmtree(root / ".fetch" / leftover, ignore_errors=True)
@@ -183,12 +200,38 @@ def _ahead(pool: ThreadPoolExecutor, action: Callable[[T], R], items: Iterable[T
         yield running.popleft().result()
 
 
-def _bring(remote: Remote, root: Path, meter: Meter) -> Brought:
+def _bring(remote: Remote, root: Path, meter: Meter) -> Brought | None:
+    """Have a file on this machine, from the first place that has the announced one.
+
+    None stands for an optional file that no place has.
+    """
+    failures: list[str] = []
+    for place in remote.places():
+        if failures:
+            print(f"{failures[-1]}; trying {place.url}", file=sys.stderr, flush=True)
+        try:
+            return _obtain(place, root, meter)
+        except (NoRoute, Unwritable):
+            raise
+        except MeddinoError as error:
+            failures.append(str(error))
+    message = "; ".join(dict.fromkeys(failures))
+    if not remote.optional:
+        raise MeddinoError(message)
+    print(f"warning: goes without {remote.file}: {message}", file=sys.stderr, flush=True)
+    return None
+
+
+def _obtain(remote: Remote, root: Path, meter: Meter) -> Brought:
     """Have a file on this machine, and know that it is the announced one."""
     meter.add(0)
     arrived = incoming_folder(root) / remote.file
     if arrived.is_file():
         return _verify(remote, arrived, downloaded=False)
+    if _by_person(remote):
+        raise MeddinoError(
+            f"{remote.file} cannot be downloaded by a program; put it into {arrived.parent}"
+        )
     if remote.bring is None:
         path = local_path(remote.url)
         if not path.is_file():

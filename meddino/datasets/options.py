@@ -26,14 +26,17 @@ NEEDED = {
     "huggingface": "repo",
     "synapse": "id",
     "tcia": "id",
+    "idc": "id",
     "google_drive": "id",
 }
 """The key of a source that says where its kind finds it."""
+COLLECTIONS = ("tcia", "idc")
+"""Kinds that bring the series of a collection, of which the collection names the files."""
 
 
-def _is_none(value: object) -> bool:
+def _unused(value: object) -> bool:
     """Keys that came later stay out of what Snakemake tracks where they are not used."""
-    return value is None
+    return not value
 
 
 def _relative(pattern: str) -> str:
@@ -78,36 +81,41 @@ Url = Annotated[str, AfterValidator(_url)]
 SourceUrl = Annotated[str, AfterValidator(_url_or_bucket)]
 
 
-class Source(Options):
-    """One archive or file of a dataset, or many files of one numbered pattern."""
+class Place(Options):
+    """Where an archive or file of a dataset is, or many files of one numbered pattern."""
 
     kind: Literal[
-        "http", "zenodo", "s3", "huggingface", "synapse", "tcia", "google_drive", "manual"
+        "http", "zenodo", "s3", "huggingface", "synapse", "tcia", "idc", "google_drive", "manual"
     ]
     """`s3`, `synapse`, `tcia` and `google_drive` need the extra of that name. `manual` means that
     only a person can get it: an agreement, or a client that is no Python package."""
     url: SourceUrl | None = None
     """For `http`: the address; `{id}` in it (as in Python's format) stands for each of `ids`. For
     `s3`: s3://bucket/key, in a bucket that is public."""
-    id: str | None = Field(None, min_length=1, exclude_if=_is_none)
-    """For `synapse` and `google_drive`: the file; for `tcia`: the collection, whose series go to
-    <collection>/<patient>/<series>."""
+    id: str | None = Field(None, min_length=1, exclude_if=_unused)
+    """For `synapse` and `google_drive`: the file; for `tcia` and `idc`: the collection as TCIA
+    writes it, whose series go to <collection>/<patient>/<series>; of `idc` only those of CT."""
     record: int | None = Field(None, gt=0)
     """For `zenodo`: the number of the record."""
     repo: str | None = None
     """For `huggingface`: the dataset, as owner/name."""
     revision: str = "main"
-    """For `huggingface`: branch, tag or commit."""
+    """For `huggingface`: a commit; of a branch or tag, the first fetch keeps the commit. For `idc`:
+    the version of IDC's index."""
+    path: FileName = Field("", exclude_if=_unused)
+    """For `huggingface`: the name there of each of `ids`, where `file` is another; `{id}` as in
+    `url`."""
     file: FileName = ""
-    """Name under which it is stored; for `huggingface` a pattern over the dataset's files; `{id}`
-    as in `url`; none for `tcia`, which has a file for each series. Archives (.zip, .tar, .tar.gz,
-    .tgz, .7z) are unpacked, anything else is kept."""
+    """Name under which it is stored; for `huggingface` without `path` a pattern over the dataset's
+    files; `{id}` as in `url`; none for `tcia` and `idc`, which have a file for each series.
+    Archives (.zip, .tar, .tar.gz, .tgz, .7z) are unpacked, anything else is kept."""
     ids: tuple[str, ...] = ()
     """Numbers and ranges, such as "0-299", that `{id}` stands for."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    """Expected SHA-256, where the owner or a well-kept loader publishes it."""
+    """Expected SHA-256, where the owner or a well-kept loader publishes it; for `idc`: of the
+    index."""
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
-    """Expected MD5, used where no SHA-256 is known."""
+    """Expected MD5, compared as well: some owners publish nothing else."""
     bytes: int | None = Field(None, gt=0)
     """Expected size in bytes."""
 
@@ -116,12 +124,16 @@ class Source(Options):
         needed = NEEDED.get(self.kind)
         if needed and getattr(self, needed) is None:
             raise ValueError(f"a source of kind {self.kind} needs `{needed}`")
-        if bool(self.file) == (self.kind == "tcia"):
-            raise ValueError("a source needs `file`, unless its kind is tcia, which has none")
+        if bool(self.file) == (self.kind in COLLECTIONS):
+            raise ValueError("a source needs `file`, unless its kind is tcia or idc, without one")
+        if self.kind == "idc" and "revision" not in self.model_fields_set:
+            raise ValueError("a source of kind idc needs `revision`, the version of IDC's index")
         if (self.url or "").startswith(BUCKET) != (self.kind == "s3"):
             raise ValueError(f"an address that starts with {BUCKET} and the kind s3 go together")
-        if bool(self.ids) != ("{id" in (self.url or "")):
-            raise ValueError("`ids` and `{id}` in `url` go together")
+        if self.path and self.kind != "huggingface":
+            raise ValueError("`path` is for the kind huggingface alone")
+        if bool(self.ids) != ("{id" in (self.url or self.path)):
+            raise ValueError("`ids` and `{id}` in `url` or `path` go together")
         for part in self.ids:
             if not re.fullmatch(r"\d+(-\d+)?", part):
                 raise ValueError(f"ids: {part!r} is neither a number nor a range such as 0-299")
@@ -136,6 +148,15 @@ class Source(Options):
         """All numbers of `ids`, in order."""
         ends = [tuple(map(int, part.split("-"))) for part in self.ids]
         return [number for end in ends for number in range(end[0], end[-1] + 1)]
+
+
+class Source(Place):
+    """One archive or file of a dataset, or many files of one numbered pattern."""
+
+    optional: bool = Field(False, exclude_if=_unused)
+    """Whether the dataset can do without: `fetch` then warns where it cannot be had."""
+    mirrors: tuple[Place, ...] = Field((), exclude_if=_unused)
+    """Other places of the same files, tried in order where one fails."""
 
 
 class FolderLayout(Options):
@@ -234,11 +255,11 @@ class FetchOptions(Options):
     """Where it comes from."""
     images: tuple[Glob, ...] = Field(min_length=1)
     """Patterns of which at least one file must match once everything is in place."""
-    layout: FolderLayout | None = Field(None, exclude_if=_is_none)
+    layout: FolderLayout | None = Field(None, exclude_if=_unused)
     """How a folder of yours is read, whose files are listed."""
-    part: Part | None = Field(None, exclude_if=_is_none)
+    part: Part | None = Field(None, exclude_if=_unused)
     """Which of them: those of all images, or of labelled cases alone, with the labels."""
-    contents: str | None = Field(None, exclude_if=_is_none)
+    contents: str | None = Field(None, exclude_if=_unused)
     """Digest of their names, sizes and dates (see `meddino.datasets.listing`)."""
 
     @classmethod

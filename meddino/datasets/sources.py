@@ -1,16 +1,20 @@
 """The files that an origin consists of: where each is, what is known of it, and who brings it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from urllib.parse import quote, unquote
 
 from meddino.core.errors import MeddinoError
-from meddino.datasets import clients
+from meddino.datasets import clients, idc
 from meddino.datasets.download import download, read_text
 from meddino.datasets.meter import Meter
-from meddino.datasets.options import Origin, Source
+from meddino.datasets.options import Origin, Place, Source
+from meddino.datasets.pins import Pins
+from meddino.datasets.route import NoRoute
 
 ZENODO = "https://zenodo.org/records/{record}/files/{file}?download=1"
 LOCAL = "file:"
@@ -30,15 +34,67 @@ class Remote:
     """Folder, in the dataset's, that an archive is unpacked into."""
     bring: Bring | None = None
     """Brings the file to a path; None where it is local, or only a person can get it."""
+    optional: bool = False
+    """Whether the dataset can do without."""
+    elsewhere: "Mirrors | None" = None
+    """Other places of the file."""
+
+    def places(self) -> "Iterator[Remote]":
+        """The file here, then at each other place that has it."""
+        yield self
+        if self.elsewhere is not None:
+            yield from self.elsewhere.of(self.file)
 
 
-def remotes(name: str, origin: Origin, remedy: str) -> Iterator[Remote]:
+@dataclass(frozen=True)
+class Context:
+    """What listing a source needs beside it."""
+
+    remedy: str
+    """What a person can do where a client fails."""
+    pins: Pins
+    """Commits of branches."""
+    lacking: list[str] = field(default_factory=list)
+    """Optional sources that could not be listed, by what names them best; filled on the way."""
+
+
+class Mirrors:
+    """Other places of the files of a source, each listed when it is needed first."""
+
+    def __init__(self, places: Sequence[Place], context: Context) -> None:
+        """Name the places, in the order in which they are tried."""
+        self._places, self._context, self._lock = list(places), context, Lock()
+        self._listed: dict[int, dict[str, Remote]] = {}
+
+    def of(self, file: str) -> Iterator[Remote]:
+        """One file at each place that has it; places that cannot be listed are named and left."""
+        for number in range(len(self._places)):
+            with self._lock:
+                files = self._files(number)
+            if file in files:
+                yield files[file]
+
+    def _files(self, number: int) -> dict[str, Remote]:
+        if number not in self._listed:
+            try:
+                listing = _listing(self._places[number], self._context)
+                files = {remote.file: remote for remote in listing}
+            except NoRoute:
+                raise
+            except MeddinoError as error:
+                print(error, file=sys.stderr, flush=True)
+                files = {}
+            self._listed[number] = files
+        return self._listed[number]
+
+
+def remotes(name: str, origin: Origin, context: Context) -> Iterator[Remote]:
     """All files of an origin, those of a mirror if one is given.
 
     Args:
         name: key of the dataset.
         origin: where it comes from.
-        remedy: what a person can do where a client fails.
+        context: what listing needs; told of optional sources that cannot be listed.
 
     Raises:
         MeddinoError: there is no origin, or what it consists of cannot be listed.
@@ -47,11 +103,36 @@ def remotes(name: str, origin: Origin, remedy: str) -> Iterator[Remote]:
         yield from _mirrored(origin.mirror.rstrip("/"))
         return
     for source in origin.sources:
-        yield from KINDS[source.kind](source, remedy)
+        yield from _anywhere(source, context)
     if not origin.sources:
         raise MeddinoError(
             f"datasets.{name}: no origin; give datasets.{name}.folder, .mirror or .sources"
         )
+
+
+def _anywhere(source: Source, context: Context) -> Iterator[Remote]:
+    """The files of a source, as the first of its places lists them that can be listed."""
+    places = [source, *source.mirrors]
+    failures: list[str] = []
+    for number, place in enumerate(places):
+        if failures:
+            print(f"{failures[-1]}; trying {place.kind}", file=sys.stderr, flush=True)
+        elsewhere = Mirrors(places[number + 1 :], context) if places[number + 1 :] else None
+        try:
+            files = _listing(place, context)
+        except NoRoute:
+            raise
+        except MeddinoError as error:
+            failures.append(str(error))
+            continue
+        for file in files:
+            yield replace(file, optional=source.optional, elsewhere=elsewhere)
+        return
+    if not source.optional:
+        raise MeddinoError("; ".join(failures))
+    what = source.file or str(source.id)
+    print(f"warning: goes without {what}: {'; '.join(failures)}", file=sys.stderr, flush=True)
+    context.lacking.append(what)
 
 
 def by_hand(name: str, origin: Origin, incoming: Path) -> str:
@@ -95,91 +176,132 @@ def _mirrored(mirror: str) -> Iterator[Remote]:
         yield Remote(url, file, sha256=digest.lower(), bring=bring)
 
 
-def _one(source: Source, url: str, bring: Bring | None) -> Iterator[Remote]:
-    """The one file of a source, with all that its entry says of it."""
-    yield Remote(url, source.file, source.sha256, source.md5, source.bytes, bring=bring)
+def _one(place: Place, url: str, bring: Bring | None) -> Iterator[Remote]:
+    """The one file of a place, with all that its entry says of it."""
+    yield Remote(url, place.file, place.sha256, place.md5, place.bytes, bring=bring)
 
 
 def _over_http(url: str, resume: bool, target: Path, meter: Meter) -> None:
     download(url, target, resume=resume, meter=meter)
 
 
-def _manual(source: Source, _remedy: str) -> Iterator[Remote]:
-    yield from _one(source, f"manual:{source.file}", None)
+def _manual(place: Place, _context: Context) -> Iterator[Remote]:
+    yield from _one(place, f"manual:{place.file}", None)
 
 
-def _http(source: Source, _remedy: str) -> Iterator[Remote]:
-    if not source.ids:
-        url = str(source.url)
+def _http(place: Place, _context: Context) -> Iterator[Remote]:
+    if not place.ids:
+        url = str(place.url)
         local = url.startswith(LOCAL)
-        yield from _one(source, url, None if local else partial(_over_http, url, source.checked))
-    for number in source.numbers():
-        url = str(source.url).format(id=number)
+        yield from _one(place, url, None if local else partial(_over_http, url, place.checked))
+    for number in place.numbers():
+        url = str(place.url).format(id=number)
         bring = partial(_over_http, url, False)
-        yield Remote(url, source.file.format(id=number), bring=bring)
+        yield Remote(url, place.file.format(id=number), bring=bring)
 
 
-def _zenodo(source: Source, _remedy: str) -> Iterator[Remote]:
-    url = ZENODO.format(record=source.record, file=quote(source.file))
-    yield from _one(source, url, partial(_over_http, url, source.checked))
+def _zenodo(place: Place, _context: Context) -> Iterator[Remote]:
+    url = ZENODO.format(record=place.record, file=quote(place.file))
+    yield from _one(place, url, partial(_over_http, url, place.checked))
 
 
-def _s3(source: Source, remedy: str) -> Iterator[Remote]:
-    url = str(source.url)
-    bring = partial(clients.from_s3, url, source.checked)
-    yield from _one(source, url, _patient(bring, url, remedy))
+def _s3(place: Place, context: Context) -> Iterator[Remote]:
+    url = str(place.url)
+    bring = partial(clients.from_s3, url, place.checked)
+    yield from _one(place, url, _patient(bring, url, context))
 
 
-def _synapse(source: Source, remedy: str) -> Iterator[Remote]:
-    url = f"synapse:{source.id}"
-    bring = partial(clients.from_synapse, str(source.id))
-    yield from _one(source, url, _patient(bring, url, remedy))
+def _synapse(place: Place, context: Context) -> Iterator[Remote]:
+    url = f"synapse:{place.id}"
+    bring = partial(clients.from_synapse, str(place.id))
+    yield from _one(place, url, _patient(bring, url, context))
 
 
-def _google_drive(source: Source, remedy: str) -> Iterator[Remote]:
-    url = f"google_drive:{source.id}"
-    bring = partial(clients.from_google_drive, str(source.id))
-    yield from _one(source, url, _patient(bring, url, remedy))
+def _google_drive(place: Place, context: Context) -> Iterator[Remote]:
+    url = f"google_drive:{place.id}"
+    bring = partial(clients.from_google_drive, str(place.id))
+    yield from _one(place, url, _patient(bring, url, context))
 
 
-def _huggingface(source: Source, remedy: str) -> Iterator[Remote]:
-    repo, revision = str(source.repo), source.revision
-    place = f"huggingface.co/datasets/{repo} at {revision}"
-    listing = partial(clients.hub_files, repo, revision, source.file)
-    files = clients.patiently(listing, place, remedy)
-    if not files:
+def _huggingface(place: Place, context: Context) -> Iterator[Remote]:
+    """Files at one commit, with the SHA-256 that the hub keeps of each (Git LFS)."""
+    repo, remedy = str(place.repo), context.remedy
+    where = f"huggingface.co/datasets/{repo} at {place.revision}"
+    asked = partial(clients.hub_commit, repo, place.revision)
+    resolve = partial(clients.patiently, asked, where, remedy)
+    commit = context.pins.commit(repo, place.revision, resolve)
+    listing = partial(clients.hub_files, repo, commit, "*" if place.path else place.file)
+    files = hub_names(place, clients.patiently(listing, where, remedy), where)
+    for name, file in files.items():
+        url = f"huggingface:{repo}@{commit}/{file.name}"
+        bring = _patient(partial(clients.from_hub, repo, commit, file.name), url, context)
+        sha256 = place.sha256 or file.sha256
+        yield Remote(url, name, sha256, place.md5, file.bytes, bring=bring)
+
+
+def hub_names(
+    place: Place, files: Sequence[clients.HubFile], where: str
+) -> dict[str, clients.HubFile]:
+    """Files on the hub by the names under which they are stored.
+
+    Raises:
+        MeddinoError: there is none, or one of the numbered ones is absent.
+    """
+    if not place.path:
+        if not files:
+            raise MeddinoError(f"{where} holds no {place.file}; mend `file` or `revision` of it")
+        return {file.name: file for file in files}
+    held = {file.name: file for file in files}
+    names = {place.file.format(id=n): place.path.format(id=n) for n in place.numbers()}
+    if absent := [path for path in names.values() if path not in held]:
         raise MeddinoError(
-            f"{place} holds no {source.file}; mend `file` or `revision` of this source"
+            f"{where} lacks {len(absent)} of {len(names)} files, such as {absent[0]}; mend `path`,"
+            " `ids` or `revision` of it"
         )
-    for file in files:
-        url = f"huggingface:{repo}@{revision}/{file.name}"
-        bring = _patient(partial(clients.from_hub, repo, revision, file.name), url, remedy)
-        yield Remote(
-            url, file.name, source.sha256 or file.sha256, source.md5, file.bytes, bring=bring
-        )
+    return {name: held[path] for name, path in names.items()}
 
 
-def _tcia(source: Source, remedy: str) -> Iterator[Remote]:
+def _tcia(place: Place, context: Context) -> Iterator[Remote]:
     """A zip for each series, unpacked to `<collection>/<patient>/<series>`."""
-    collection = str(source.id)
-    place = f"the collection {collection} of TCIA"
-    for series in clients.patiently(partial(clients.tcia_series, collection), place, remedy):
-        url, folder = f"tcia:{series.uid}", f"{collection}/{series.patient}/{series.uid}"
-        bring = _patient(partial(clients.from_tcia, series.uid), url, remedy)
-        yield Remote(url, f"{folder}.zip", into=folder, bring=bring)
+    collection = str(place.id)
+    where = f"the collection {collection} of TCIA"
+    listing = partial(clients.tcia_series, collection)
+    for series in clients.patiently(listing, where, context.remedy):
+        bring = _patient(partial(clients.from_tcia, series.uid), f"tcia:{series.uid}", context)
+        yield _series(collection, series.patient, series.uid, bring)
 
 
-def _patient(bring: Bring, what: str, remedy: str) -> Bring:
-    return lambda target, meter: clients.patiently(lambda: bring(target, meter), what, remedy)
+def _idc(place: Place, _context: Context) -> Iterator[Remote]:
+    """The same, from the buckets of IDC."""
+    collection = str(place.id)
+    for series in idc.series_of(collection, place.revision, place.sha256):
+        yield _series(collection, series.patient, series.uid, partial(idc.bring, series))
 
 
-KINDS: dict[str, Callable[[Source, str], Iterator[Remote]]] = {
+def _series(collection: str, patient: str, uid: str, bring: Bring) -> Remote:
+    """A series, which is the same one whoever brings it: so are its address and its name."""
+    folder = f"{collection}/{patient}/{uid}"
+    return Remote(f"tcia:{uid}", f"{folder}.zip", into=folder, bring=bring)
+
+
+def _listing(place: Place, context: Context) -> list[Remote]:
+    return list(KINDS[place.kind](place, context))
+
+
+def _patient(bring: Bring, what: str, context: Context) -> Bring:
+    return lambda target, meter: clients.patiently(
+        lambda: bring(target, meter), what, context.remedy
+    )
+
+
+KINDS: dict[str, Callable[[Place, Context], Iterator[Remote]]] = {
     "http": _http,
     "zenodo": _zenodo,
     "s3": _s3,
     "huggingface": _huggingface,
     "synapse": _synapse,
     "tcia": _tcia,
+    "idc": _idc,
     "google_drive": _google_drive,
     "manual": _manual,
 }

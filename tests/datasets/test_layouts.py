@@ -21,7 +21,7 @@ from meddino.core.files import read_json, sha256
 from meddino.ct3m import slices
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.datasets import fetch
-from meddino.datasets.options import FetchOptions
+from meddino.datasets.options import COLLECTIONS, FetchOptions
 from meddino.datasets.phantom.raw_layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
 from meddino.datasets.registry import entries
@@ -373,7 +373,7 @@ def test_archives_are_those_that_the_registry_names(tmp_path: Path, name: str) -
     built = MINIATURES[name](tmp_path).archives
     for source in entries()[name].sources:
         file = source.file.format(id=source.numbers()[0]) if source.ids else source.file
-        folder = source.kind == "tcia" or not Path(file).suffix
+        folder = source.kind in COLLECTIONS or not Path(file).suffix
         assert folder or any(fnmatch(archive, file) for archive in built), file
 
 
@@ -389,7 +389,7 @@ def test_page_on_datasets_is_true() -> None:
     assert rows.keys() == entries().keys()
     for name, (volumes, _, access, by, _) in rows.items():
         entry = entries()[name]
-        kinds = {source.kind for source in entry.sources}
+        kinds = {place.kind for source in entry.sources for place in (source, *source.mirrors)}
         assert int(volumes) == entry.volumes and access == entry.access, name
         assert set(by.split(", ")) == kinds, name
 
