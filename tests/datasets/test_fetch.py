@@ -1,147 +1,30 @@
 """Fetching a dataset: whole, verified, safe, and repaired after interruptions."""
 
-import contextlib
 import errno
 import hashlib
-import importlib
-import io
-import json
 import re
 import sys
 import tarfile
 import threading
 import tomllib
 import types
-import zipfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from places import ROOT
 from pydantic import ValidationError
+from serving import Handler, digest, tar_of, zip_of
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.datasets import archives, clients, download, fetch, meter, sources
+from meddino.datasets import archives, clients, download, fetch, meter
 from meddino.datasets.options import FetchOptions, Origin, Source
 
 IMAGES = ("**/img*.nii",)
 PYPROJECT = ROOT / "pyproject.toml"
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder with byte ranges; can break connections and answer with errors."""
-
-    log: ClassVar[list[tuple[str, str | None]]] = []
-    cut_after: ClassVar[list[int]] = []
-    """After how many bytes the next connections break."""
-    failures: ClassVar[list[int | tuple[int, str]]] = []
-    """Statuses to answer with, the last one first, with Retry-After or without."""
-    ranges: ClassVar[bool] = True
-    shift: ClassVar[int] = 0
-    """By how much ranges begin elsewhere than asked."""
-    together: ClassVar[threading.Barrier | None] = None
-    """Answers wait until this many are asked for."""
-    endless: ClassVar[str] = ""
-    """Path of a file that never ends."""
-
-    def do_HEAD(self) -> None:
-        path = Path(self.translate_path(self.path))
-        self.begin(200, path.stat().st_size, path)
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range") if self.ranges else None
-        type(self).log.append((self.path, asked))
-        if self.together is not None:
-            self.together.wait(timeout=20)
-        if self.failures:
-            failure = self.failures.pop()
-            code, after = failure if isinstance(failure, tuple) else (failure, None)
-            self.send_response(code)
-            if after is not None:
-                self.send_header("Retry-After", after)
-            self.end_headers()
-            return
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        if self.path == self.endless:
-            self.begin(200, 1 << 50, path)
-            with contextlib.suppress(OSError):
-                while True:
-                    self.wfile.write(bytes(1 << 20))
-            return
-        data = path.read_bytes()
-        start = int(re.findall(r"\d+", asked)[0]) - self.shift if asked else 0
-        if start >= len(data) and start:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(data)}")
-            self.end_headers()
-            return
-        body = data[start:]
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.headings(len(body), path)
-        cut = self.cut_after.pop() if self.cut_after and len(body) > self.cut_after[-1] else None
-        self.wfile.write(body[:cut])
-
-    def begin(self, status: int, length: int, path: Path) -> None:
-        self.send_response(status)
-        self.headings(length, path)
-
-    def headings(self, length: int, path: Path) -> None:
-        self.send_header("Content-Length", str(length))
-        # What Hugging Face's client wants to know before it downloads.
-        self.send_header("ETag", f'"{digest(path)}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.0)
-    folder = tmp_path / "served"
-    folder.mkdir()
-    Handler.log, Handler.cut_after, Handler.failures = [], [], []
-    Handler.ranges, Handler.shift, Handler.together, Handler.endless = True, 0, None, ""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def zip_of(path: Path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in members.items():
-            file.writestr(name, data)
-
-
-def tar_of(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> None:
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as file:
-        for name, data in members.items():
-            if isinstance(data, tarfile.TarInfo):
-                file.addfile(data)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
 
 
 def list_sums(folder: Path) -> None:
@@ -405,51 +288,6 @@ def test_ids_stand_for_many_files(served: tuple[str, Path], tmp_path: Path) -> N
         "c_01",
         "c_07",
     ]
-
-
-def test_hub_patterns_and_zenodo_records(
-    served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, folder = served
-    hub = importlib.import_module("huggingface_hub.constants")
-    monkeypatch.setattr(hub, "ENDPOINT", url)
-    template = hub.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", url)
-    monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(sources, "ZENODO", url + "/{record}-{file}")
-    names = ("img1.nii", "img2.nii", "README.md")
-    files, tree = folder / "datasets/o/r/resolve/main", folder / "api/datasets/o/r/tree/main"
-    files.mkdir(parents=True)
-    tree.parent.mkdir(parents=True)
-    for name in names:
-        (files / name).write_bytes(name.encode())
-    large = {"size": 8, "oid": digest(files / "img2.nii"), "pointerSize": 1}
-    entries = [
-        {"type": "file", "path": n, "oid": "0", "size": (files / n).stat().st_size} for n in names
-    ]
-    entries[1]["lfs"] = large
-    tree.write_text(json.dumps([*entries, {"type": "directory", "path": "d", "oid": "0"}]))
-    zip_of(folder / "12-z.zip", {"img3.nii": b"z"})
-    output = run(
-        tmp_path,
-        sources=[
-            {"kind": "huggingface", "repo": "o/r", "file": "img*.nii"},
-            {"kind": "zenodo", "record": 12, "file": "z.zip"},
-        ],
-    )
-    assert sorted(p.name for p in output.parent.glob("*")) == [
-        ".fetch",
-        ".fetched.json",
-        "img1.nii",
-        "img2.nii",
-        "img3.nii",
-    ]
-    # The hub's own checksum guards what the entry has none for.
-    large["oid"] = "0" * 64
-    tree.write_text(json.dumps(entries))
-    with pytest.raises(MeddinoError, match="SHA-256 expected 000"):
-        run(tmp_path, sources=[{"kind": "huggingface", "repo": "o/r", "file": "img2.nii"}])
-    with pytest.raises(MeddinoError, match=r"o/r at main holds no absent\.zip"):
-        run(tmp_path, sources=[{"kind": "huggingface", "repo": "o/r", "file": "absent.zip"}])
 
 
 def test_file_mirror_is_relative_to_the_working_directory(
