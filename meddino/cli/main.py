@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from meddino.cli.overview import no_such_verb, overview_parser
-from meddino.cli.stages import run_stage
+from meddino.cli.stages import CHECK, run_stage
 from meddino.core.errors import MeddinoError
 from meddino.core.files import obstacle, unwritten
 from meddino.pipeline.verbs import VERBS
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> None:
     verb = VERBS[name]
+    if verb.check and CHECK in arguments:
+        import_module(verb.check).main([part for part in arguments if part != CHECK])
+        return
     module = import_module(verb.module)
     if verb.options is not None:
         run_stage(name, module.run, arguments)

@@ -18,6 +18,8 @@ from meddino.pipeline.options import parse_options, select, selectors
 from meddino.pipeline.recorder import recorded
 from meddino.pipeline.verbs import VERBS
 
+CHECK = "--check"
+"""The flag that hands over to the verb's `check`; see `meddino.cli.main`."""
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes):$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
@@ -68,6 +70,11 @@ def stage_parser(name: str, run: Callable[..., None]) -> argparse.ArgumentParser
         epilog=description.details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if VERBS[name].check:
+        parser.add_argument(
+            CHECK, action="store_true", default=argparse.SUPPRESS,
+            help=f"do something else: see python -m meddino {name} {CHECK} --help",
+        )  # fmt: skip
     _add_options(parser, name, description.arguments.get("options", ""))
     files = parser.add_argument_group("files")
     hints = typing.get_type_hints(run)

@@ -15,8 +15,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from meddino.core.errors import MeddinoError
 
-WITNESSES = ("https://zenodo.org", "https://huggingface.co", "https://pypi.org")
-"""Hosts of which one at least answers wherever there is a way to the internet."""
+WITNESSES = ("https://zenodo.org", "https://huggingface.co", "https://github.com")
+"""Hosts of which one at least answers wherever there is a way to the internet. Package indices are
+none of them: closed networks have copies."""
 PAUSES_S = (0.0, 5.0, 10.0)
 """Pauses before each round of tries: a name server may be busy for a moment."""
 LIMIT_S = 7.0

@@ -21,8 +21,9 @@ class Verb:
     and is None for tools that make no result of the study. `beside` are the files that belong to
     its result, as patterns below the folder of its main output, whose name without suffix they may
     hold as `{stem}`, and its options as `{options}`. `group` is the heading under which the command
-    line lists the verb. `usage` are the arguments of a tool that passes them on to Snakemake, whose
-    own help would say nothing of the tool.
+    line lists the verb. `check` is the module that takes over where `--check` is among the
+    arguments: it compares what the verb relies on with the world. `usage` are the arguments of a
+    tool that passes them on to Snakemake, whose own help would say nothing of the tool.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Verb:
     beside: tuple[str, ...] = ()
     group: Group = "stages"
     usage: str = ""
+    check: str = ""
 
 
 VERBS: dict[str, Verb] = {
@@ -101,8 +103,9 @@ VERBS: dict[str, Verb] = {
     ),
     "fetch": Verb(
         module="meddino.datasets.fetch",
-        summary="download, check and unpack one dataset",
+        summary="download, check and unpack one dataset; --check asks where all come from",
         options=data.fetch_options,
+        check="meddino.cli.registry",
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
