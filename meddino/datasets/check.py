@@ -6,6 +6,7 @@ Servers are asked for headers, and hubs and Zenodo for what they keep of their f
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.secrets import hidden
 from meddino.datasets import clients, idc, route
 from meddino.datasets.archives import is_archive
-from meddino.datasets.download import HEADERS
+from meddino.datasets.download import HEADERS, PASSING
 from meddino.datasets.options import Dataset, Place
 from meddino.datasets.pins import COMMIT
 from meddino.datasets.sources import LOCAL, hub_names, local_path
@@ -38,6 +39,9 @@ TERMS = "accept its terms on huggingface.co, then `hf auth login`"
 AT_A_TIME = 8
 TIMEOUT_S = 20.0
 GATED = {401, 403}
+ENCRYPTION = "x-amz-server-side-encryption"
+PAUSES_S = (2.0, 8.0)
+"""Pauses after answers that may soon be different, such as those to too many questions."""
 HEAD_REFUSED = {400, 405, 501}
 """Statuses of servers that know no HEAD; they are asked for the first byte instead."""
 
@@ -78,17 +82,17 @@ class Answer:
     @property
     def digests(self) -> dict[str, str]:
         """Checksums of the file by their kind, from headers that surely are such."""
-        linked = self.headers.get("x-linked-etag", "").strip('"')  # of Hugging Face
+        said = self.headers
+        linked = said.get("x-linked-etag", "").strip('"')  # of Hugging Face
         digests = {"sha256": linked} if re.fullmatch("[0-9a-f]{64}", linked) else {}
-        google = re.search(r"md5=([\w+/=]+)", self.headers.get("x-goog-hash", ""))
-        stored = google[1] if google else self.headers.get("content-md5", "")
-        tag = self.headers.get("etag", "").strip('"')
-        if stored:
+        google = re.search(r"md5=([\w+/=]+)", said.get("x-goog-hash", ""))
+        stored = google[1] if google else said.get("content-md5", "")
+        if stored and "content-range" not in said:
             digests["md5"] = base64.b64decode(stored).hex()
-        # Of S3, unless the file was uploaded in parts; elsewhere a tag may mean anything.
-        elif re.fullmatch("[0-9a-f]{32}", tag) and any(
-            h.startswith("x-amz-") for h in self.headers
-        ):
+        # The tag of S3, unless the file was uploaded in parts; elsewhere a tag may mean anything.
+        tag = said.get("etag", "").strip('"')
+        of_s3 = "x-amz-request-id" in said and "kms" not in said.get(ENCRYPTION, "")
+        if of_s3 and re.fullmatch("[0-9a-f]{32}", tag):
             digests["md5"] = tag
         return digests
 
@@ -110,10 +114,9 @@ def _items(entry: Dataset) -> Iterator[tuple[str, str, Callable[[], Outcome]]]:
         yield "", str(entry.root), lambda: Outcome("by hand", "a folder of yours")
         return
     if entry.mirror is not None:
-        listing = Place(
-            kind="http", url=f"{entry.mirror.rstrip('/')}/SHA256SUMS", file="SHA256SUMS"
-        )
-        yield "SHA256SUMS", str(listing.url), lambda: _http(listing, entry)
+        url = f"{entry.mirror.rstrip('/')}/SHA256SUMS"
+        listing = Place(kind="http", url=url, file="SHA256SUMS")
+        yield listing.file, url, lambda: _http(listing, entry)
         return
     for source in entry.sources:
         for place in (source, *source.mirrors):
@@ -132,7 +135,7 @@ def _named(place: Place) -> str:
 
 def _finding(dataset: str, file: str, place: str, ask: Callable[[], Outcome]) -> Finding:
     try:
-        outcome = ask()
+        outcome = _patiently(ask)
     except HTTPError as error:
         gated = error.code in GATED
         outcome = Outcome("needs a login" if gated else "dead", f"{error.code} {error.reason}")
@@ -146,6 +149,17 @@ def _finding(dataset: str, file: str, place: str, ask: Callable[[], Outcome]) ->
         reason = error.reason if isinstance(error, URLError) else error
         outcome = Outcome("dead", hidden(str(reason) or type(error).__name__))
     return Finding(dataset, file, place, *outcome)
+
+
+def _patiently(ask: Callable[[], Outcome]) -> Outcome:
+    for pause in PAUSES_S:
+        try:
+            return ask()
+        except HTTPError as error:
+            if error.code not in PASSING:
+                raise
+        time.sleep(pause)
+    return ask()
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -260,7 +274,8 @@ def _huggingface(place: Place, _entry: Dataset) -> Outcome:
     repo = str(place.repo)
     try:
         info = HfApi().dataset_info(repo, revision=place.revision)
-        everything = clients.hub_files(repo, place.revision, "*" if place.path else place.file)
+        commit, pattern = str(info.sha), "*" if place.path else place.file
+        everything = clients.hub_files(repo, commit, pattern)
     except errors.GatedRepoError:
         return Outcome("needs a login", TERMS)
     except errors.RepositoryNotFoundError:

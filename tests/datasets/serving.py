@@ -126,6 +126,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def headings(self, length: int, path: Path) -> None:
         self.send_header("Content-Length", str(length))
+        self.send_header("Content-Type", self.guess_type(path))
         # What Hugging Face's client wants to know before it downloads.
         self.send_header("ETag", f'"{digest(path)}"')
         self.send_header("X-Repo-Commit", "0" * 40)
