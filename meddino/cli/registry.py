@@ -43,14 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         NotAsExpected: a place is dead or has changed.
         MeddinoError: no such dataset is known, or this machine has no way to the internet.
     """
-    parser = argparse.ArgumentParser(prog="python -m meddino fetch --check", description=__doc__)
-    parser.add_argument("datasets", nargs="*", metavar="DATASET", help="(default: all)")
-    parser.add_argument(
-        "--config", nargs="+", default=[], type=Path, metavar="FILE",
-        help="configurations with `datasets` of your own, or with other places of known ones",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_intermixed_args(arguments)
+    options = flags().parse_intermixed_args(arguments)
     entries = _entries(options.datasets, options.config)
     count = sum(len(source.mirrors) + 1 for entry in entries.values() for source in entry.sources)
     findings = list(track(check.check(entries), "check", total=count))
@@ -66,6 +59,18 @@ def main(arguments: Sequence[str]) -> None:
             " entry is mended, give `folder`, `mirror` or other `sources` under `datasets` of the"
             " configuration"
         )
+
+
+def flags() -> argparse.ArgumentParser:
+    """The parser of its flags."""
+    parser = argparse.ArgumentParser(prog="python -m meddino fetch --check", description=__doc__)
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help="(default: all)")
+    parser.add_argument(
+        "--config", nargs="+", default=[], type=Path, metavar="FILE",
+        help="configurations with `datasets` of your own, or with other places of known ones",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
 
 
 def _entries(names: Sequence[str], config: Sequence[Path]) -> Mapping[str, Dataset]:

@@ -82,16 +82,16 @@ class Answer:
     @property
     def digests(self) -> dict[str, str]:
         """Checksums of the file by their kind, from headers that surely are such."""
-        said = self.headers
-        linked = said.get("x-linked-etag", "").strip('"')  # of Hugging Face
+        headers = self.headers
+        linked = headers.get("x-linked-etag", "").strip('"')  # of Hugging Face
         digests = {"sha256": linked} if re.fullmatch("[0-9a-f]{64}", linked) else {}
-        google = re.search(r"md5=([\w+/=]+)", said.get("x-goog-hash", ""))
-        stored = google[1] if google else said.get("content-md5", "")
-        if stored and "content-range" not in said:
+        google = re.search(r"md5=([\w+/=]+)", headers.get("x-goog-hash", ""))
+        stored = google[1] if google else headers.get("content-md5", "")
+        if stored and "content-range" not in headers:
             digests["md5"] = base64.b64decode(stored).hex()
         # The tag of S3, unless the file was uploaded in parts; elsewhere a tag may mean anything.
-        tag = said.get("etag", "").strip('"')
-        of_s3 = "x-amz-request-id" in said and "kms" not in said.get(ENCRYPTION, "")
+        tag = headers.get("etag", "").strip('"')
+        of_s3 = "x-amz-request-id" in headers and "kms" not in headers.get(ENCRYPTION, "")
         if of_s3 and re.fullmatch("[0-9a-f]{32}", tag):
             digests["md5"] = tag
         return digests
@@ -173,8 +173,8 @@ class _Redirects(HTTPRedirectHandler):
         self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         self.codes.append(code)
-        said = {key.lower(): value for key, value in headers.items()}
-        self.headers |= {key: said[key] for key in said if key.startswith("x-linked")}
+        named = {key.lower(): value for key, value in headers.items()}
+        self.headers |= {key: named[key] for key in named if key.startswith("x-linked")}
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None:
             following.method = req.get_method()

@@ -103,7 +103,7 @@ VERBS: dict[str, Verb] = {
     ),
     "fetch": Verb(
         module="meddino.datasets.fetch",
-        summary="download, check and unpack one dataset; --check asks where all come from",
+        summary="download and unpack one dataset, or --check where all are",
         options=data.fetch_options,
         check="meddino.cli.registry",
     ),

@@ -28,7 +28,7 @@ from processes import run_snakemake
 from test_segment import make_model
 
 from meddino.__main__ import main
-from meddino.cli.stages import stage_parser
+from meddino.cli.stages import CHECK, stage_parser
 from meddino.cli.study import PRELOAD
 from meddino.core import layers
 from meddino.pipeline.verbs import VERBS
@@ -355,9 +355,14 @@ def check_verb(name: str, *words: str) -> None:
         rest = list(words) if at is None else [*words[:at], *words[at + 2 :]]
         check_snakemake([word for word in rest if (name, word) != ("study", PRELOAD)])
     elif verb.options is not None:
-        parser = stage_parser(name, import_module(verb.module).run)
+        checks = verb.check and CHECK in words
+        parser = (
+            import_module(verb.check).flags()
+            if checks
+            else stage_parser(name, import_module(verb.module).run)
+        )
         try:
-            parser.parse_args(list(words))
+            parser.parse_intermixed_args([word for word in words if not checks or word != CHECK])
         except SystemExit as error:
             raise AssertionError(f"{name} does not take {words}") from error
     else:

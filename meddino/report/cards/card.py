@@ -217,8 +217,8 @@ def overlap_matrix(look: FigureOptions, matrix: pd.DataFrame, path: Path) -> Fig
         axis.grid(False)
     caption = (
         "Volumes of the row's data set (how many there are) that have a copy in the column's, in"
-        " whole or in part; on the diagonal, within it. Copies are found by what slices show, also"
-        " where mirrored, cropped along z, or stored otherwise. Shade: share of the row's volumes."
+        " whole or in part; on the diagonal, within it. Copies are found by what slices show,"
+        " however it is turned, cropped, resampled or stored. Shade: share of the row's volumes."
     )
     return Figure(path.name, "Curation", "Copies between data sets", caption)
 
