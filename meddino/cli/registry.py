@@ -16,7 +16,6 @@ from rich.text import Text
 
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
-from meddino.core.progress import track
 from meddino.datasets import check, registry
 from meddino.datasets.options import Dataset
 
@@ -45,8 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = flags().parse_intermixed_args(arguments)
     entries = _entries(options.datasets, options.config)
-    count = sum(len(source.mirrors) + 1 for entry in entries.values() for source in entry.sources)
-    findings = list(track(check.check(entries), "check", total=count))
+    findings = list(check.check(entries))
     if options.json:
         json.dump([finding._asdict() for finding in findings], sys.stdout, indent=1)
         print()

@@ -137,10 +137,18 @@ def _pair_number(volumes: Ints) -> npt.NDArray[np.int64]:
     return volumes[:, 0].astype(np.int64) << 28 | volumes[:, 1]
 
 
+def _runs(values: npt.NDArray[np.int64]) -> tuple[Ints, Ints]:
+    """An order in which equal values, which are 0 or more, stand together, and where each begins.
+
+    The last edge is the end.
+    """
+    order = np.argsort(values, kind="stable")
+    return order, np.append(np.flatnonzero(np.diff(values[order], prepend=-1)), len(values))
+
+
 def _often(values: npt.NDArray[np.int64], minimum: int) -> npt.NDArray[np.bool_]:
     """Which values occur so many times or more."""
-    order = np.argsort(values, kind="stable")
-    edges = np.append(np.flatnonzero(np.diff(values[order], prepend=-1)), len(values))
+    order, edges = _runs(values)
     result = np.empty(len(values), bool)
     result[order] = np.repeat(np.diff(edges) >= minimum, np.diff(edges))
     return result
@@ -150,9 +158,7 @@ def _by_pair(
     places: npt.NDArray[np.int32], volumes: Ints, minimum: int
 ) -> Iterator[npt.NDArray[np.int32]]:
     """Hints (n, 2) of one pair of volumes after the other, of those that have enough."""
-    pair = _pair_number(volumes)
-    order = np.argsort(pair, kind="stable")
-    edges = np.append(np.flatnonzero(np.diff(pair[order], prepend=-1)), len(pair))
+    order, edges = _runs(_pair_number(volumes))
     for start, stop in pairwise(edges):
         if stop - start >= minimum:
             hints = places[order[start:stop]]

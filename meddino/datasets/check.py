@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPMessage
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from meddino.core.errors import MeddinoError
+from meddino.core.progress import track
 from meddino.core.secrets import hidden
 from meddino.datasets import clients, idc, route
 from meddino.datasets.archives import is_archive
@@ -25,13 +26,13 @@ from meddino.datasets.options import Dataset, Place
 from meddino.datasets.pins import COMMIT
 from meddino.datasets.sources import LOCAL, hub_names, local_path
 
-State = Literal["agrees", "reachable", "moved", "needs a login", "by hand", "changed", "dead"]
-"""`agrees`: its size or a checksum is the expected one; `reachable`: it is there, and nothing tells
-whether it is the same; `moved`: there, under another address."""
+State = Literal["agrees", "reachable", "by hand", "moved", "needs a login", "changed", "dead"]
+"""From the best to the worst. `agrees`: its size or a checksum is the expected one; `reachable`: it
+is there, and nothing tells whether it is the same; `moved`: there, under another address."""
+STATES: tuple[State, ...] = get_args(State)
 BAD: tuple[State, ...] = ("changed", "dead")
 """What somebody must mend."""
 ZENODO = "https://zenodo.org/api/records/{record}"
-BUCKET = "https://{bucket}.s3.amazonaws.com/{key}"
 SYNAPSE = "https://repo-prod.prod.sagebase.org/repo/v1/entity/{id}"
 NBIA = "https://services.cancerimagingarchive.net/nbia-api/services/v1/getSeries?Collection={id}"
 DRIVE = "https://drive.google.com/uc?id={id}&export=download"
@@ -98,14 +99,14 @@ class Answer:
 
 
 def check(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
-    """Ask every place of every dataset, a few at a time, in order.
+    """Ask every place of every dataset, a few at a time, in order, and show progress.
 
     Raises:
         NoRoute: nothing answers, as this machine has no way to the internet.
     """
     items = [(name, *item) for name, entry in datasets.items() for item in _items(entry)]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        yield from pool.map(lambda item: _finding(*item), items)
+        yield from track(pool.map(lambda item: _finding(*item), items), "check", len(items))
 
 
 def _items(entry: Dataset) -> Iterator[tuple[str, str, Callable[[], Outcome]]]:
@@ -264,7 +265,7 @@ def _zenodo(place: Place, _entry: Dataset) -> Outcome:
 
 def _s3(place: Place, entry: Dataset) -> Outcome:
     parts = urlsplit(str(place.url))
-    return _at(BUCKET.format(bucket=parts.netloc, key=quote(parts.path.lstrip("/"))), place)
+    return _at(f"{idc.BUCKET.format(bucket=parts.netloc)}/{quote(parts.path.lstrip('/'))}", place)
 
 
 def _huggingface(place: Place, _entry: Dataset) -> Outcome:
@@ -330,16 +331,6 @@ def _manual(_place: Place, entry: Dataset) -> Outcome:
     return Outcome("by hand", f"{entry.home} answers" if entry.home else "no page is known")
 
 
-STATES: list[State] = [
-    "agrees",
-    "reachable",
-    "by hand",
-    "moved",
-    "needs a login",
-    "changed",
-    "dead",
-]
-"""From the best to the worst."""
 KINDS: dict[str, Callable[[Place, Dataset], Outcome]] = {
     "http": _http,
     "zenodo": _zenodo,

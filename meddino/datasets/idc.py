@@ -100,9 +100,9 @@ def bring(series: Series, target: Path, meter: Meter) -> None:
     part = target.with_name(f"{target.name}.part")
     with zipfile.ZipFile(part, "w") as archive:
         for item in items:
-            _bring(item, scratch / item.name, meter)
+            data = _bring(item, scratch / item.name, meter)
             # Without the date, so that the same files make the same zip.
-            archive.writestr(zipfile.ZipInfo(item.name), (scratch / item.name).read_bytes())
+            archive.writestr(zipfile.ZipInfo(item.name), data)
     os.replace(part, target)
     shutil.rmtree(scratch)
 
@@ -153,7 +153,8 @@ def _items(series: Series) -> Iterator[Item]:
         token = f"&continuation-token={quote(following, safe='')}"
 
 
-def _bring(item: Item, path: Path, meter: Meter) -> None:
+def _bring(item: Item, path: Path, meter: Meter) -> bytes:
+    """Have a file on this machine; return what is in it, once it is known to be the bucket's."""
     if not path.exists():
         download(item.url, path, resume=False, meter=meter)
     data = path.read_bytes()
@@ -164,3 +165,4 @@ def _bring(item: Item, path: Path, meter: Meter) -> None:
             f"{item.url} arrived damaged: {len(data)} bytes with MD5 {md5}, expected"
             f" {item.bytes} with {item.etag}; rerun to fetch it anew"
         )
+    return data

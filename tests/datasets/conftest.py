@@ -1,5 +1,6 @@
-"""A web server for tests of downloads."""
+"""A web server for tests of downloads, and a hub on it."""
 
+import importlib
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -7,9 +8,9 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from serving import Handler
+from serving import Handler, Hub
 
-from meddino.datasets import download
+from meddino.datasets import clients, download
 
 
 @pytest.fixture
@@ -27,3 +28,14 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def hub(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Hub:
+    url, folder = served
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(clients, "FIRST_PAUSE_S", 0.0)
+    return Hub(folder)

@@ -1,8 +1,9 @@
-"""A server of a folder that can be told to misbehave, and the archives that it serves."""
+"""A server of a folder that can be told to misbehave, and what it serves: archives, a hub."""
 
 import contextlib
 import hashlib
 import io
+import json
 import re
 import tarfile
 import threading
@@ -134,6 +135,41 @@ class Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+COMMITS = ("a" * 40, "b" * 40)
+
+
+class Hub:
+    """Datasets of Hugging Face, under a folder that is served."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.api = folder, folder / "api/datasets/o/r"
+        (self.api / "tree").mkdir(parents=True)
+        (self.api / "revision").mkdir()
+
+    def commit(self, commit: str, files: dict[str, bytes], *branches: str) -> None:
+        """Add a commit with large files, except for those of one byte, and move branches to it."""
+        place = self.folder / "datasets/o/r/resolve" / commit
+        entries: list[dict[str, Any]] = [{"type": "directory", "path": "d", "oid": "0"}]
+        for name, data in files.items():
+            path = place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            large = {"size": len(data), "oid": digest(path), "pointerSize": 1}
+            entry = {"type": "file", "path": name, "oid": "0", "size": len(data)}
+            entries.append({**entry, **({"lfs": large} if len(data) > 1 else {})})
+        (self.api / "tree" / commit).write_text(json.dumps(entries))
+        for name in (commit, *branches):
+            (self.api / "revision" / name).write_text(json.dumps({"id": "o/r", "sha": commit}))
+
+    def files_of(self, commit: str) -> Path:
+        return self.api / "tree" / commit
+
+
+def http(url: str, file: str = "img1.nii", **known: Any) -> dict[str, Any]:
+    """An entry of the registry."""
+    return {"kind": "http", "url": url, "file": file, **known}
 
 
 def digest(path: Path) -> str:

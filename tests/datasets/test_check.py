@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import serving
 import yaml
-from serving import Handler, digest
-from test_sources import COMMITS, Hub, hub  # noqa: F401
+from serving import COMMITS, Handler, Hub, digest
 
 from meddino.cli.main import main
 from meddino.datasets import check, idc, registry
@@ -18,6 +19,8 @@ from meddino.datasets.options import Dataset
 
 LAYOUT = {"images": ["*.nii"], "case": "(?P<case>.*)"}
 Config = Callable[..., str]
+Checked = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
+http = partial(serving.http, file="img.zip")
 
 
 @pytest.fixture
@@ -34,24 +37,25 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return write
 
 
-def http(url: str, file: str = "img.zip", **known: Any) -> dict[str, Any]:
-    return {"kind": "http", "url": url, "file": file, **known}
+@pytest.fixture
+def checked(config: Config, capsys: pytest.CaptureFixture[str]) -> Checked:
+    """Asks about datasets; gives the exit status, and each one's state and what it rests on."""
+
+    def ask(**datasets: list[dict[str, Any]]) -> tuple[int, dict[str, tuple[str, str]]]:
+        status = main(["fetch", "--check", *datasets, "--json", "--config", config(**datasets)])
+        rows = json.loads(capsys.readouterr().out)
+        return status, {row["dataset"]: (row["state"], row["detail"]) for row in rows}
+
+    return ask
 
 
-def states(capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
-    found = json.loads(capsys.readouterr().out)
-    return {finding["dataset"]: (finding["state"], finding["detail"]) for finding in found}
-
-
-def test_places_are_told_apart(
-    served: tuple[str, Path], config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_places_are_told_apart(served: tuple[str, Path], checked: Checked) -> None:
     url, folder = served
     (folder / "img.zip").write_bytes(b"0123456789")
     (folder / "page.html").write_bytes(b"<html>Log in</html>")
     Handler.statuses = {"/gated": 403, "/private": 401, "/broken": 503}
     Handler.moved = {"/old": (301, "/img.zip"), "/for-now": (302, "/img.zip"), "/lost": (301, "/x")}
-    file = config(
+    status, outcomes = checked(
         same=[http(f"{url}/img.zip", bytes=10)],
         unknown=[http(f"{url}/img.zip")],
         dead=[http(f"{url}/absent.zip")],
@@ -66,11 +70,8 @@ def test_places_are_told_apart(
         private=[http(f"{url}/private")],
         by_hand=[{"kind": "manual", "file": "a.zip"}],
     )
-    names = ["same", "unknown", "dead", "broken", "moved", "elsewhere", "lost", "larger"]
-    names += ["after_a_move", "page", "gated", "private", "by_hand"]
-    assert main(["fetch", "--check", "--config", file, "--json", *names]) == 1
-    found = states(capsys)
-    assert found == {
+    assert status == 1
+    assert outcomes == {
         "same": ("agrees", "0.00 GB, same size"),
         "unknown": ("reachable", "0.00 GB, nothing to compare"),
         "dead": ("dead", "404 Not Found"),
@@ -124,38 +125,34 @@ def test_every_entry_is_asked_unless_some_are_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_numbered_files_are_sampled_and_the_worst_counts(
-    served: tuple[str, Path], config: Config, capsys: pytest.CaptureFixture[str]
+    served: tuple[str, Path], checked: Checked
 ) -> None:
     url, folder = served
     (folder / "1.nii").write_bytes(b"1")
     many = {"kind": "http", "url": f"{url}/{{id}}.nii", "file": "{id}.nii", "ids": ["1-3"]}
-    assert main(["fetch", "--check", "many", "--json", "--config", config(many=[many])]) == 1
-    assert states(capsys)["many"][0] == "dead"
+    status, outcomes = checked(many=[many])
+    assert status == 1 and outcomes["many"][0] == "dead"
     (folder / "3.nii").write_bytes(b"3")
-    assert main(["fetch", "--check", "many", "--json", "--config", config(many=[many])]) == 0
-    assert states(capsys)["many"][1].endswith("(2 of 3 were asked)")
+    status, outcomes = checked(many=[many])
+    assert status == 0 and outcomes["many"][1].endswith("(2 of 3 were asked)")
 
 
 def test_zenodo_says_size_and_md5(
-    served: tuple[str, Path],
-    config: Config,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    served: tuple[str, Path], checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder = served
     monkeypatch.setattr(check, "ZENODO", url + "/{record}")
     held = {"key": "a.zip", "size": 7, "checksum": f"md5:{'1' * 32}"}
     (folder / "12").write_text(json.dumps({"files": [held]}))
     zenodo = {"kind": "zenodo", "record": 12, "file": "a.zip"}
-    file = config(
+    status, outcomes = checked(
         same=[{**zenodo, "md5": "1" * 32, "bytes": 7}],
         changed=[{**zenodo, "md5": "2" * 32}],
         other=[{**zenodo, "file": "b.zip"}],
         gone=[{**zenodo, "record": 13}],
     )
-    names = ["same", "changed", "other", "gone"]
-    assert main(["fetch", "--check", *names, "--json", "--config", file]) == 1
-    assert states(capsys) == {
+    assert status == 1
+    assert outcomes == {
         "same": ("agrees", "0.00 GB, same size and MD5"),
         "changed": ("changed", f"MD5 is {'1' * 32}, expected {'2' * 32}"),
         "other": ("dead", "the record holds a.zip"),
@@ -163,42 +160,34 @@ def test_zenodo_says_size_and_md5(
     }
 
 
-def test_hub_says_whether_a_commit_is_there_and_gated(
-    hub: Hub,  # noqa: F811
-    config: Config,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_hub_says_whether_a_commit_is_there_and_gated(hub: Hub, checked: Checked) -> None:
     hub.commit(COMMITS[0], {"img1.nii": b"one", "img2.nii": b"two"}, "main")
     entry = {"kind": "huggingface", "repo": "o/r", "file": "img*.nii"}
     sha256 = digest(hub.folder / f"datasets/o/r/resolve/{COMMITS[0]}/img1.nii")
     one = {**entry, "revision": COMMITS[0], "file": "img1.nii"}
-    file = config(
-        pinned=[{**entry, "revision": COMMITS[0]}],
+    pinned = [{**entry, "revision": COMMITS[0]}]
+    status, outcomes = checked(
+        pinned=pinned,
         branch=[entry],
         same=[{**one, "sha256": sha256}],
         changed=[{**one, "sha256": "0" * 64}],
         lacks=[{**entry, "file": "*.zip"}],
         no_commit=[{**entry, "revision": COMMITS[1]}],
     )
-    names = ["pinned", "branch", "same", "changed", "lacks", "no_commit"]
-    assert main(["fetch", "--check", *names, "--json", "--config", file]) == 1
-    found = states(capsys)
-    assert found["pinned"] == ("agrees", "2 files, 0.00 GB, at the pinned commit")
-    assert found["branch"][0] == "reachable" and COMMITS[0] in found["branch"][1]
-    assert found["same"] == ("agrees", "0.00 GB, same SHA-256")
-    assert found["changed"][0] == "changed" and found["lacks"][0] == "dead"
-    assert found["no_commit"][0] == "dead"
+    assert status == 1
+    assert outcomes["pinned"] == ("agrees", "2 files, 0.00 GB, at the pinned commit")
+    assert outcomes["branch"][0] == "reachable" and COMMITS[0] in outcomes["branch"][1]
+    assert outcomes["same"] == ("agrees", "0.00 GB, same SHA-256")
+    assert outcomes["changed"][0] == "changed" and outcomes["lacks"][0] == "dead"
+    assert outcomes["no_commit"][0] == "dead"
     described = hub.api / "revision" / COMMITS[0]
     described.write_text(json.dumps({"id": "o/r", "sha": COMMITS[0], "gated": "auto"}))
-    assert main(["fetch", "--check", "pinned", "--json", "--config", file]) == 0
-    assert states(capsys)["pinned"][0] == "needs a login"
+    status, outcomes = checked(pinned=pinned)
+    assert status == 0 and outcomes["pinned"][0] == "needs a login"
 
 
 def test_index_and_bucket_of_idc(
-    served: tuple[str, Path],
-    config: Config,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    served: tuple[str, Path], checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder = served
     monkeypatch.setattr(idc, "INDEX", (url + "/gone/{version}", url + "/{version}.parquet"))
@@ -206,9 +195,9 @@ def test_index_and_bucket_of_idc(
     (folder / idc.MAIN_BUCKET).mkdir()
     pq.write_table(pa.table({"a": [1]}), folder / "24.0.parquet")
     entry = {"kind": "idc", "id": "C", "revision": "24.0"}
-    file = config(good=[entry], bad=[{**entry, "revision": "1"}])
-    assert main(["fetch", "--check", "good", "bad", "--json", "--config", file]) == 1
-    assert {name: state for name, (state, _) in states(capsys).items()} == {
+    status, outcomes = checked(good=[entry], bad=[{**entry, "revision": "1"}])
+    assert status == 1
+    assert {name: state for name, (state, _) in outcomes.items()} == {
         "good": "reachable",
         "bad": "dead",
     }

@@ -1,6 +1,5 @@
 """Places of files: mirrors, parts that a dataset can do without, pinned commits, IDC's buckets."""
 
-import importlib
 import json
 import sys
 import types
@@ -11,14 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
-from serving import Handler, digest, zip_of
+from serving import COMMITS, Handler, Hub, digest, http, zip_of
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
-from meddino.datasets import clients, fetch, idc, sources
+from meddino.datasets import fetch, idc, sources
 from meddino.datasets.options import FetchOptions, Origin, Source
-
-COMMITS = ("a" * 40, "b" * 40)
 
 
 def run(tmp_path: Path, *entries: dict[str, Any], images: str = "**/img*.nii") -> Path:
@@ -27,10 +24,6 @@ def run(tmp_path: Path, *entries: dict[str, Any], images: str = "**/img*.nii") -
     output = tmp_path / "raw" / "toy" / ".fetched.json"
     fetch.run(options, output=output)
     return output
-
-
-def http(url: str, file: str = "img1.nii", **known: Any) -> dict[str, Any]:
-    return {"kind": "http", "url": url, "file": file, **known}
 
 
 def test_dead_or_changed_place_gives_way_to_the_next(
@@ -69,44 +62,6 @@ def test_part_that_can_be_done_without_fails_nothing(
     assert (output.parent / "label1.nii").exists() and "lacking" not in read_json(output)
     with pytest.raises(MeddinoError, match=r"img2\.nii"):
         run(tmp_path, http(f"{url}/img2.nii", "img2.nii"), labels)
-
-
-class Hub:
-    """Datasets of Hugging Face, under a folder that is served."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.api = folder, folder / "api/datasets/o/r"
-        (self.api / "tree").mkdir(parents=True)
-        (self.api / "revision").mkdir()
-
-    def commit(self, commit: str, files: dict[str, bytes], *branches: str) -> None:
-        """Add a commit with large files, except for those of one byte, and move branches to it."""
-        place = self.folder / "datasets/o/r/resolve" / commit
-        entries: list[dict[str, Any]] = [{"type": "directory", "path": "d", "oid": "0"}]
-        for name, data in files.items():
-            path = place / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            large = {"size": len(data), "oid": digest(path), "pointerSize": 1}
-            entry = {"type": "file", "path": name, "oid": "0", "size": len(data)}
-            entries.append({**entry, **({"lfs": large} if len(data) > 1 else {})})
-        (self.api / "tree" / commit).write_text(json.dumps(entries))
-        for name in (commit, *branches):
-            (self.api / "revision" / name).write_text(json.dumps({"id": "o/r", "sha": commit}))
-
-    def files_of(self, commit: str) -> Path:
-        return self.api / "tree" / commit
-
-
-@pytest.fixture
-def hub(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Hub:
-    url, folder = served
-    constants = importlib.import_module("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(clients, "FIRST_PAUSE_S", 0.0)
-    return Hub(folder)
 
 
 def test_hub_patterns_and_zenodo_records(
