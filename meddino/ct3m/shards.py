@@ -27,6 +27,8 @@ CELL_PREFIX = 4
 """Bytes before a cell: its length, as Parquet's plain encoding stores it."""
 LARGEST_HEADER = 64
 """Bytes: a page without statistics has a header of about 20."""
+PIECE_ROWS = 1 << 17
+"""Rows of an index that are read at a time, so that memory does not grow with it."""
 FINGERPRINT_TYPE = np.dtype("<i2")
 FINGERPRINT = "fingerprint"
 LANDMARKS = "landmarks"
@@ -169,14 +171,14 @@ def open_shard(path: Path) -> pq.ParquetFile:
         raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
 
 
-def read_columns(path: Path, columns: list[str]) -> pa.Table:
-    """Read some columns of a shard or an index; checksums are compared where it has any.
+def read_pieces(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of an index, piece by piece; checksums are compared where it has any.
 
     Raises:
         MeddinoError: the file is absent, cut off or damaged.
     """
     try:
-        return open_shard(path).read(columns=columns, use_threads=False)
+        yield from open_shard(path).iter_batches(PIECE_ROWS, columns=columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise MeddinoError(f"{path} cannot be read ({error}); delete it and rerun") from error
 

@@ -41,7 +41,7 @@ class Trainer:
     ) -> None:
         """Build the networks, load what the stage starts from, and open the data."""
         self.options, self.stage, self.team = options, options.stage, team
-        self.slices, self.parts = spread(options, team)
+        self.places = spread(options, team)
         torch.manual_seed(self.stage.seed)
         self.origin = {key: source and source.origin() for key, source in sources.items()}
         init, gram = sources["init"], sources["gram_teacher"]
@@ -64,13 +64,7 @@ class Trainer:
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # Unfused, AdamW takes a third of the step of a small ViT on a CPU.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.stage.optim.betas, fused=True)
-        self.loader = SliceLoader(
-            index,
-            batch_size=self.slices,
-            seed=self.stage.seed,
-            rank=team.rank,
-            world_size=team.size,
-        )
+        self.loader = SliceLoader(index, batch_size=self.stage.batch_size, seed=self.stage.seed)
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
         self.stop: int | None = None
@@ -129,7 +123,8 @@ class Trainer:
         if not (self.team.leads and self._due(stage.quality_every)) or sharded:
             return {}
         if self.watched is None:
-            self.watched = self.loader.batch(0)[:WATCHED_SLICES].to(self.team.device)
+            watched = self.places[0][:WATCHED_SLICES]
+            self.watched = self.loader.batch(0, watched).to(self.team.device)
         with self._autocast():
             return signals(self.engine.teacher.backbone, self.watched, self.engine.gram)
 
@@ -144,8 +139,7 @@ class Trainer:
         pinned = self.team.device.type == "cuda"
 
         def read(iteration: int) -> list[Tensor]:
-            steps = range(iteration * self.parts, (iteration + 1) * self.parts)
-            parts = [self.loader.batch(step) for step in steps]
+            parts = [self.loader.batch(iteration, places) for places in self.places]
             return [part.pin_memory() if pinned else part for part in parts]
 
         coming: Future[list[Tensor]] = ahead.submit(read, self.iteration)
@@ -163,7 +157,10 @@ class Trainer:
         rate = ssl.set_rates(self.optimizer, stage, iteration)
         temperature = ssl.teacher_temperature(stage, iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._part(iteration, *part, resolution) for part in enumerate(batch)]
+        parts = [
+            self._part(iteration, places.start, slices, resolution)
+            for places, slices in zip(self.places, batch, strict=True)
+        ]
         # The teacher first, for all parts: its assignments depend on the whole step.
         with self._autocast():
             targets = self.engine.targets(parts, temperature)
@@ -184,11 +181,11 @@ class Trainer:
         self.engine.update_teacher(ssl.momentum(stage, iteration))
         return {**values, "lr": rate}
 
-    def _part(self, iteration: int, number: int, slices: Tensor, resolution: Resolution) -> Part:
-        """This process's part `number` of the step, from int16 slices (B, S, S)."""
+    def _part(self, iteration: int, first: int, slices: Tensor, resolution: Resolution) -> Part:
+        """A part of the step, from int16 slices (B, S, S), the first at a place of the batch."""
         return views.draw_part(
             slices.to(self.team.device, non_blocking=True),
-            (number * self.team.size + self.team.rank) * len(slices),
+            first,
             stage=self.stage,
             iteration=iteration,
             resolution=resolution,
@@ -248,8 +245,8 @@ class Trainer:
             checkpoints.save(state, self.iteration, content)
 
 
-def spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
-    """Slices that a process works on at once, and how many times it does so in a step.
+def spread(options: PretrainOptions, team: Team) -> list[range]:
+    """Places of the batch that a process works on at once, for each of its parts of a step.
 
     Raises:
         MeddinoError: the batch cannot be divided so.
@@ -263,11 +260,13 @@ def spread(options: PretrainOptions, team: Team) -> tuple[int, int]:
             f" by {team.size} processes of {part_slices} slices at once in groups of"
             f" {stage.group}; change batch_size, micro_batch, group_size or processes"
         )
-    return parts
+    slices, count = parts
+    starts = ((part * team.size + team.rank) * slices for part in range(count))
+    return [range(start, start + slices) for start in starts]
 
 
 def parts_of(stage: StageOptions, processes: int) -> tuple[int, int] | None:
-    """`spread` for a number of processes; None where they cannot share the batch."""
+    """Slices of a part and parts of a process; None where so many cannot share the batch."""
     process_slices, rest = divmod(stage.batch_size, processes)
     part_slices = min(stage.micro_batch or process_slices, process_slices)
     if rest or part_slices == 0 or process_slices % part_slices or part_slices % stage.group:

@@ -26,8 +26,6 @@ from meddino.core.files import sha256
 from meddino.ct3m import codec, index, shards, slices
 from meddino.ct3m.loader import SliceLoader
 from meddino.ct3m.options import IndexOptions
-from meddino.pretrain import leaves
-from meddino.pretrain.options import LeavesOptions
 from meddino.volumes import reader
 from meddino.volumes.resample import Resizer, linear, through
 
@@ -248,21 +246,6 @@ def test_slices_index_and_loader_agree(tmp_path):
             assert row["z_mm"] == pytest.approx(-400 + 2.5 * row["slice"], abs=1e-3)
             assert (row["rows"], row["columns"]) == (36, 40)
             assert row["body_fraction"] == pytest.approx((source > -500).mean(), abs=1e-6)
-
-
-def test_the_loader_names_a_damaged_shard(tmp_path):
-    table = tmp_path / "index.32.parquet"
-    leaves.run(LeavesOptions(count=8, size_px=32), output=table)
-    shard = tmp_path / "leaves.32.parquet"
-    whole, rows = shard.read_bytes(), pq.read_table(table).to_pylist()
-    cells = [whole[row["offset"] :][: row["packed_bytes"]] for row in rows]
-    assert cells == pq.read_table(shard)["pixels"].to_pylist()
-    loaders = [SliceLoader(table, batch_size=8, seed=0) for _ in range(3)]
-    broken = [whole.replace(cells[5], bytes(len(cells[5]))), whole[: rows[6]["offset"]], None]
-    for loader, content in zip(loaders, broken, strict=True):
-        shard.unlink() if content is None else shard.write_bytes(content)
-        with pytest.raises(MeddinoError, match=r"leaves\.32\.parquet is absent or damaged.*delete"):
-            loader.batch(0)
 
 
 def test_copies_have_equal_digests_and_others_do_not(tmp_path):

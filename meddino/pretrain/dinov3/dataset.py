@@ -15,7 +15,7 @@ import torch
 
 from meddino.core.files import read_json, write_json
 from meddino.ct3m import codec
-from meddino.ct3m.loader import Group, read_cells
+from meddino.ct3m.cells import read_cells, reading
 from meddino.pretrain.crops import Draws, multi_crop
 from meddino.pretrain.options import Augmentation, Resolution
 
@@ -65,7 +65,7 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
 
     def __len__(self) -> int:
         """Number of slices."""
-        return len(self._cells.shard_of)
+        return len(self._cells)
 
     def __getitem__(self, number: int) -> tuple[dict[str, list[torch.Tensor]], tuple[()]]:
         """Crops of a slice: float32 (3, side, side) each, drawn by torch's own generator.
@@ -85,10 +85,8 @@ class CT3M(torch.utils.data.Dataset[tuple[dict[str, list[torch.Tensor]], tuple[(
 
     def hounsfield(self, number: int) -> npt.NDArray[np.int16]:
         """A slice: int16 (side, side) in HU."""
-        cells, side = self._cells, self._cells.side
-        shard = cells.shard_paths[cells.shard_of[number]]
-        group = Group(shard, int(cells.start[number]), int(cells.stop[number]))
-        cell = group.read()
-        with group.reading():
-            image: npt.NDArray[np.int16] = codec.decode([cell], (side, side))[0]
+        cells = self._cells
+        packed = cells.read(range(number, number + 1))
+        with reading(cells.shard(number)):
+            image: npt.NDArray[np.int16] = codec.decode(packed, (cells.side, cells.side))[0]
         return image
