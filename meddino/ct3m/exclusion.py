@@ -16,6 +16,8 @@ from meddino.datasets.cases import case_of
 
 CaseKey = tuple[str, str]
 """Dataset and case."""
+Places = dict[Any, Any]
+"""Rows of each CaseKey, int64 (slices,)."""
 
 
 class Exclusion(NamedTuple):
@@ -37,7 +39,8 @@ def find_exclusion(
 
     Args:
         options: which datasets are in it, in order of preference, and what stays out.
-        rows: dataset, case and slice of every row, also of datasets that are searched only.
+        rows: dataset and case (categories) and slice of every row, also of datasets that are
+            searched only.
         pairs: volumes that are copies (columns of `duplicates.Pair`), or None: nobody asked.
         splits: the benchmarks' splits; without any, validation cases stay in.
 
@@ -46,13 +49,16 @@ def find_exclusion(
     """
     order = options.datasets or tuple(sorted(rows["dataset"].unique()))
     elsewhere = ~rows["dataset"].isin(order).to_numpy()
-    curated = set(rows[["dataset", "case"]].drop_duplicates().itertuples(index=False, name=None))
+    places: Places = rows.groupby(["dataset", "case"], observed=True, sort=False).indices
+    curated = set(places)
     removed = with_copies(with_series(validation_cases(options, splits), curated), pairs)
-    cases = pd.MultiIndex.from_frame(rows[["dataset", "case"]])
-    leaked = cases.isin(list(removed)) if removed else np.zeros(len(rows), dtype=bool)
+    leaked = np.zeros(len(rows), dtype=bool)
+    for case in curated & set(removed):
+        leaked[places[case]] = True
     repeated = np.zeros(len(rows), dtype=bool)
     if options.dedupe == "keep-first" and pairs is not None:
-        repeated = _repeated(rows, pairs, order, set(removed))
+        numbers = rows["slice"].to_numpy()
+        repeated = _repeated(numbers, places, pairs, order, set(removed))
     summary: dict[str, Any] = {
         "dedupe": options.dedupe,
         "slices_left_out_as_repeated": int((repeated & ~leaked & ~elsewhere).sum()),
@@ -131,7 +137,11 @@ def with_copies(cases: dict[CaseKey, str], pairs: pd.DataFrame | None) -> dict[C
 
 
 def _repeated(
-    rows: pd.DataFrame, pairs: pd.DataFrame, order: tuple[str, ...], removed: set[CaseKey]
+    numbers: npt.NDArray[np.int32],
+    places: Places,
+    pairs: pd.DataFrame,
+    order: tuple[str, ...],
+    removed: set[CaseKey],
 ) -> npt.NDArray[np.bool_]:
     """Slices of the later volume of each pair, as far as the two show the same: bool (rows,).
 
@@ -139,15 +149,14 @@ def _repeated(
     out is still there once.
     """
     rank = {dataset: number for number, dataset in enumerate(order)}
-    out = np.zeros(len(rows), dtype=bool)
-    places = rows.groupby(["dataset", "case"]).indices
-    number = rows["slice"].to_numpy()
+    out = np.zeros(len(numbers), dtype=bool)
     for pair in pairs.to_dict("records"):
         a, b = ((pair[f"dataset_{x}"], pair[f"case_{x}"]) for x in "ab")
         if a[0] not in rank or b[0] not in rank or a in removed or b in removed:
             continue
         later, side = (a, "a") if (rank[a[0]], a[1]) > (rank[b[0]], b[1]) else (b, "b")
         where = places[later]
-        inside = (number[where] >= pair[f"from_{side}"]) & (number[where] <= pair[f"to_{side}"])
+        shown = numbers[where]
+        inside = (shown >= pair[f"from_{side}"]) & (shown <= pair[f"to_{side}"])
         out[where[inside]] = True
     return out

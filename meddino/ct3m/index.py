@@ -3,9 +3,12 @@
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,11 +16,16 @@ import pyarrow.parquet as pq
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.core.parquet import read_frame
+from meddino.core.progress import track
 from meddino.ct3m import exclusion, shards
 from meddino.ct3m.options import IndexOptions
 
 COUNTED = ("volumes", "slices", "air_slices", "other_modality")
 """Counts of the chunks' reports that are summed up."""
+VOLUME = ["dataset", "case"]
+"""What names a volume: columns that repeat, which as texts would be most of the memory."""
+GROUP_ROWS = 1 << 20
+"""Rows of a row group of the index."""
 
 
 def run(
@@ -49,32 +57,31 @@ def run(
             `duplicates` is needed and not given.
     """
     chunks = shards.read_reports(reports)
-    tables = [_rows(report, path, options.size_px, output.parent) for report, path in chunks]
+    tables = [
+        _rows(report, path, options.size_px, output.parent)
+        for report, path in track(chunks, "index", len(chunks))
+    ]
     table = pa.concat_tables(tables).unify_dictionaries()
+    del tables
     if len(table) == 0:
         raise MeddinoError(
             f"no volume gave a single slice; {chunks[0][1] if chunks else 'there are no reports'}"
             " and its neighbours say why (`quarantined`)"
         )
-    rows = table.select(["dataset", "case", "slice"]).to_pandas()
+    rows = table.select([*VOLUME, "slice"]).to_pandas()
     excluded = exclusion.find_exclusion(options, rows, _pairs(options, duplicates, splits), splits)
-    table = table.filter(pa.array(~excluded.mask))
-    if len(table) == 0:
+    kept = ~excluded.mask
+    if not kept.any():
         raise MeddinoError(f"{output}: every slice is a copy or a validation case; add datasets")
-    with atomic(output) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            compression="zstd",
-            row_group_size=1 << 20,
-            write_page_checksum=True,
-        )
+    _write(output, table, kept)
     datasets = options.datasets or {report["dataset"] for report, _ in chunks}
-    card = _card([report for report, _ in chunks if report["dataset"] in datasets], table)
+    reports_used = [report for report, _ in chunks if report["dataset"] in datasets]
+    card = _card(reports_used, rows[kept], _distinct(table["sha"], kept))
     write_json(output.with_suffix(".card.json"), {**card, **excluded.summary})
     print(
-        f"{len(table)} slices of {card['indexed_volumes']} volumes; {len(card['quarantined'])}"
-        f" volumes quarantined, {card['repeated_slices']} slices are copies of others",
+        f"{card['indexed_slices']} slices of {card['indexed_volumes']} volumes;"
+        f" {len(card['quarantined'])} volumes quarantined,"
+        f" {card['repeated_slices']} slices are copies of others",
         file=sys.stderr,
     )
 
@@ -92,6 +99,26 @@ def _pairs(
     return None
 
 
+def _write(output: Path, table: pa.Table, kept: npt.NDArray[np.bool_]) -> None:
+    """Write the rows that are kept, some at a time: a copy of all would double the memory."""
+    types = {field.name: field for field in shards.METADATA}
+    schema = pa.schema([types.get(field.name, field) for field in table.schema])
+    edges = [*np.flatnonzero(kept)[::GROUP_ROWS].tolist(), len(kept)]
+    with (
+        atomic(output) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for start, stop in pairwise(edges):
+            part = table.slice(start, stop - start).filter(pa.array(kept[start:stop]))
+            writer.write_table(part.cast(schema), row_group_size=GROUP_ROWS)
+
+
+def _distinct(texts: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> int:
+    """How many different texts are among those that are kept, by hashes of 64 bits."""
+    hashes = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False)) for chunk in texts.chunks]
+    return len(np.unique(np.concatenate(hashes)[kept]))
+
+
 def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
     """Rows of one shard: metadata, and where each slice is."""
     place = shards.beside(path, size_px)
@@ -101,15 +128,18 @@ def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
             f"{place} holds {len(table)} slices, its report says"
             f" {report['slices']}; delete both and rerun"
         )
+    for name in VOLUME:
+        column = table.schema.get_field_index(name)
+        table = table.set_column(column, name, table[name].dictionary_encode())
     return table
 
 
-def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:
+def _card(reports: list[Any], rows: pd.DataFrame, distinct: int) -> dict[str, Any]:
     """What went into the index, and what did not, per dataset and in total."""
     totals: Counter[str] = Counter()
     by_dataset: dict[str, Counter[str]] = defaultdict(Counter)
-    indexed = table.select(["dataset", "case"]).to_pandas().groupby("dataset")
-    slices, volumes = indexed.size(), indexed["case"].nunique()
+    slices = rows["dataset"].value_counts()
+    volumes = rows[VOLUME].drop_duplicates()["dataset"].value_counts()
     for report in reports:
         counts = {key: value for key, value in report.items() if key in COUNTED}
         counts["quarantined"] = len(report["quarantined"])
@@ -121,8 +151,8 @@ def _card(reports: list[Any], table: pa.Table) -> dict[str, Any]:
     return {
         **{key: totals[key] for key in COUNTED},
         "indexed_volumes": int(volumes.sum()),
-        "indexed_slices": len(table),
-        "repeated_slices": len(table) - len(table["sha"].unique()),
+        "indexed_slices": len(rows),
+        "repeated_slices": len(rows) - distinct,
         "datasets": {name: dict(counts) for name, counts in by_dataset.items()},
         "quarantined": quarantined(reports),
     }
