@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from meddino.core.errors import MeddinoError
@@ -57,12 +58,10 @@ def run(
             `duplicates` is needed and not given.
     """
     chunks = shards.read_reports(reports)
-    tables = [
+    table = _joined(
         _rows(report, path, options.size_px, output.parent)
         for report, path in track(chunks, "index", len(chunks))
-    ]
-    table = pa.concat_tables(tables).unify_dictionaries()
-    del tables
+    )
     if len(table) == 0:
         raise MeddinoError(
             f"no volume gave a single slice; {chunks[0][1] if chunks else 'there are no reports'}"
@@ -113,10 +112,21 @@ def _write(output: Path, table: pa.Table, kept: npt.NDArray[np.bool_]) -> None:
             writer.write_table(part.cast(schema), row_group_size=GROUP_ROWS)
 
 
-def _distinct(texts: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> int:
-    """How many different texts are among those that are kept, by hashes of 64 bits."""
-    hashes = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False)) for chunk in texts.chunks]
-    return len(np.unique(np.concatenate(hashes)[kept]))
+def _distinct(shas: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> int:
+    """How many different slices are among those that are kept, by the first 64 bits."""
+    return len(pc.utf8_slice_codeunits(shas, 0, 16).filter(pa.array(kept)).unique())
+
+
+def _joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """One table of all, in large pieces: of thousands of small ones memory has twice as much."""
+    pieces: list[pa.Table] = []
+    small: list[pa.Table] = []
+    for table in tables:
+        small.append(table)
+        if sum(map(len, small)) >= GROUP_ROWS:
+            pieces.append(pa.concat_tables(small).unify_dictionaries().combine_chunks())
+            small = []
+    return pa.concat_tables([*pieces, *small]).unify_dictionaries()
 
 
 def _rows(report: Any, path: Path, size_px: int, folder: Path) -> pa.Table:
