@@ -16,7 +16,7 @@ import torch
 
 from meddino.ct3m import codec
 from meddino.ct3m.cells import read_cells, reading
-from meddino.ct3m.order import Order, Window
+from meddino.ct3m.order import Order, Where, Window
 
 READERS = 4
 """Threads that read ahead: one request at a time would leave a disk or a network idle."""
@@ -25,14 +25,23 @@ AHEAD = 1 / 4
 
 
 class _Held(NamedTuple):
-    """A window in memory, or on its way there."""
+    """A window, of which some is in memory or on its way there."""
 
     epoch: int
     window: Window
     last_step: int
     """That shows any of it."""
-    cells: "Future[list[memoryview]]"
-    """In the order that they are shown."""
+    parts: "dict[range, Future[list[memoryview]]]"
+    """Packed slices of those of its parts that were asked for."""
+
+
+class _Cell(NamedTuple):
+    """A packed slice, in memory or on its way there."""
+
+    row: int
+    part: "Future[list[memoryview]]"
+    number: int
+    """Within the part."""
 
 
 class SliceLoader:
@@ -78,18 +87,18 @@ class SliceLoader:
         """
         places = range(self._batch_size) if places is None else places
         with self._lock:
-            shown = [self._hold(step, place) for place in places]
+            shown = [self._cell(step, place) for place in places]
             for place in places:
-                self._hold(step + self._ahead, place)
+                self._cell(step + self._ahead, place)
                 # Steps go on: what earlier ones have shown will not be asked for again.
                 self._held[place] = [x for x in self._held[place] if x.last_step >= step]
-        cells = [held.cells.result()[number] for held, number in shown]
+        packed = [cell.part.result()[cell.number] for cell in shown]
         try:
-            return torch.from_numpy(self._decode(cells))
+            return torch.from_numpy(self._decode(packed))
         except OSError:
-            for (held, number), cell in zip(shown, cells, strict=True):
-                with reading(self._cells.shard(int(held.window.rows[number]))):
-                    self._decode([cell])
+            for cell, content in zip(shown, packed, strict=True):
+                with reading(self._cells.shard(cell.row)):
+                    self._decode([content])
             raise
 
     def indices(self, step: int, places: range | None = None) -> npt.NDArray[np.int64]:
@@ -99,28 +108,26 @@ class SliceLoader:
         shown = ((where, self._order.window(where)) for where in slices)
         return np.array([window.rows[where.number - window.first] for where, window in shown])
 
-    def _hold(self, step: int, place: int) -> tuple[_Held, int]:
-        """The window that a place is at, and which of its slices the step shows."""
+    def _cell(self, step: int, place: int) -> _Cell:
+        """What a place of the batch of a step shows; begins to read its row group if need be."""
         where = self._order.where(step, place)
+        held = self._hold(step, place, where)
+        row = int(held.window.rows[where.number - held.window.first])
+        part = next(part for part in held.window.parts if row in part)
+        if part not in held.parts:
+            held.parts[part] = self._readers.submit(self._cells.read, part)
+        return _Cell(row, held.parts[part], row - part.start)
+
+    def _hold(self, step: int, place: int, where: Where) -> _Held:
+        """The window that a place is at."""
         for held in self._held[place]:
             number = where.number - held.window.first
             if held.epoch == where.epoch and 0 <= number < len(held.window.rows):
-                return held, number
+                return held
         window = self._order.window(where)
-        number = where.number - window.first
-        last_step = step - number + len(window.rows) - 1
-        held = _Held(where.epoch, window, last_step, self._readers.submit(self._read, window))
-        self._held[place].append(held)
-        return held, number
-
-    def _read(self, window: Window) -> list[memoryview]:
-        """The packed slices of a window, in the order that they are shown."""
-        cells = {
-            row: cell
-            for part in window.parts
-            for row, cell in zip(part, self._cells.read(part), strict=True)
-        }
-        return [cells[row] for row in window.rows.tolist()]
+        last_step = step - (where.number - window.first) + len(window.rows) - 1
+        self._held[place].append(_Held(where.epoch, window, last_step, {}))
+        return self._held[place][-1]
 
     def _decode(self, cells: list[memoryview]) -> npt.NDArray[np.int16]:
         return codec.decode(cells, (self._cells.side, self._cells.side))
