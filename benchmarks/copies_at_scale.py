@@ -2,6 +2,8 @@
 
 Made-up volumes: codes of phantoms with some bits changed, so that two volumes share as many by
 chance as phantoms do or more (2.5; phantoms 1.2, real scans 0.1), at places of other landmarks.
+With `--shared 0.2` codes are drawn from so many that two volumes share 0.2, which
+`--volumes 113200`, 30 million slices, needs: of few codes each would be in more volumes than count.
 Every fifth volume is a copy of another one: of its codes a few are equal, as those of a blurred
 copy are, and all of its landmarks are moved.
 """
@@ -20,7 +22,7 @@ from copies import Bench, phantom
 
 from meddino.ct3m import catalogue, proposals
 from meddino.ct3m.catalogue import PER_VOLUME, Catalogue
-from meddino.ct3m.landmarks import LANDMARK, SIGNS
+from meddino.ct3m.landmarks import COARSE, LANDMARK, MIRRORED, SIGNS
 
 SLICES = 265
 """In a volume: 3,869,000 in 14,600."""
@@ -49,17 +51,24 @@ def of_phantoms(count: int) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]
     return made.landmarks, made.number[made.landmark_row]
 
 
-def world(volumes: int, rng: np.random.Generator) -> tuple[Catalogue, set[tuple[int, int]]]:
+def world(
+    volumes: int, rng: np.random.Generator, shared: float | None
+) -> tuple[Catalogue, set[tuple[int, int]]]:
     """A catalogue of so many volumes, and which pairs in it are copies."""
     pool, heights = of_phantoms(32)
+    codes = pool["code"]
+    if shared is not None:
+        bits = rng.integers(1, 1 << len(SIGNS), int(PER_VOLUME**2 / shared)).astype(np.uint64)
+        codes = bits | rng.choice(codes & (COARSE | MIRRORED), len(bits))
     marks = np.zeros((volumes, PER_VOLUME), LANDMARK)
     numbers = np.zeros((volumes, PER_VOLUME), np.int32)
     for volume in range(volumes):
-        codes, places = rng.integers(0, len(pool), (2, PER_VOLUME))
+        places = rng.integers(0, len(pool), PER_VOLUME)
         marks[volume] = pool[places]
-        marks["code"][volume] = pool["code"][codes]
+        marks["code"][volume] = codes[rng.integers(0, len(codes), PER_VOLUME)]
         numbers[volume] = heights[places] * (SLICES // 24)
-    marks["code"] ^= changes(rng, marks.size, CHANGED).reshape(marks.shape)
+    if shared is None:
+        marks["code"] ^= changes(rng, marks.size, CHANGED).reshape(marks.shape)
     pairs = np.sort(rng.permutation(volumes)[: 2 * (volumes // 5)].reshape(-1, 2), axis=1)
     for original, copy in pairs:
         marks[copy], numbers[copy] = marks[original], numbers[original]
@@ -97,7 +106,9 @@ def _catalogue(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=14_600)
-    made, copies = world(parser.parse_args().volumes, np.random.default_rng(0))
+    parser.add_argument("--shared", type=float, help="codes that two volumes share by chance")
+    chosen = parser.parse_args()
+    made, copies = world(chosen.volumes, np.random.default_rng(0), chosen.shared)
     before = time.monotonic()
     proposed = {(proposal.a, proposal.b) for proposal in proposals.propose(made)}
     seconds = time.monotonic() - before

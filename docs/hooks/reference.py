@@ -241,7 +241,12 @@ def _columns(width: int) -> Iterator[None]:
 PUBLIC = {
     "Segmenting": ["meddino.finetune.segmenter"],
     "Backbones and checkpoints": ["meddino.models", "meddino.models.export"],
-    "Slices": ["meddino.ct3m.shards", "meddino.ct3m.loader", "meddino.volumes.reader"],
+    "Slices": [
+        "meddino.ct3m.shards",
+        "meddino.ct3m.order",
+        "meddino.ct3m.loader",
+        "meddino.volumes.reader",
+    ],
     "Metrics": ["meddino.evaluate.surface", "meddino.evaluate.statistics"],
     "Quality of features": ["meddino.pretrain.quality"],
     "Configuration": ["meddino.study.model", "meddino.pipeline.options"],

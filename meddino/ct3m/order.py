@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-SHUFFLED_SLICES = 16384
-"""Slices of all windows of a batch together, unless one row group for each place is more. They are
-held in memory, packed: about 0.7 GB of slices of 256 px over all processes."""
+SHUFFLED_SLICES = 8192
+"""Slices of all windows of a batch together, unless a row group for each place is more, as it is
+from 256 places on. They are held in memory, packed: 0.7 GB of slices of 256 px for 512 places, over
+all processes."""
 
 
 class Where(NamedTuple):

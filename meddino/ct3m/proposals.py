@@ -5,7 +5,7 @@ votes as far as they agree: landmarks that lie alike to each other in the slices
 whose numbers stand in line. Patients resemble each other, but not in the same places.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ Ints = npt.NDArray[np.integer]
 
 MAX_VOLUMES = 64
 """What more volumes share says nothing, and pairs would be counted in squares."""
-AT_ONCE = 20_000
-"""So many volumes are paired with all others at a time: what two share by chance fills memory."""
+AT_ONCE = 1 << 25
+"""So many pairs of places are in memory at a time, about: chance alone makes a billion."""
 MIN_VOTES = 6
 """Landmarks that have to agree. Of a hundred thousand pairs of phantoms a few have so many."""
 MIN_SLICES = 2
@@ -56,23 +56,26 @@ def propose(catalogue: Catalogue) -> Iterator[Proposal]:
     """Propose pairs of volumes, the first below the second, with how they lie to each other."""
     volume = catalogue.volume_of_rows()
     alike = [_Shared.of(keys, volume) for keys in (catalogue.sha, *catalogue.keys.T)]
-    for block in _blocks(len(catalogue.volumes)):
+    for block in _blocks(len(catalogue.volumes), alike):
         pairs = np.unique(np.concatenate([keys.pairs(block) for keys in alike]), axis=0)
         for hints in _by_pair(pairs, volume[pairs], MIN_SLICES):
             yield from _same_frame(catalogue, hints, volume)
     marks = catalogue.landmarks
     volume = volume[catalogue.landmark_row]
     codes = _Shared.of(marks["code"] & ~MIRRORED, volume)
-    for block in _blocks(len(catalogue.volumes)):
+    for block in _blocks(len(catalogue.volumes), [codes]):
         pairs = _turned_alike(codes.pairs(block), marks, volume)
         for hints in _by_pair(pairs, volume[pairs], MIN_VOTES):
             yield from _same_landmarks(catalogue, hints, volume)
 
 
-def _blocks(volumes: int) -> Iterator[tuple[int, int]]:
+def _blocks(volumes: int, shared: Sequence["_Shared"]) -> Iterator[tuple[int, int]]:
     """First and last plus one of the volumes whose pairs are held in memory at a time."""
-    for first in range(0, volumes, AT_ONCE):
-        yield first, min(first + AT_ONCE, volumes)
+    pairs = sum(keys.total() for keys in shared)
+    # The first volumes are the lower ones of all their pairs, which are twice as many as the mean.
+    size = max(1, volumes * AT_ONCE // max(1, 2 * pairs))
+    for first in range(0, volumes, size):
+        yield first, min(first + size, volumes)
 
 
 class _Shared(NamedTuple):
@@ -99,6 +102,11 @@ class _Shared(NamedTuple):
         selective = (sizes > 1) & (sizes <= MAX_VOLUMES)
         order, key = order[selective], key[selective]
         return cls(order, volume[order], key)
+
+    def total(self) -> int:
+        """How many pairs of places there are, of all volumes."""
+        sizes = np.bincount(self.key) if len(self.key) else np.zeros(1, np.int64)
+        return int((sizes * (sizes - 1) // 2).sum())
 
     def pairs(self, block: tuple[int, int]) -> npt.NDArray[np.int32]:
         """Pairs of places of one key, the lower volume first, which is in the block: (pairs, 2)."""

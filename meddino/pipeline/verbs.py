@@ -143,7 +143,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         module="meddino.pretrain.pretrain",
-        revision=3,
+        revision=4,
         summary="run one stage of self-supervised pretraining",
         options=pretrain.pretrain_options,
         beside=("[0-9]*.pth",),

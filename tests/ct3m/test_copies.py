@@ -216,7 +216,7 @@ def test_equal_keys_propose_pairs_once_per_volume_and_never_crowds() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 2, 100])
-def test_pairs_are_the_same_however_many_volumes_are_held_at_a_time(
+def test_pairs_are_the_same_however_many_are_held_at_a_time(
     world: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans = [("copy", kinds.changed(kinds.rotate(3), world["scans"]["one"]))]
