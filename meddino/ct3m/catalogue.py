@@ -17,6 +17,8 @@ COLUMNS = ["slice", "sha", "offset", "packed_bytes"]
 PER_VOLUME = 1536
 """Landmarks of a volume that are kept. Which ones is decided by their codes, so that a copy, or a
 part of one, keeps the same."""
+JOINED_SHARDS = 256
+"""So many shards are joined at a time: between small arrays memory would be lost."""
 FRAME = ["rows", "columns", "spacing_mm_z", "spacing_mm_y", "spacing_mm_x"]
 
 
@@ -92,19 +94,27 @@ def read(reports: list[Path], size_px: int) -> Catalogue:
         MeddinoError: a report or shard is missing or damaged, or of a version without landmarks.
     """
     paths = [shards.beside(path, size_px) for _, path in shards.read_reports(reports)]
-    parts = [_read_shard(path, number) for number, path in enumerate(paths)]
-    volumes = pd.concat([part["volumes"] for part in parts], ignore_index=True)
-    stops = volumes.pop("slices").cumsum()
-    firsts = np.cumsum([0, *(len(part["number"]) for part in parts)])
-    for part, first in zip(parts, firsts, strict=False):
-        part["landmark_row"] += np.int32(first)
-    joined: dict[str, Any] = {
-        name: np.concatenate([part.pop(name) for part in parts])
-        for name in [*parts[0]]
-        if name != "volumes"
-    }
-    volumes = volumes.assign(start=stops.shift(fill_value=0), stop=stops)
+    pieces: list[dict[str, Any]] = []
+    small: list[dict[str, Any]] = []
+    rows = 0
+    for number, path in enumerate(paths):
+        small.append(_read_shard(path, number))
+        small[-1]["landmark_row"] += np.int32(rows)
+        rows += len(small[-1]["number"])
+        if len(small) == JOINED_SHARDS:
+            pieces.append(_joined(small))
+            small = []
+    joined = _joined([*pieces, *small])
+    stops = joined["volumes"].pop("slices").cumsum()
+    volumes = joined.pop("volumes").assign(start=stops.shift(fill_value=0), stop=stops)
     return Catalogue(volumes=volumes, **joined, shards=paths, size_px=size_px)
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fields of a Catalogue for the shards of all parts, which are left empty: less is held."""
+    volumes = pd.concat([part.pop("volumes") for part in parts], ignore_index=True)
+    arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
+    return {"volumes": volumes, **arrays}
 
 
 def _read_shard(path: Path, number: int) -> dict[str, Any]:

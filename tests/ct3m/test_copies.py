@@ -222,6 +222,7 @@ def test_pairs_are_the_same_however_many_are_held_at_a_time(
     scans = [("copy", kinds.changed(kinds.rotate(3), world["scans"]["one"]))]
     copy = cut(world["folder"], f"at a time {block}", scans)
     monkeypatch.setattr(proposals, "AT_ONCE", block)
+    monkeypatch.setattr(catalogue, "JOINED_SHARDS", block)
     pairs = search([world["report"], copy])
     assert pairs[["case_a", "case_b"]].to_numpy().tolist() in ([["copy", "one"]], [["one", "copy"]])
 

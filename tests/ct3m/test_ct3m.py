@@ -248,6 +248,26 @@ def test_slices_index_and_loader_agree(tmp_path):
             assert row["body_fraction"] == pytest.approx((source > -500).mean(), abs=1e-6)
 
 
+def test_an_index_is_the_same_in_any_pieces(tmp_path, monkeypatch):
+    reports = []
+    for chunk in range(3):
+        data.save(tmp_path / f"raw{chunk}/v{chunk}.nii.gz", data.body(chunk))
+        data.run(tmp_path / f"raw{chunk}", tmp_path / f"out/{chunk}")
+        reports.append(tmp_path / f"out/{chunk}/0.json")
+    tables, cards = [], []
+    for rows in (1 << 20, 7, 12):
+        monkeypatch.setattr(index, "GROUP_ROWS", rows)
+        index.run(IndexOptions(size_px=32), reports=reports, output=tmp_path / "out/index.parquet")
+        file = pq.ParquetFile(tmp_path / "out/index.parquet")
+        assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)][:-1] == (
+            [rows] * (29 // rows)
+        )
+        tables.append(file.read().to_pylist())
+        cards.append((tmp_path / "out/index.card.json").read_text())
+    assert len(tables[0]) == 30 and tables[0] == tables[1] == tables[2]
+    assert cards[0] == cards[1] == cards[2]
+
+
 def test_copies_have_equal_digests_and_others_do_not(tmp_path):
     data.save(tmp_path / "raw/a.nii.gz", data.body(1))
     flip = nib.Nifti1Image(data.body(1).astype(np.float64), data.affine())
