@@ -8,7 +8,6 @@ passed on, the job ends as the fork does, and a fork ends with its job and with 
 """
 
 import array
-import ctypes
 import gc
 import json
 import multiprocessing
@@ -25,6 +24,8 @@ from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
+
+from meddino.core.parallel import end_with, granted
 
 ADDRESS = "MEDDINO_FORKSERVER"
 """Environment variable: the socket of the server that takes over jobs."""
@@ -46,7 +47,6 @@ PRELOADED = (
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STANDARD = (0, 1, 2)
 FORKS = multiprocessing.get_context("fork")
-PR_SET_PDEATHSIG = 1
 LENGTH_BYTES = 8
 Job = dict[str, Any]
 
@@ -230,7 +230,7 @@ def _receive(connection: socket.socket) -> tuple[Job, list[int]]:
 
 def _work(job: Job, descriptors: list[int], server: int) -> None:
     """In a fork: take on what the job was started with, and do its work."""
-    _end_with(server)
+    end_with(server)
     os.setpgid(0, 0)  # signals to the group of the job come by way of the job
     for name in PASSED_ON:
         signal.signal(name, signal.SIG_IGN if name in job["ignored"] else signal.SIG_DFL)
@@ -249,13 +249,6 @@ def _work(job: Job, descriptors: list[int], server: int) -> None:
     sys.exit(main())
 
 
-def _end_with(server: int) -> None:
-    """Have the system kill this process when the server ends, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:
-        os._exit(1)
-
-
 def _fresh_state() -> None:
     """What a new process draws or counts for itself: random numbers and threads."""
     import numpy as np
@@ -264,10 +257,8 @@ def _fresh_state() -> None:
 
     np.random.seed()
     torch.seed()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or cores or 1)
-    torch.set_num_threads(threads)
-    threadpoolctl.threadpool_limits(threads)
+    torch.set_num_threads(granted())
+    threadpoolctl.threadpool_limits(granted())
 
 
 def main(address: str) -> NoReturn:

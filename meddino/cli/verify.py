@@ -21,6 +21,7 @@ from meddino.cli import scans
 from meddino.core import records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
+from meddino.core.parallel import granted
 
 SHOWN = 20
 """Files that are named one by one."""
@@ -72,7 +73,7 @@ def _states(
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(granted()) as pool,
     ):
         task = progress.add_task("", total=sum(entry["bytes"] for entry, _ in recorded))
         for file, state in zip(

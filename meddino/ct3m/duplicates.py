@@ -4,7 +4,6 @@ What slices show proposes pairs of volumes (`proposals`), which are then laid ov
 compared (`comparison`), so that volumes that only look alike are not reported.
 """
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddino.core.files import atomic
+from meddino.core.parallel import granted
 from meddino.core.progress import track
 from meddino.ct3m import catalogue
 from meddino.ct3m.catalogue import Catalogue
@@ -114,8 +114,8 @@ def overlap(volumes: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def _copies(
     slices: Catalogue, proposals: list[list[Proposal]], limits: Duplicates
 ) -> Iterator[Pair]:
-    """Compare all pairs that are proposed, as many at a time as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """Compare all pairs that are proposed, as many at a time as cores are granted."""
+    with ThreadPoolExecutor(granted()) as pool:
         results = pool.map(partial(decide, slices, limits=limits), proposals)
         for pair in track(results, "comparing volumes", len(proposals)):
             if pair is not None:

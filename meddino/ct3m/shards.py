@@ -79,10 +79,10 @@ class ShardWriter:
     The bytes are a function of the rows and settings alone: no times, no paths.
     """
 
-    def __init__(self, path: Path, size_px: int, *, level: int, group_rows: int) -> None:
-        """Open `path` for slices of `size_px` squared; `level` is Zstandard's."""
+    def __init__(self, path: Path, size_px: int, *, group_rows: int) -> None:
+        """Open `path` for slices of `size_px` squared."""
         self._rows: list[Mapping[str, Any]] = []
-        self._level, self._group_rows = level, group_rows
+        self._group_rows = group_rows
         # The size is stored, since an empty shard could not tell it otherwise.
         schema = SCHEMA.with_metadata({"size_px": str(size_px)})
         self._schema = schema
@@ -98,10 +98,9 @@ class ShardWriter:
             write_statistics=False,
         )
 
-    def add(self, pixels: npt.NDArray[np.int16], metadata: Mapping[str, Any]) -> None:
-        """Append one slice: int16 (size, size) in HU, and what it does not tell of SCHEMA."""
-        cell = codec.encode(pixels, self._level)
-        self._rows.append({**metadata, PIXELS: cell, "packed_bytes": len(cell)})
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one slice, a row of SCHEMA."""
+        self._rows.append(row)
         if len(self._rows) == self._group_rows:
             self._flush()
 
@@ -138,10 +137,21 @@ def write(
     """Write a whole shard, atomically: slices int16 (size, size) in HU with their METADATA."""
     with (
         atomic(path) as temporary,
-        ShardWriter(temporary, size_px, level=level, group_rows=group_rows) as writer,
+        ShardWriter(temporary, size_px, group_rows=group_rows) as writer,
     ):
         for pixels, metadata in rows:
-            writer.add(pixels, metadata)
+            writer.add({**metadata, **packed(pixels, level)})
+
+
+def packed(pixels: npt.NDArray[np.int16], level: int) -> dict[str, Any]:
+    """The columns of a row that hold its pixels, int16 (size, size) in HU.
+
+    Args:
+        pixels: of one slice.
+        level: Zstandard's.
+    """
+    cell = codec.encode(pixels, level)
+    return {PIXELS: cell, "packed_bytes": len(cell)}
 
 
 def beside(report: Path, size_px: int) -> Path:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from meddino.core.files import atomic, write_json
+from meddino.core.parallel import in_order
 from meddino.core.progress import track
 from meddino.ct3m.landmarks import EVERY_MM, landmarks
 from meddino.ct3m.options import Curation, SliceOptions
 from meddino.ct3m.perceptual import fingerprint
-from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside
+from meddino.ct3m.shards import FINGERPRINT_TYPE, ShardWriter, beside, packed
 from meddino.datasets.cases import EXCLUDE, Case
 from meddino.datasets.fetch import raw_root
 from meddino.volumes import reader
@@ -30,7 +32,8 @@ HU_BIN, HU_LOWEST, HU_BINS = 32, -1024, 128
 """The report counts the pixels of the smallest size by HU: 128 bins of 32 HU from -1024 on; what
 lies beyond falls into the outermost."""
 
-Writers = dict[int, ShardWriter]
+Rows = dict[int, list[dict[str, Any]]]
+"""Rows of a shard's SCHEMA, by size."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -49,6 +52,14 @@ class Report:
     quarantined: list[dict[str, str]] = field(default_factory=list)
     remarks: list[dict[str, str]] = field(default_factory=list)
 
+    def add(self, part: "Report") -> None:
+        """Count what became of one more case."""
+        for name in ("volumes", "slices", "air_slices", "quarantined", "remarks"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.hu_histogram = [
+            a + b for a, b in zip(self.hu_histogram, part.hu_histogram, strict=True)
+        ]
+
 
 def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
     """Cut the volumes of one chunk into slices (paper, section 3.2).
@@ -56,7 +67,7 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
     Each axial slice is resampled in plane to `spacing_mm`, resized to every size, and stored as
     int16 HU in `<chunk>.<size>.parquet` beside the report. Slices of air are dropped. A volume
     that cannot be trusted is quarantined with a reason; the others go on. A chunk without a usable
-    volume gives empty shards. The same inputs give the same bytes.
+    volume gives empty shards. The same inputs give the same bytes, however many cores cut them.
 
     Args:
         options: the chunk, the dataset's layout, and the curation.
@@ -64,7 +75,8 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
         output: the report, `<chunk>.json`, written last.
 
     Raises:
-        MeddinoError: the dataset's folder holds no case, or outputs cannot be written.
+        MeddinoError: the dataset's folder holds no case, outputs cannot be written, or a process
+            that cuts was killed.
     """
     curation = options.curation
     cases = options.dataset.cases(raw_root(raw))[options.chunk :: options.chunks]
@@ -73,26 +85,45 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
     report.other_modality = len(cases) - len(selected)
     # Without its report a half-replaced set of shards counts as not made.
     output.unlink(missing_ok=True)
+    title = f"{options.dataset_name} {options.chunk + 1}/{options.chunks}: slicing"
     with _shards(curation, output) as writers:
-        title = f"{options.dataset_name} {options.chunk + 1}/{options.chunks}: slicing"
-        for case in track(selected, title, len(selected)):
-            for identity, volume in read_volumes(case, options):
-                if isinstance(volume, BadVolume):
-                    _quarantine(report, identity, case, volume)
-                else:
-                    # Nothing depends any more on what the file holds: a volume gives all slices.
-                    _add(volume, identity, writers, curation, report)
+        parts = in_order(partial(cut, options), selected)
+        for part, rows in track(parts, title, len(selected)):
+            report.add(part)
+            for size, writer in writers.items():
+                for row in rows[size]:
+                    writer.add(row)
+            for left_out in part.quarantined:
+                path, reason = left_out["path"], left_out["reason"]
+                print(f"{report.dataset}: {path} left out: {reason}", file=sys.stderr)
     write_json(output, asdict(report))
 
 
+def cut(options: SliceOptions, case: Case) -> tuple[Report, Rows]:
+    """Cut the volumes of one case; those that cannot be trusted are in the report's quarantine."""
+    report = Report(options.dataset_name, options.chunk, options.chunks)
+    rows: Rows = {size: [] for size in options.curation.sizes_px}
+    for identity, volume in read_volumes(case, options):
+        if isinstance(volume, BadVolume):
+            reason = volume.advised(EXCLUDE)
+            left_out = {"case": identity, "path": str(case.image), "reason": reason}
+            report.quarantined.append(left_out)
+        else:
+            # Nothing depends any more on what the file holds: a volume gives all slices.
+            _add(volume, identity, rows, options.curation, report)
+    return report, rows
+
+
 @contextmanager
-def _shards(curation: Curation, output: Path) -> Iterator[Writers]:
+def _shards(curation: Curation, output: Path) -> Iterator[dict[int, ShardWriter]]:
     """Open a shard per size; all of them appear together, or none if the block fails."""
     with ExitStack() as stack:
-        sizes, level, rows = curation.sizes_px, curation.compression_level, curation.row_group_rows
-        paths = {size: stack.enter_context(atomic(beside(output, size))) for size in sizes}
+        paths = {
+            size: stack.enter_context(atomic(beside(output, size))) for size in curation.sizes_px
+        }
+        group_rows = curation.row_group_rows
         yield {
-            size: stack.enter_context(ShardWriter(path, size, level=level, group_rows=rows))
+            size: stack.enter_context(ShardWriter(path, size, group_rows=group_rows))
             for size, path in paths.items()
         }
 
@@ -141,20 +172,14 @@ def _check(volume: Volume, modality: str, curation: Curation) -> None:
         )
 
 
-def _quarantine(report: Report, identity: str, case: Case, error: BadVolume) -> None:
-    reason = error.advised(EXCLUDE)
-    report.quarantined.append({"case": identity, "path": str(case.image), "reason": reason})
-    print(f"{report.dataset}: {case.image} left out: {reason}", file=sys.stderr)
-
-
-def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report: Report) -> None:
-    """Write the slices of one volume, and count them."""
+def _add(volume: Volume, case: str, rows: Rows, curation: Curation, report: Report) -> None:
+    """Add a volume's slices to the rows, and count them."""
     height, width = volume.array.shape[1:]
     resizers = {
         size: Resizer.of(
             (height, width), volume.spacing_mm[1:], target_mm=curation.spacing_mm, size_px=size
         )
-        for size in writers
+        for size in rows
     }
     heights = _heights(volume)
     every = max(1, int(EVERY_MM / volume.spacing_mm[0]))
@@ -185,7 +210,8 @@ def _add(volume: Volume, case: str, writers: Writers, curation: Curation, report
             row["landmarks"] = landmarks(acquired, volume.spacing_mm[1:]).tobytes()
         for size, pixels in stored.items():
             histogram = _histogram(pixels)
-            writers[size].add(pixels, {**row, **_statistics(*histogram)})
+            stored_row = {**row, **_statistics(*histogram)}
+            rows[size].append({**stored_row, **packed(pixels, curation.compression_level)})
             if pixels is smallest:
                 counts += _binned(*histogram)
         report.slices += 1

@@ -7,12 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
+from meddino.core.parallel import granted
 from meddino.core.progress import track
 from meddino.datasets.cases import EXCLUDE, Case, by_identity
 from meddino.finetune.options import Benchmark, ConvertOptions
@@ -57,7 +57,7 @@ def check(options: ConvertOptions, root: Path, name: str, log: Path) -> list[Rej
     """
     excluded = options.dataset.exclude_cases
     cases = [case for case in labelled(options, root) if case.id not in excluded]
-    with ThreadPoolExecutor(min(THREADS, cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(THREADS, granted())) as pool:
         problems = pool.map(lambda case: _problem(case, options.benchmark), cases)
         rejected = [p for p in track(problems, f"checking labels of {name}", len(cases)) if p]
     with atomic(log) as temporary:

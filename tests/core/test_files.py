@@ -36,9 +36,10 @@ def array(path: Path) -> None:
 
 def shard(path: Path) -> None:
     row = dict.fromkeys(shards.METADATA.names, 0) | {"sha": "", "fingerprint": bytes(128)}
-    with shards.ShardWriter(path, 64, level=1, group_rows=2) as writer:
+    with shards.ShardWriter(path, 64, group_rows=2) as writer:
         for number, pixels in enumerate(NOISE):
-            writer.add(pixels, {**row, "dataset": "a", "case": "a", "slice": number})
+            place = {"dataset": "a", "case": "a", "slice": number}
+            writer.add({**row, **place, **shards.packed(pixels, level=1)})
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

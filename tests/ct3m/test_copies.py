@@ -57,7 +57,10 @@ def cut(folder: Path, dataset: str, scans: Iterable[tuple[str, Any]]) -> Path:
     with slices._shards(curation, path) as writers:
         for case, (array, spacing) in scans:
             volume = Volume(array, spacing, (0.0, 0.0, 0.0), np.eye(3), 0.0)
-            slices._add(volume, case, writers, curation, report)
+            rows: slices.Rows = {SIZE: []}
+            slices._add(volume, case, rows, curation, report)
+            for row in rows[SIZE]:
+                writers[SIZE].add(row)
     write_json(path, asdict(report))
     return path
 

@@ -7,9 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import ct3m_data as data
@@ -413,15 +410,24 @@ def digests(folder):
     return {path.name: sha256(path) for path in sorted(folder.iterdir())}
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
-    for seed in range(8):
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, monkeypatch):
+    for seed in range(5):
         data.save(tmp_path / f"raw/{seed}.nii.gz", data.body(seed))
-    data.manifest(tmp_path / "raw")
-    for workers in (1, 4):
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            work = partial(data.run, tmp_path / "raw", tmp_path / str(workers), chunks=4)
-            list(pool.map(partial(data.run_chunk, work), range(4)))
-    assert digests(tmp_path / "1") == digests(tmp_path / "4")
+    (tmp_path / "raw/5.nii.gz").write_bytes(b"damaged")
+    for workers in (1, 2):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(workers))
+        data.run(tmp_path / "raw", tmp_path / str(workers))
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+def test_a_worker_that_is_killed_ends_the_chunk_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(slices, "cut", data.killed)
+    for seed in range(4):
+        data.save(tmp_path / f"raw/{seed}.nii.gz", data.body(seed))
+    with pytest.raises(MeddinoError, match="one of 2 processes was killed, as where memory is"):
+        data.run(tmp_path / "raw", tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_kill_9_at_ten_moments_leaves_nothing_that_a_rerun_does_not_mend(tmp_path, root):
