@@ -174,8 +174,8 @@ class _Redirects(HTTPRedirectHandler):
         self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         self.codes.append(code)
-        named = {key.lower(): value for key, value in headers.items()}
-        self.headers |= {key: named[key] for key in named if key.startswith("x-linked")}
+        lowered = {key.lower(): value for key, value in headers.items()}
+        self.headers |= {key: lowered[key] for key in lowered if key.startswith("x-linked")}
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None:
             following.method = req.get_method()

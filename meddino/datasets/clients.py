@@ -75,13 +75,25 @@ def patiently(action: Callable[[], T], what: str, remedy: str) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
+def hub() -> Any:
+    """The client of Hugging Face, once its host is known to be within reach.
+
+    Raises:
+        NoRoute: this machine has no way to the internet; the client would try for long.
+    """
+    from huggingface_hub import HfApi, constants
+
+    route.ensure(constants.ENDPOINT)
+    return HfApi()
+
+
 def hub_files(repo: str, revision: str, pattern: str) -> list[HubFile]:
     """The files of a dataset on Hugging Face that match a pattern, sorted by name."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
     from huggingface_hub.hf_api import RepoFile
 
     warn_if_shared([Path(constants.HF_TOKEN_PATH)])
-    tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
+    tree = hub().list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
     return sorted(
         HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
         for entry in tree
@@ -91,17 +103,13 @@ def hub_files(repo: str, revision: str, pattern: str) -> list[HubFile]:
 
 def hub_commit(repo: str, revision: str) -> str:
     """The commit that a branch or tag of a dataset on Hugging Face stands for now."""
-    from huggingface_hub import HfApi
-
-    return str(HfApi().dataset_info(repo, revision=revision).sha)
+    return str(hub().dataset_info(repo, revision=revision).sha)
 
 
 def from_hub(repo: str, revision: str, file: str, target: Path, meter: Meter) -> None:
     """Bring a file of a dataset on Hugging Face; the client resumes, and knows your login."""
-    from huggingface_hub import HfApi
-
     scratch = _scratch(target)
-    path = HfApi().hf_hub_download(
+    path = hub().hf_hub_download(
         repo, file, repo_type="dataset", revision=revision, local_dir=scratch
     )
     _adopt(Path(path), target, scratch, meter)

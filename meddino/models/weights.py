@@ -103,19 +103,18 @@ def _from_hub(reference: str, name: str, folder: Path) -> Path:
     Returns:
         The file of the weights.
     """
-    from huggingface_hub import HfApi
-
     address, _, file = reference.partition(":")
     repo, _, revision = address.partition("@")
     # Kept where the client fails, so that it resumes.
     scratch = folder.with_name(f"{folder.name}.client")
 
     def bring() -> str:
-        held = HfApi().list_repo_files(repo, revision=revision or None)
+        hub = clients.hub()
+        held = hub.list_repo_files(repo, revision=revision or None)
         weights = _choose_weights(held, file, f"weights.{name}: {address}")
         config = str(PurePosixPath(weights).with_name(CONFIG))
         for path in (weights, *([config] if config in held else [])):
-            HfApi().hf_hub_download(repo, path, revision=revision or None, local_dir=scratch)
+            hub.hf_hub_download(repo, path, revision=revision or None, local_dir=scratch)
         return weights
 
     remedy = (

@@ -105,8 +105,8 @@ def test_numbered_files_of_the_hub_get_other_names(hub: Hub, tmp_path: Path) -> 
     }  # fmt: skip
     hub.commit(COMMITS[0], {f"images/case_0000{n}.nii": f"case {n}".encode() for n in (1, 2, 3)})
     output = run(tmp_path, numbered)
-    found = {p.parent.name: p.read_bytes() for p in output.parent.glob("dataset/*/img.nii")}
-    assert found == {"case_00001": b"case 1", "case_00002": b"case 2"}
+    images = {p.parent.name: p.read_bytes() for p in output.parent.glob("dataset/*/img.nii")}
+    assert images == {"case_00001": b"case 1", "case_00002": b"case 2"}
     with pytest.raises(MeddinoError, match=r"lacks 1 of 3 files, such as images/case_00004\.nii"):
         run(tmp_path, {**numbered, "ids": ["2-4"]})
 
