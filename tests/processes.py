@@ -81,8 +81,12 @@ def _be_snakemake(
     arguments: list[str], folder: Path, printed: Path, variables: Mapping[str, str]
 ) -> None:
     """Make a forked process like one that a shell started, and run Snakemake's command."""
+    import capture
+    from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
     import meddino
 
+    ExecutorPluginRegistry().register_plugin("snakemake_executor_plugin_capture", capture)
     if missing := set(IMPORTED) - set(sys.modules):  # the server ignores what it cannot import
         raise RuntimeError(f"no modules of these names: {missing}")
     if Path(str(meddino.__file__)).parents[1] != ROOT:

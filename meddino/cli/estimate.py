@@ -1,5 +1,6 @@
 """What each job of a study takes, by the figures of `cost.yaml` and the study's own records."""
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -26,6 +27,10 @@ ON_GPU = {"pretrain", "finetune", "predict"}
 """Rules that hold a GPU also where a profile, such as that of one machine, does not say so."""
 BACKWARD = 3
 """Operations of a training step over those of a forward pass."""
+MARGIN = 4
+"""Time that a job asks for over what it is expected to take: file systems and cores differ."""
+LEAST_MINUTES = 10
+"""Time that the shortest job asks for."""
 Basis = Literal["measured", "derived", "assumed"]
 Unit = Literal[
     "job", "GB", "volume", "slice", "case slice", "megapixel", "validation slice",
@@ -137,7 +142,8 @@ class Estimator:
 
     study: Study
     figures: Figures
-    peak_flops: float
+    peak_flops: float = math.nan
+    """Of the GPU; only jobs that train need it."""
     corrections: dict[str, float] = field(default_factory=dict)
     """Rule -> measured over estimated time of its jobs that have run."""
 
@@ -155,6 +161,11 @@ class Estimator:
         }[rate.workers]
         wall = self._units(job, rate.per) * rate.seconds / workers * self.corrections.get(key, 1.0)
         return Effort(wall, wall * cores, wall * gpus, self._disk_gb(job, key))
+
+    def minutes(self, rule: str, wildcards: dict[str, str], threads: int) -> int:
+        """Time that a job is to ask a scheduler for: several times what it is expected to take."""
+        wall = self.effort(Job(rule, wildcards=wildcards, threads=threads)).wall_s
+        return max(LEAST_MINUTES, math.ceil(MARGIN * wall / 60))
 
     def correct(self, done: Iterable[Job]) -> Counter[str]:
         """Correct estimates by the records of jobs that have run; return their number by rule."""

@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' <sys/prctl.h>."""
+WORTH_A_PROCESS = 4
+"""Items that pay for the start of a process, which takes a second or two."""
 
 
 def granted() -> int:
@@ -36,6 +38,8 @@ def granted() -> int:
 def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Do work on items in a process for each core that is granted; yield results in their order.
 
+    Few items are worked on by fewer processes, or by this one.
+
     Args:
         work: a function that other processes can import, or a `partial` of one.
         items: what it is done on.
@@ -43,7 +47,7 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
     Raises:
         MeddinoError: a process was killed. What the work raises is raised here.
     """
-    workers = min(granted(), len(items))
+    workers = min(granted(), len(items) // WORTH_A_PROCESS)
     if workers < 2:
         yield from map(work, items)
         return

@@ -8,6 +8,10 @@ from meddino.core.options import Options
 from meddino.datasets.options import FolderLayout
 
 
+MAX_CHUNKS = 64
+"""Jobs that cut a dataset; chunks of more volumes than `volumes_per_chunk` keep to it."""
+
+
 class Curation(Options):
     """How volumes become slices (paper, section 3.2)."""
 
@@ -28,8 +32,8 @@ class Curation(Options):
     """Volumes with fewer axial slices are quarantined: localisers and fragments."""
     max_oblique_deg: float = Field(30.0, ge=0, lt=45)
     """Volumes whose slices are tilted further from the axial plane are quarantined, in degrees."""
-    volumes_per_chunk: int = Field(20, ge=1)
-    """Volumes that one job reads; datasets are cut into as many chunks as that takes."""
+    volumes_per_chunk: int = Field(1024, ge=1)
+    """Volumes that one job reads; datasets are cut into as many chunks as that takes, 64 at most."""
     modalities: tuple[Literal["CT", "MR"], ...] = Field(("CT",), min_length=1)
     """Modalities that are kept."""
     row_group_rows: int = Field(32, ge=1, le=4096)
@@ -49,7 +53,7 @@ class Curation(Options):
 
     def chunks(self, volumes: int | None) -> int:
         """Into how many chunks a dataset of `volumes` images (None: unknown) is cut."""
-        return 1 if volumes is None else -(-volumes // self.volumes_per_chunk)
+        return 1 if volumes is None else min(MAX_CHUNKS, -(-volumes // self.volumes_per_chunk))
 
 
 class Duplicates(Options):

@@ -3,6 +3,7 @@ import os
 import shlex
 from pathlib import Path
 
+from meddino.cli.estimate import Estimator, Figures
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
 from meddino.pipeline.options import options_json, run_folder, selectors
@@ -14,6 +15,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 # Refuses what Snakemake takes in silence, such as a key that is given twice.
 layers.read(workflow.configfiles)
 STUDY = Study.parse(config)
+ESTIMATOR = Estimator(STUDY, Figures.read())
 
 
 pathvars:
@@ -52,9 +54,26 @@ def state(verb, *names, **fixed):
     )
 
 
-def grows(amount):
-    """Memory or time: as much again with each attempt (`retries` in a profile)."""
-    return lambda wildcards, attempt: amount * attempt
+def limit(resource):
+    """The most that a profile allows a job, such as `max_mem_mb` among its default-resources."""
+    limits = workflow.resource_settings.default_resources or {}
+    name = f"max_{resource}"
+    return limits[name].value if name in limits else float("inf")
+
+
+def grows(mem_mb):
+    """Memory (MB): as much again with each attempt (`retries` in a profile), up to the limit."""
+    return lambda wildcards, attempt: min(mem_mb * attempt, limit("mem_mb"))
+
+
+def asks(rule, mem_mb):
+    """Memory, and the time that `cost` expects with a margin: more with each attempt."""
+
+    def minutes(wildcards, threads, attempt):
+        expected = ESTIMATOR.minutes(rule, dict(wildcards.items()), threads)
+        return min(expected * attempt, limit("runtime"))
+
+    return {"mem_mb": grows(mem_mb), "runtime": minutes}
 
 
 def flags(wildcards, input):

@@ -6,6 +6,8 @@ use rule verb as phantom with:
         "logs/phantom/{dataset}.log",
     benchmark:
         "logs/phantom/{dataset}.tsv"
+    resources:
+        **asks("phantom", 4000),
     params:
         **params_of("phantom"),
 
@@ -22,8 +24,7 @@ use rule verb as fetch with:
     priority: 2  # as `convert`
     threads: 4
     resources:
-        mem_mb=grows(4000),
-        runtime=grows(2880),
+        **asks("fetch", 4000),
     params:
         **params_of("fetch"),
 
@@ -54,9 +55,9 @@ use rule verb as slices with:
         "logs/slices/{dataset}.{chunk}.log",
     benchmark:
         "logs/slices/{dataset}.{chunk}.tsv"
+    threads: 8
     resources:
-        mem_mb=grows(8000),
-        runtime=grows(240),
+        **asks("slices", 24000),
     params:
         **params_of("slices"),
 
@@ -72,9 +73,9 @@ use rule verb as duplicates with:
         "logs/duplicates.log",
     benchmark:
         "logs/duplicates.tsv"
+    threads: 8
     resources:
-        mem_mb=grows(32000),
-        runtime=grows(240),
+        **asks("duplicates", 32000),
     params:
         **params_of("duplicates"),
 
@@ -91,8 +92,7 @@ use rule verb as index with:
     benchmark:
         "logs/index/{size}.tsv"
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(60),
+        **asks("index", 16000),
     params:
         **params_of("index", variant="paper"),
 
@@ -123,7 +123,6 @@ use rule verb as card with:
     log:
         "logs/card.log",
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(60),
+        **asks("card", 16000),
     params:
         **params_of("card"),

@@ -14,8 +14,7 @@ use rule verb as convert with:
         "logs/convert/{benchmark}.{id}.tsv"
     priority: 2  # before a GPU is busy, one knows which cases are left out
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(480),
+        **asks("convert", 16000),
     params:
         **params_of("convert"),
 
@@ -31,8 +30,7 @@ use rule verb as plan with:
         "logs/plan/{benchmark}.{id}.tsv"
     threads: 8
     resources:
-        mem_mb=grows(32000),
-        runtime=grows(240),
+        **asks("plan", 32000),
     params:
         **params_of("plan"),
 
@@ -48,8 +46,7 @@ use rule verb as preprocess with:
         "logs/preprocess/{benchmark}.{id}.{configuration}.tsv"
     threads: 8
     resources:
-        mem_mb=grows(64000),
-        runtime=grows(960),
+        **asks("preprocess", 64000),
     params:
         **params_of("preprocess"),
 
@@ -97,7 +94,6 @@ use rule verb as predict with:
         "logs/predict/{benchmark}.{method}.fold{fold}.tsv"
     threads: 4
     resources:
-        mem_mb=grows(48000),
-        runtime=grows(480),
+        **asks("predict", 48000),
     params:
         **params_of("predict"),

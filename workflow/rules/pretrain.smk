@@ -6,6 +6,8 @@ use rule verb as leaves with:
         "logs/leaves/{size}.log",
     benchmark:
         "logs/leaves/{size}.tsv"
+    resources:
+        **asks("leaves", 4000),
     params:
         **params_of("leaves"),
 
@@ -20,8 +22,7 @@ use rule verb as weights with:
     benchmark:
         "logs/weights/{weights}.tsv"
     resources:
-        mem_mb=grows(8000),
-        runtime=grows(120),
+        **asks("weights", 8000),
     params:
         **params_of("weights"),
 
@@ -71,7 +72,6 @@ use rule verb as probe with:
         "logs/probe/{source}.tsv"
     threads: 8
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(120),
+        **asks("probe", 16000),
     params:
         **params_of("probe"),

@@ -10,8 +10,7 @@ use rule verb as evaluate with:
     benchmark:
         "logs/evaluate/{benchmark}.{method}.fold{fold}.tsv"
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(120),
+        **asks("evaluate", 8000),
     params:
         **params_of("evaluate"),
 
@@ -24,6 +23,8 @@ use rule verb as model_card with:
         "<results>/finetune/{benchmark}/{method}/fold{fold}/README.md",
     log:
         "logs/model_card/{benchmark}.{method}.fold{fold}.log",
+    resources:
+        **asks("model_card", 4000),
     params:
         **params_of("model_card"),
 
@@ -35,6 +36,8 @@ use rule verb as scores with:
         "<results>/scores.parquet",
     log:
         "logs/scores.log",
+    resources:
+        **asks("scores", 4000),
     params:
         **params_of("scores"),
 
@@ -48,6 +51,8 @@ use rule verb as tables with:
         tex="<results>/tables/{table}.tex",
     log:
         "logs/tables/{table}.log",
+    resources:
+        **asks("tables", 4000),
     params:
         **params_of("tables"),
 
@@ -62,8 +67,7 @@ use rule verb as figures with:
     benchmark:
         "logs/figures.tsv"
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(60),
+        **asks("figures", 16000),
     params:
         **params_of("figures"),
 
@@ -81,8 +85,7 @@ use rule verb as overlays with:
     benchmark:
         "logs/overlays/{benchmark}.tsv"
     resources:
-        mem_mb=grows(8000),
-        runtime=grows(120),
+        **asks("overlays", 8000),
     params:
         **params_of("overlays"),
 
@@ -99,8 +102,7 @@ use rule verb as feature_figures with:
         "logs/feature_figures.tsv"
     threads: 8
     resources:
-        mem_mb=grows(16000),
-        runtime=grows(240),
+        **asks("feature_figures", 16000),
     params:
         **params_of("feature_figures"),
 
@@ -114,6 +116,8 @@ use rule verb as provenance with:
         records="<results>/provenance.json",
     log:
         "logs/provenance.log",
+    resources:
+        **asks("provenance", 4000),
     params:
         **params_of("provenance"),
 
@@ -125,5 +129,7 @@ use rule verb as report with:
         "<results>/report.html",
     log:
         "logs/report.log",
+    resources:
+        **asks("report", 4000),
     params:
         **params_of("report"),
