@@ -64,8 +64,8 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise MeddinoError(
-            f"one of {workers} processes was killed, as where memory is short: grant this rule fewer"
-            " threads or more memory in the profile"
+            f"one of {workers} processes was killed, as where memory is short: grant this rule"
+            " fewer threads or more memory in the profile"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from meddino.core.options import Options
 from meddino.datasets.options import FolderLayout
 
-
 MAX_CHUNKS = 64
 """Jobs that cut a dataset; chunks of more volumes than `volumes_per_chunk` keep to it."""
 
@@ -33,7 +32,7 @@ class Curation(Options):
     max_oblique_deg: float = Field(30.0, ge=0, lt=45)
     """Volumes whose slices are tilted further from the axial plane are quarantined, in degrees."""
     volumes_per_chunk: int = Field(1024, ge=1)
-    """Volumes that one job reads; datasets are cut into as many chunks as that takes, 64 at most."""
+    """Volumes that one job reads; datasets are cut into so many chunks, but 64 at most."""
     modalities: tuple[Literal["CT", "MR"], ...] = Field(("CT",), min_length=1)
     """Modalities that are kept."""
     row_group_rows: int = Field(32, ge=1, le=4096)

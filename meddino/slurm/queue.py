@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.slurm.flags import Flags
 from meddino.slurm.job import LEAVE_SECONDS, Work
+from meddino.slurm.patience import wait_for_queue
 
 POLL_SECONDS = (1.0, 30.0)
 """Between two questions to SLURM, at first and later: many who wait must not weigh on it."""
@@ -56,7 +57,7 @@ def find(folder: Path) -> Job | None:
 
 
 def submit(folder: Path, flags: Flags, command: list[str]) -> Job:
-    """Submit a job.
+    """Submit a job; waits while the queue takes no more of this user's or group's.
 
     Raises:
         MeddinoError: SLURM refuses it.
@@ -64,6 +65,7 @@ def submit(folder: Path, flags: Flags, command: list[str]) -> Job:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    wait_for_queue()
     shutil.rmtree(folder, ignore_errors=True)  # of a job that failed
     executor = SlurmExecutor(folder, max_num_timeout=REQUEUES)
     cores = flags.others.get("cpus-per-task")

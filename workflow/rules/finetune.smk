@@ -28,7 +28,7 @@ use rule verb as plan with:
         "logs/plan/{benchmark}.{id}.log",
     benchmark:
         "logs/plan/{benchmark}.{id}.tsv"
-    threads: 8
+    threads: STUDY.planning.num_processes
     resources:
         **asks("plan", 32000),
     params:
@@ -44,7 +44,7 @@ use rule verb as preprocess with:
         "logs/preprocess/{benchmark}.{id}.{configuration}.log",
     benchmark:
         "logs/preprocess/{benchmark}.{id}.{configuration}.tsv"
-    threads: 8
+    threads: STUDY.planning.num_processes
     resources:
         **asks("preprocess", 64000),
     params:
