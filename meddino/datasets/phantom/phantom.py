@@ -1,7 +1,7 @@
 """Verb `phantom`: a made-up dataset in the raw layout of a real one, as a mirror for `fetch`."""
 
+import shutil
 import sys
-import tempfile
 import time
 import zlib
 from contextlib import ExitStack
@@ -23,6 +23,9 @@ from meddino.datasets.phantom.raw_layouts import (
 )
 from meddino.datasets.phantom.scanner import Protocol, scan
 
+SCRATCH = ".tmp-case"
+"""Folder beside the archives for the files of one case."""
+
 
 def run(options: PhantomOptions, *, output: Path) -> None:
     """Make a dataset of made-up patients.
@@ -36,9 +39,12 @@ def run(options: PhantomOptions, *, output: Path) -> None:
     start = time.monotonic()
     names = archives(options.dataset)
     output.unlink(missing_ok=True)
+    scratch = output.parent / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a job that was killed
+    scratch.mkdir(parents=True)
     with ExitStack() as stack:
         paths = {name: stack.enter_context(atomic(output.parent / name)) for name in names}
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent)))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stores = {
             name: TarStore(path) if name.endswith(".tar") else ZipStore(path)
             for name, path in paths.items()
