@@ -59,6 +59,44 @@ class Team(NamedTuple):
             dist.barrier()
 
 
+def of_neighbours(values: Tensor, size: int) -> Tensor:
+    """Tensors of processes that follow each other, each as large, joined by their second dimension.
+
+    Differentiable: the gradient of what a process gives is the sum over all that get it. Processes
+    0 to size - 1 are neighbours, then the next ones, and so on; all processes call it.
+
+    Args:
+        values: (n, B, ...).
+        size: number of neighbours.
+
+    Returns:
+        (n, size * B, ...), by rank.
+    """
+    joined: Tensor = _Neighbours.apply(values, size)
+    return joined
+
+
+class _Neighbours(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor, size: int) -> Tensor:
+        context.size, context.length = size, values.shape[1]
+        every = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, values.contiguous())
+        first = dist.get_rank() // size * size
+        return torch.cat(every[first : first + size], dim=1)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        # A sum over all processes: a group of processes for each few of them would have to be made.
+        rank, size, length = dist.get_rank(), context.size, context.length
+        n, _, *shape = gradient.shape
+        every = gradient.new_zeros(n, dist.get_world_size() * length, *shape)
+        first = rank // size * size
+        every[:, first * length : (first + size) * length] = gradient
+        dist.all_reduce(every)
+        return every[:, rank * length : (rank + 1) * length].contiguous(), None
+
+
 def launch(
     work: Callable[..., None],
     device: str,

@@ -59,20 +59,20 @@ class Draws:
     are drawn on the CPU, since generators of GPUs give other numbers.
     """
 
-    def __init__(self, seeds: Sequence[int], slices: int) -> None:
-        """Prepare for `slices` slices in as many equal groups as there are seeds."""
+    def __init__(self, seeds: Sequence[int], group: int, share: slice = slice(None)) -> None:
+        """Prepare for groups of `group` slices, one a seed; `share` of all these is asked for."""
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._group_size = slices // len(seeds)
+        self._group, self._share = group, share
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A number from [low, high) for each slice: float32 (count,)."""
-        parts = [torch.rand(self._group_size, generator=g) for g in self._generators]
-        return torch.cat(parts) * (high - low) + low
+        parts = [torch.rand(self._group, generator=g) for g in self._generators]
+        return torch.cat(parts)[self._share] * (high - low) + low
 
     def normal(self, *shape: int) -> Tensor:
         """Gaussian noise for each slice: float32 (count, *shape)."""
-        parts = [torch.randn(self._group_size, *shape, generator=g) for g in self._generators]
-        return torch.cat(parts)
+        parts = [torch.randn(self._group, *shape, generator=g) for g in self._generators]
+        return torch.cat(parts)[self._share]
 
 
 def multi_crop(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from meddino.models import distributed
 from meddino.models.architectures import Architecture
 from meddino.models.heads import DINOHead
 from meddino.models.vit import Noise, VisionTransformer
@@ -177,11 +178,14 @@ class Engine(nn.Module):
     def _koleo(self, cls: Tensor) -> Tensor:
         """KoLeo of class tokens (2B, D): neighbours are sought within a crop of a group.
 
-        Two crops of one slice are to be alike, so they must not push each other away.
+        Two crops of one slice are to be alike, so they must not push each other away. The processes
+        that share a group each compute the same, of all its tokens.
         """
-        groups = max(1, len(cls) // GLOBAL_CROPS // self.stage.group)
-        tokens = _by_crop(cls, GLOBAL_CROPS * groups)  # (2 * groups, group, D)
-        return torch.stack([losses.koleo_loss(x) for x in tokens]).mean()
+        tokens = _by_crop(cls, GLOBAL_CROPS)  # (2, B, D)
+        if tokens.shape[1] < self.stage.group:
+            tokens = distributed.of_neighbours(tokens, self.stage.group // tokens.shape[1])
+        groups = tokens.unflatten(1, (-1, self.stage.group)).flatten(0, 1)  # (2 * groups, group, D)
+        return torch.stack([losses.koleo_loss(x) for x in groups]).mean()
 
     @torch.no_grad()
     def targets(self, parts: Sequence[Part], temperature: float) -> list[Targets]:

@@ -123,7 +123,7 @@ class Trainer:
         if not (self.team.leads and self._due(stage.quality_every)) or sharded:
             return {}
         if self.watched is None:
-            watched = self.places[0][:WATCHED_SLICES]
+            watched = range(min(WATCHED_SLICES, stage.batch_size))
             self.watched = self.loader.batch(0, watched).to(self.team.device)
         with self._autocast():
             return signals(self.engine.teacher.backbone, self.watched, self.engine.gram)
@@ -266,10 +266,16 @@ def spread(options: PretrainOptions, team: Team) -> list[range]:
 
 
 def parts_of(stage: StageOptions, processes: int) -> tuple[int, int] | None:
-    """Slices of a part and parts of a process; None where so many cannot share the batch."""
+    """Slices of a part and parts of a process; None where so many cannot share the batch.
+
+    Where there are more processes than groups, as many share each group.
+    """
     process_slices, rest = divmod(stage.batch_size, processes)
     part_slices = min(stage.micro_batch or process_slices, process_slices)
-    if rest or part_slices == 0 or process_slices % part_slices or part_slices % stage.group:
+    if rest or part_slices == 0 or process_slices % part_slices:
+        return None
+    shared = part_slices == process_slices and stage.group % part_slices == 0
+    if part_slices % stage.group and not shared:
         return None
     return part_slices, process_slices // part_slices
 

@@ -47,16 +47,20 @@ def draw_part(
     """Draw all that is random in a part of a step.
 
     Args:
-        slices: int16 (B, S, S) in HU, on the device that works on them; whole groups.
+        slices: int16 (B, S, S) in HU, on the device that works on them; whole groups, or a share
+            of one.
         first: place of the first of them among the step's slices.
         stage: seed, augmentation, masking, drop path.
         iteration: from 0.
         resolution: sizes of the crops.
         architecture: of the student.
     """
-    groups = range(first // stage.group, (first + len(slices)) // stage.group)
+    groups = range(first // stage.group, -(-(first + len(slices)) // stage.group))
+    begin = first - groups.start * stage.group
+    share = slice(begin, begin + len(slices))
     seeds = [mixed_seed([stage.seed, iteration, CROPS, group]) for group in groups]
-    crops = multi_crop(slices, resolution, stage.augmentation, Draws(seeds, len(slices)))
+    draws = Draws(seeds, stage.group, share)
+    crops = multi_crop(slices, resolution, stage.augmentation, draws)
     side = resolution.global_px // architecture.patch_size
     masks = [
         draw_masks(
@@ -71,7 +75,7 @@ def draw_part(
     # Crops come crop-major: crop 0 of all groups, then crop 1.
     return Part.of(
         crops,
-        torch.cat(masks, dim=1).flatten(0, 1),
+        torch.cat(masks, dim=1)[:, share].flatten(0, 1),
         [
             draw_noise(
                 stage,

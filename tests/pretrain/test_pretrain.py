@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import GOLDEN
+from places import GOLDEN, ROOT
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,6 +44,7 @@ from meddino.pretrain.options import (
     StageOptions,
 )
 from meddino.pretrain.schedules import linear_warmup_cosine
+from meddino.study.model import load
 
 DINOV3 = GOLDEN / "dinov3"
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
@@ -329,7 +330,7 @@ def test_crops_are_those_of_the_seed_and_in_the_models_units() -> None:
     resolution = Resolution(global_px=32, local_px=16, gram_px=64)
 
     def draw(seed: int) -> crops.Crops:
-        draws = crops.Draws([seed, seed + 1], 4)
+        draws = crops.Draws([seed, seed + 1], 2)
         return crops.multi_crop(slices, resolution, Augmentation(local_crops=3), draws)
 
     one, two, other = draw(1), draw(1), draw(3)
@@ -600,11 +601,10 @@ def test_two_processes_equal_one(
 def steps(index: Path, stage1: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three noisy steps, with or without a Gram teacher, in parts and processes of some number."""
 
-    def run(gram: bool, micro_batch: int, processes: int, sharding: str = "ddp") -> Any:
+    def run(gram: bool, micro_batch: int, processes: int, **changes: Any) -> Any:
         folder = tmp_path_factory.mktemp("steps")
-        stage = options(
-            **STEPS, gram=gram, micro_batch=micro_batch, processes=processes, sharding=sharding
-        )
+        conduct = {"micro_batch": micro_batch, "processes": processes}
+        stage = options(**{**STEPS, **conduct, **changes}, gram=gram)
         where = {"state": folder / "state", "output": folder / "history.jsonl"}
         teacher = stage1 / "000003.pth" if gram else None
         pretrain.run(stage, index=index, gram_teacher=teacher, **where)
@@ -632,17 +632,30 @@ STEPS: dict[str, Any] = {
     [
         (False, (2, 1)),
         (False, (2, 2)),
-        (False, (2, 2, "fsdp")),
         (True, (2, 1)),
         (True, (2, 2)),
     ],
 )
 def test_a_step_is_the_same_in_any_parts_on_any_processes(
-    steps: Any, whole_steps: Any, gram: bool, split: tuple[Any, ...]
+    steps: Any, whole_steps: Any, gram: bool, split: tuple[int, int]
 ) -> None:
     """Four parts on one process, two on each of two, and all at once: targets, losses, weights."""
-    networks, lines = steps(gram, *split)
-    whole_networks, whole_lines = whole_steps(gram)
+    _equal(steps(gram, *split), whole_steps(gram, 2), gram)
+
+
+@pytest.mark.parametrize(
+    ("group", "processes", "sharding"),
+    [(2, 2, "fsdp"), (8, 2, "fsdp"), (8, 4, "ddp")],
+)
+def test_a_step_is_the_same_where_processes_share_a_group(
+    steps: Any, whole_steps: Any, group: int, processes: int, sharding: str
+) -> None:
+    shared = steps(False, 8, processes, group_size=group, sharding=sharding)
+    _equal(shared, whole_steps(False, group), False)
+
+
+def _equal(ours: Any, whole_ones: Any, gram: bool) -> None:
+    (networks, lines), (whole_networks, whole_lines) = ours, whole_ones
     for line, whole in zip(lines, whole_lines, strict=True):
         assert ("gram" in line) == gram
         for key in ("loss", "dino_global", "dino_local", "ibot", "koleo", *(["gram"] * gram)):
@@ -654,7 +667,7 @@ def test_a_step_is_the_same_in_any_parts_on_any_processes(
 
 @pytest.fixture(scope="module")
 def whole_steps(steps: Any) -> Any:
-    return lru_cache(lambda gram: steps(gram, 8, 1))
+    return lru_cache(lambda gram, group: steps(gram, 8, 1, group_size=group))
 
 
 def test_drop_path_keeps_its_rate_over_a_step_whatever_its_parts() -> None:
@@ -750,18 +763,32 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         options(**EVEN, micro_batch=3)
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 4])
-def test_a_batch_of_one_group_trains_in_one_process_on_any_number_of_gpus(
-    gpus: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert processes_on(gpus, monkeypatch, batch_size=8, group_size=8) == 1
-    assert ("training on 1 of" in capsys.readouterr().err) == (gpus > 1)
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16, 32, 64])
+def test_the_papers_stages_are_shared_by_any_power_of_two_of_gpus(stage: str, gpus: int) -> None:
+    papers = load([ROOT / "config.yaml"]).pretrain.stages[stage]
+    places = [
+        range_
+        for rank in range(gpus)
+        for range_ in trainer.spread(
+            PretrainOptions(name=stage, backbone="vitb16", stage=papers),
+            Team(torch.device("cpu"), rank, gpus),
+        )
+    ]
+    assert sorted(place for range_ in places for place in range_) == list(range(papers.batch_size))
 
 
-def test_a_batch_is_shared_by_as_many_gpus_as_its_groups_allow(
+@pytest.mark.parametrize("gpus", [3, 6, 12, 24])
+def test_a_batch_that_three_divides_is_shared_by_threes(gpus: int) -> None:
+    stage = make_stage(batch_size=384, group_size=64, micro_batch=64)
+    assert trainer.parts_of(stage, gpus) == (min(64, 384 // gpus), max(1, 6 // gpus))
+
+
+def test_a_batch_is_shared_by_as_many_gpus_as_divide_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert processes_on(4, monkeypatch, batch_size=8, group_size=2) == 4
+    assert processes_on(4, monkeypatch, batch_size=8, group_size=8) == 4
     assert capsys.readouterr().err == ""
     assert processes_on(3, monkeypatch, batch_size=8, group_size=2) == 2
     assert capsys.readouterr().err.startswith("training on 2 of 3 GPUs")
