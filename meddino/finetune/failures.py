@@ -3,12 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from meddino.core.errors import MeddinoError
+from meddino.models.memory import enough_memory, first_line
 
-NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
-"""Torch's words on CPUs and GPUs, also where they come out of a compiled network."""
 DAMAGED = ("blosc2", "Error while getting")
 """Starts of blosc2's messages about truncated or damaged preprocessed files."""
 DEAD_WORKER = "background workers are no longer alive"
@@ -27,21 +24,15 @@ def explained(memory: str, workers: str = "") -> Iterator[None]:
         MeddinoError: memory did not suffice, a process died, or a preprocessed file is damaged.
     """
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
+        with enough_memory(memory):
+            yield
+    except RuntimeError as error:
         message = str(error)
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if out_of_memory or any(words in message for words in NO_MEMORY):
-            raise MeddinoError(f"not enough memory; {memory} ({_first_line(message)})") from error
         if message.startswith(DAMAGED):
             raise MeddinoError(
-                f"a preprocessed file is missing or damaged: {_first_line(message)}; delete the"
+                f"a preprocessed file is missing or damaged: {first_line(error)}; delete the"
                 " marker of its configuration (such as 2d.json) in the folder above it, and rerun"
             ) from error
         if DEAD_WORKER in message:
             raise MeddinoError(f"a process that augments died; {workers}") from error
         raise
-
-
-def _first_line(message: str) -> str:
-    return message.splitlines()[0][:200] if message else "no details"

@@ -18,6 +18,8 @@ from meddino.finetune.failures import explained
 from meddino.finetune.model import Model, load
 from meddino.finetune.nnunet import quiet
 from meddino.finetune.options import Prediction
+from meddino.finetune.precision import autocast_to
+from meddino.finetune.settings import read_settings
 from meddino.models.device import choose
 from meddino.volumes import reader
 
@@ -179,6 +181,7 @@ class Segmenter:
 
 def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:
     device = choose(prediction.device)
+    autocast_to(read_settings(model.plans.plans).method, device)
     predictor = nnUNetPredictor(
         tile_step_size=prediction.step,
         use_gaussian=prediction.gaussian,

@@ -30,7 +30,7 @@ def restore(trainer: Any, state: dict[str, Any]) -> None:
     trainer.current_epoch = state["epoch"]
     unwrapped(trainer.network).load_state_dict(state["network"])
     trainer.optimizer.load_state_dict(state["optimizer"])
-    if trainer.grad_scaler is not None:
+    if trainer.grad_scaler is not None and state["scaler"] is not None:
         trainer.grad_scaler.load_state_dict(state["scaler"])
     trainer.logger.load_checkpoint(state["log"])
     trainer.history = state["history"]

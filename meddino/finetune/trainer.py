@@ -17,6 +17,7 @@ from torch import nn
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.finetune import nnunet_patches
 from meddino.finetune.networks import build_network
+from meddino.finetune.precision import autocast_to
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.finetune.settings import Settings, read_settings, write_settings
 from meddino.finetune.snapshot import restore, seed_everything, snapshot, unwrapped
@@ -75,6 +76,8 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def set_up(self) -> None:
         """Set up network, optimiser and loss as nnU-Net does, in one process or several."""
+        if autocast_to(self.settings.method, self.device) == torch.bfloat16:
+            self.grad_scaler = None  # its range is that of fp32
         network_sharing = nnunet_patches.any_network_in_any_process(self.device)
         with network_sharing if self.is_ddp else nullcontext():
             super().initialize()
@@ -153,7 +156,8 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
         data = batch["data"].to(self.device, non_blocking=True)  # (B, 1, H, W)
         target = _to(batch["target"], self.device)  # (B, 1, H, W), or a list of such
         self.optimizer.zero_grad(set_to_none=True)
-        # As nnU-Net: fp16 on GPUs, fp32 on CPUs, where autocast would only slow training down.
+        # As nnU-Net: half precision on GPUs (`precision`), fp32 on CPUs, where autocast would only
+        # slow training down.
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             loss = self.loss(self.network(data), target)
         if not torch.isfinite(loss):
@@ -208,7 +212,7 @@ class StudyTrainer(MethodTrainer):
         """Start the data loaders; restore the state of a killed run."""
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
-        checkpoint = None if self.state is None else checkpoints.newest(self.state)
+        checkpoint = None if self.state is None else checkpoints.agreed(self.state, self.team)
         # After the loaders, which draw random numbers while they start.
         if checkpoint is not None:
             restore(self, checkpoint)

@@ -9,6 +9,7 @@ import torch
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic
 from meddino.models import loading
+from meddino.models.distributed import Team
 
 KEPT = 2
 """Checkpoints to resume from: the one before the last, in case that the last is damaged."""
@@ -50,6 +51,23 @@ def newest(state: Path) -> dict[str, Any] | None:
     if paths:
         print(f"starting anew: no checkpoint in {state} is whole", file=sys.stderr, flush=True)
     return None
+
+
+def agreed(state: Path, team: Team) -> dict[str, Any] | None:
+    """`newest`, of which all processes of a team see the same.
+
+    Raises:
+        MeddinoError: they see different ones.
+    """
+    content = newest(state)
+    done = team.gather(None if content is None else content.get("iteration", content.get("epoch")))
+    if len(set(done)) > 1:
+        raise MeddinoError(
+            f"the last checkpoint in {state} that can be read is not the same for all processes:"
+            f" {', '.join(f'{number} ({rank})' for rank, number in enumerate(done))} (process);"
+            " put `results` on a file system that all nodes see alike, or delete what is damaged"
+        )
+    return content
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -4,14 +4,16 @@ Started by `torchrun` (or whatever sets its variables) they find each other; oth
 started here, on this machine.
 """
 
+import atexit
 import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -19,11 +21,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from meddino.core.errors import MeddinoError, Stopped
+from meddino.core.files import atomic
 from meddino.models.device import choose
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """Signals that ask for a checkpoint and an end: time limit, preemption, a terminal that closed."""
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 15.0
 """What the other processes get to end by themselves when one has failed."""
 
 
@@ -72,7 +75,7 @@ def of_neighbours(values: Tensor, size: int) -> Tensor:
     Returns:
         (n, size * B, ...), by rank.
     """
-    joined: Tensor = _Neighbours.apply(values, size)
+    joined: Tensor = _Neighbours.apply(values, size)  # type: ignore[no-untyped-call]
     return joined
 
 
@@ -86,7 +89,7 @@ class _Neighbours(torch.autograd.Function):
         return torch.cat(every[first : first + size], dim=1)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # A sum over all processes: a group of processes for each few of them would have to be made.
         rank, size, length = dist.get_rank(), context.size, context.length
         n, _, *shape = gradient.shape
@@ -165,11 +168,14 @@ def _start(
             while not context.join(grace_period=GRACE_SECONDS):
                 pass
         except Exception as error:
-            reports = sorted(meeting.glob("error.*"))
-            if reports:
-                stopped = reports[0].match(f"error.{Stopped.status}.*")
-                kind_of = Stopped if stopped else MeddinoError
-                raise kind_of(reports[0].read_text(encoding="utf-8")) from error
+            # The first: others may only have lost it.
+            reports = sorted(meeting.glob("error.*"), key=lambda path: path.stat().st_mtime_ns)
+            for report in reports:
+                _, status, rank = report.name.split(".")
+                message = report.read_text(encoding="utf-8")
+                if int(status) == Stopped.status:
+                    raise Stopped(message) from error
+                raise MeddinoError(f"training process {rank} of {size}: {message}") from error
             raise MeddinoError(f"a training process died: {error}") from error
 
 
@@ -188,23 +194,45 @@ def _enter(
         with _joined(kind, f"file://{meeting}/rendezvous", rank, size) as team:
             work(team, *work_arguments)
     except MeddinoError as error:
-        (meeting / f"error.{error.status}.{rank}").write_text(str(error), encoding="utf-8")
-        sys.exit(error.status)
+        report = meeting / f"error.{error.status}.{rank}"
+        with atomic(report) as temporary:
+            temporary.write_text(str(error), encoding="utf-8")
+        _leave(error.status)
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process at once: what remains of its team could be waited for without end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextmanager
 def _joined(kind: torch.device, where: str, rank: int, size: int) -> Iterator[Team]:
     device = kind
     if kind.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", rank % torch.cuda.device_count()))
+        # A launcher may show each of its processes one GPU alone, which is then number 0.
+        local = int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count()
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    backend = "nccl" if kind.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=where, rank=rank, world_size=size)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=where,
+        rank=rank,
+        world_size=size,
+        device_id=device if device.type == "cuda" else None,
+    )
     try:
         yield Team(device, rank, size)
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        # Not destroyed: that may wait for processes that wait for this one. The interpreter's end
+        # would do it, too.
+        atexit.register(_leave, getattr(error, "status", 1))
+        raise
+    dist.destroy_process_group()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from meddino.core.files import write_lines
 from meddino.core.state import open_state
 from meddino.models import distributed
 from meddino.models.distributed import Team
+from meddino.models.memory import enough_memory
 from meddino.pretrain import checkpoint
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.options import PretrainOptions
@@ -106,10 +107,13 @@ def _train(team: Team, job: Job) -> None:
     if team.leads:
         job.open()
     team.wait()
-    trainer = Trainer(job.options, job.index, sources, team)
-    del sources  # as large as the networks, and no longer needed
-    trainer.resume(job.state)
-    trainer.train(job.state)
+    stage = f"pretrain.stages.{job.options.name}"
+    advice = f"lower {stage}.micro_batch, or set {stage}.activation_checkpointing: true"
+    with enough_memory(advice):
+        trainer = Trainer(job.options, job.index, sources, team)
+        del sources  # as large as the networks, and no longer needed
+        trainer.resume(job.state)
+        trainer.train(job.state)
     if team.leads:
         # Not before the end: Snakemake deletes the outputs of a job that fails.
         for name in (f"{iteration:06d}.pth" for iteration in job.options.stage.snapshots):

@@ -1,7 +1,7 @@
 """How the processes of a team share an engine: whole parameters (DDP), or parts of them (FSDP2)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -33,11 +33,14 @@ def share(
     if team.size == 1:
         return engine
     if sharding == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+        # Said, since a torch that was built for GPUs else takes one also in a team on CPUs.
+        mesh = init_device_mesh(team.device.type, (team.size,))
         for unit in units:
-            fully_shard(unit)
-        fully_shard(engine)
+            fully_shard(unit, mesh=mesh)
+        fully_shard(engine, mesh=mesh)
         for method in methods:
             register_fsdp_forward_method(engine, method)
         return engine
@@ -50,11 +53,13 @@ def share(
 @contextmanager
 def apart(model: nn.Module, alone: bool) -> Iterator[None]:
     """Let gradients add up in each process without an exchange, if `alone`."""
-    if alone and isinstance(model, nn.parallel.DistributedDataParallel):
-        with model.no_sync():
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        with model.no_sync() if alone else nullcontext():
             yield
-    else:
-        yield
+        return
+    if callable(exchange := getattr(model, "set_requires_gradient_sync", None)):  # of FSDP2
+        exchange(not alone)
+    yield
 
 
 def local_tensors(parameters: Any) -> list[Tensor]:

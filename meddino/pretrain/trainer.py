@@ -72,7 +72,7 @@ class Trainer:
 
     def resume(self, state: Path) -> None:
         """Go on from a killed run's last checkpoint, if there is one."""
-        saved = checkpoints.newest(state)
+        saved = checkpoints.agreed(state, self.team)
         if saved is None:
             return
         checkpoint.restore(saved, self.engine.student, self.engine.teacher, self.optimizer)
@@ -105,6 +105,7 @@ class Trainer:
                     self._snapshot(state / f"{self.iteration:06d}.pth")
                 if values["stop"] > 0:
                     self._checkpoint(state)
+                    team.wait()  # those that end first have the others ended soon
                     raise Stopped(
                         f"{self.options.name}: stopped by a signal after iteration"
                         f" {self.iteration}; a checkpoint is kept, rerun to go on"

@@ -1,0 +1,106 @@
+"""A team of processes: one of them fails, or they do not see the same."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from full_disk import full_after
+
+from meddino.core.errors import MeddinoError, Stopped
+from meddino.models import checkpoints, distributed
+from meddino.models.distributed import Team, launch
+
+LONGEST_S = 60
+"""What a team may take to end when one of it has failed."""
+
+
+def fail(team: Team, how: str, folder: Path) -> None:
+    """End the second process in some way, while the others wait for it."""
+    with distributed.on_signals(lambda *_: None):  # as training does
+        if team.rank != 1:
+            team.wait()
+            return
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "full disk":
+            with full_after(1000):
+                checkpoints.write(folder / "000001.pth", {"weights": torch.zeros(1000)})
+        if how == "signal":
+            raise Stopped("a checkpoint is kept")
+        raise ValueError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("killed", MeddinoError, "a training process died: process 1 .*SIGKILL"),
+        (
+            "full disk",
+            MeddinoError,
+            "training process 1 of 3: cannot write .*000001.pth.*free space",
+        ),
+        ("mistake", MeddinoError, "a training process died: process 1 terminated with exit code 1"),
+        ("signal", Stopped, "^a checkpoint is kept"),
+    ],
+)
+def test_a_team_ends_soon_when_one_of_it_has_failed(
+    how: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(error, match=message):
+        launch(fail, "cpu", 3, how, tmp_path)
+    assert time.monotonic() - began < LONGEST_S
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def differ(team: Team, folder: Path) -> None:
+    checkpoints.agreed(folder / str(team.rank), team)
+
+
+def test_processes_that_see_different_checkpoints_do_not_go_on(tmp_path: Path) -> None:
+    for rank, iterations in enumerate([(1, 2), (1,)]):
+        for iteration in iterations:
+            checkpoints.save(tmp_path / str(rank), iteration, {"iteration": iteration})
+    with pytest.raises(MeddinoError, match=r"not the same for all processes: 2 \(0\), 1 \(1\)"):
+        launch(differ, "cpu", 2, tmp_path)
+
+
+def neighbours(team: Team, folder: Path) -> None:
+    """What each process gets of values that tell where they are from, and its gradients."""
+    values = torch.arange(4.0).reshape(2, 2, 1) + 10 * team.rank
+    values.requires_grad_()
+    joined = distributed.of_neighbours(values, 2)
+    (joined * torch.arange(1.0, 9.0).reshape(2, 4, 1) * (1 + team.rank)).sum().backward()
+    torch.save((joined.detach(), values.grad), folder / f"{team.rank}.pt")
+
+
+def test_neighbours_join_their_values_and_add_up_gradients(tmp_path: Path) -> None:
+    launch(neighbours, "cpu", 4, tmp_path)
+    weights = torch.arange(1.0, 9.0).reshape(2, 4, 1)
+    for rank in range(4):
+        joined, gradient = torch.load(tmp_path / f"{rank}.pt")
+        pair = [rank // 2 * 2, rank // 2 * 2 + 1]
+        expected = [torch.arange(4.0).reshape(2, 2, 1) + 10 * other for other in pair]
+        torch.testing.assert_close(joined, torch.cat(expected, dim=1))
+        place = slice(rank % 2 * 2, rank % 2 * 2 + 2)
+        torch.testing.assert_close(gradient, weights[:, place] * sum(1 + other for other in pair))
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(8, "cuda:5"), (1, "cuda:0")])
+def test_a_process_takes_the_gpu_that_its_launcher_shows(
+    gpus: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several GPUs the one of LOCAL_RANK; where a task sees one alone, that one."""
+    joined: list[dict[str, object]] = []
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **named: joined.append(named))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with distributed._joined(torch.device("cuda"), "env://", 13, 16) as team:
+        assert str(team.device) == device
+    assert str(joined[0]["device_id"]) == device
