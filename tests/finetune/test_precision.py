@@ -7,7 +7,7 @@ from meddino.finetune.options import Method
 from meddino.finetune.precision import autocast_to
 
 OTHERS = {"label": "x", "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05}
-VIT = Method(network="primus", backbone="vitb16", **OTHERS)
+VIT = Method(network="primus", backbone="vitb16", blocks=[11], **OTHERS)
 UNET = Method(network="unet", **OTHERS)
 
 
