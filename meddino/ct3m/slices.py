@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meddino.core.files import atomic, write_json
+from meddino.core.files import atomic, read_json, write_json
 from meddino.core.progress import track
 from meddino.ct3m.landmarks import EVERY_MM, landmarks
 from meddino.ct3m.options import Curation, SliceOptions
@@ -67,7 +67,7 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
         MeddinoError: the dataset's folder holds no case, or outputs cannot be written.
     """
     curation = options.curation
-    cases = options.dataset.cases(raw_root(raw))[options.chunk :: options.chunks]
+    cases = _cases(options, raw)
     selected = [case for case in cases if case.modality in curation.modalities]
     report = Report(options.dataset_name, options.chunk, options.chunks)
     report.other_modality = len(cases) - len(selected)
@@ -83,6 +83,14 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
                     # Nothing depends any more on what the file holds: a volume gives all slices.
                     _add(volume, identity, writers, curation, report)
     write_json(output, asdict(report))
+
+
+def _cases(options: SliceOptions, raw: Path) -> list[Case]:
+    """The cases of a chunk; none of a piece for which there was no file left."""
+    if options.alone and not read_json(raw)["files"]:
+        return []
+    cases = options.dataset.cases(raw_root(raw))
+    return cases if options.alone else cases[options.chunk :: options.chunks]
 
 
 @contextmanager
