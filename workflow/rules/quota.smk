@@ -32,7 +32,7 @@ use rule passing as slices_and_free with:
         "logs/slices/{dataset}.{chunk}.tsv"
     wildcard_constraints:
         dataset="|".join(filter(STUDY.passes, STUDY.used_datasets())) or "none",
-    threads: 4
+    threads: 1
     resources:
         raw=1,
         mem_mb=grows(8000),
@@ -62,7 +62,7 @@ use rule passing as convert_and_free with:
     wildcard_constraints:
         benchmark="|".join(jobs.finetune.passing(STUDY)) or "none",
     priority: 2
-    threads: 4
+    threads: 1
     resources:
         raw=1,
         mem_mb=grows(16000),
