@@ -1,9 +1,10 @@
 """A study within a quota: one download at a time, freed arrays, and nothing done twice."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,13 @@ def planned(folder: Path, changes: dict[str, Any], *targets: str) -> Run:
 def scans(folder: Path) -> dict[str, int]:
     """Bytes of raw data that lie in each folder of a download."""
     sizes: dict[str, int] = {}
-    for path in (folder / RAW).rglob("*"):
-        if path.suffix in (".gz", ".dcm", ".zip"):
-            try:
-                size = path.stat().st_size
-            except FileNotFoundError:
-                continue
-            name = path.relative_to(folder / RAW).parts[0]
-            sizes[name] = sizes.get(name, 0) + size
+    for parent, _, names in os.walk(folder / RAW):  # which minds no folder that has just gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                if name.endswith((".nii.gz", ".dcm")):
+                    dataset = Path(parent).relative_to(folder / RAW).parts[0]
+                    size = Path(parent, name).stat().st_size
+                    sizes[dataset] = sizes.get(dataset, 0) + size
     return sizes
 
 
