@@ -121,11 +121,16 @@ def _basis(estimator: Estimator, rule: str, measured: Counter[str]) -> str:
 
 
 def _summary(console: Console, estimator: Estimator, what: str, plan: Run, queued: bool) -> None:
-    total = together(map(estimator.effort, plan.jobs))
+    total, space = together(map(estimator.effort, plan.jobs)), estimator.disk.usage(plan.jobs)
     submissions = f" in {plan.submissions} submissions" if queued else ""
     console.print(
         f"{what}: {len(plan.jobs)} jobs{submissions}, {hours(total.gpu_s)} GPU-hours, "
-        f"{hours(total.core_s)} core-hours held, {total.disk_gb:,.0f} GB of disk",
+        f"{hours(total.core_s)} core-hours held",
+        highlight=False,
+    )
+    console.print(
+        f"disk of these jobs: at most {space.peak.gb:,.0f} GB and {space.peak.files:,.0f} files;"
+        f" {space.final.gb:,.0f} GB and {space.final.files:,.0f} files stay",
         highlight=False,
     )
 
@@ -143,6 +148,7 @@ def _foundations(console: Console, estimator: Estimator, rules: Iterable[str], g
     console.print(table)
     console.print(
         f"GPU-hours are those of {gpu}s, by floating point operations: none was measured on a GPU."
-        " Disk leaves out what is there for a while: archives while they are unpacked, checkpoints"
-        " under way. Retries and waiting for a place are not counted."
+        " The most on the disk is a bound in whatever order jobs run, with one download at a time"
+        " where `keep_raw` is false; checkpoints under way are left out. Retries and waiting for a"
+        " place are not counted."
     )

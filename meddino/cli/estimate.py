@@ -11,13 +11,14 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from meddino.cli.disk import PASSING, Disk, vit
 from meddino.cli.snakemake import Job
 from meddino.core import layers, records
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.core.options import Options
-from meddino.models.architectures import ARCHITECTURES, Architecture, named
-from meddino.pretrain.options import Head, StageOptions
+from meddino.models.architectures import named
+from meddino.pretrain.options import StageOptions
 from meddino.study.jobs.pretrain import probe_inputs
 from meddino.study.model import Study
 from meddino.study.targets import searched_datasets
@@ -159,8 +160,15 @@ class Estimator:
             "planning": min(cores, self.study.planning.num_processes),
             "cores": cores,
         }[rate.workers]
-        wall = self._units(job, rate.per) * rate.seconds / workers * self.corrections.get(key, 1.0)
-        return Effort(wall, wall * cores, wall * gpus, self._disk_gb(job, key))
+        wall = self.units(job, rate.per) * rate.seconds / workers * self.corrections.get(key, 1.0)
+        disk = self.disk
+        effort = Effort(wall, wall * cores, wall * gpus, disk.kept_gb(job, key))
+        if not job.rule.endswith(PASSING):
+            return effort
+        # The same job fetches what it reads.
+        dataset, share = disk.passing(job)
+        download = self.disk.archive_gb(dataset) * share * self.figures.rules["fetch"].seconds
+        return effort.plus(Effort(download, download * cores))
 
     def minutes(self, rule: str, wildcards: dict[str, str], threads: int) -> int:
         """Time that a job is to ask a scheduler for: several times what it is expected to take."""
@@ -185,62 +193,64 @@ class Estimator:
 
     # ---- how much there is to do ----------------------------------------------------------------
 
-    def _units(self, job: Job, unit: Unit) -> float:
+    def units(self, job: Job, unit: Unit) -> float:
+        """How much of a unit a job has to do."""
         wildcards = job.wildcards
         match unit:
             case "job":
                 return 1
             case "GB":
-                return self._archive_gb(wildcards["dataset"])
+                return self.disk.archive_gb(wildcards["dataset"])
             case "volume":
-                return self._volumes(wildcards["dataset"])
+                return self.volumes(wildcards["dataset"])
             case "slice":
-                return self._slices(wildcards.get("dataset"))
+                return self.slices(wildcards.get("dataset"))
             case "case slice":
-                return self._case_slices(wildcards["benchmark"])
+                return self.case_slices(wildcards["benchmark"])
             case "megapixel":
                 px, _ = self._input(wildcards["configuration"])
-                return self._case_slices(wildcards["benchmark"]) * px**2 / 1e6
+                return self.case_slices(wildcards["benchmark"]) * px**2 / 1e6
             case "validation slice":
-                return self._case_slices(wildcards["benchmark"]) / self._folds(
-                    wildcards["benchmark"]
-                )
+                return self.case_slices(wildcards["benchmark"]) / self.folds(wildcards["benchmark"])
             case "validation case":
-                return self._cases(wildcards["benchmark"]) / self._folds(wildcards["benchmark"])
+                return self.cases(wildcards["benchmark"]) / self.folds(wildcards["benchmark"])
             case "probed slice":
                 probe = self.study.probe
                 checkpoints = len(probe_inputs(self.study, wildcards["source"])["checkpoints"]) or 1
-                return self._cases(probe.benchmark) * probe.slices_per_case * checkpoints
+                return self.cases(probe.benchmark) * probe.slices_per_case * checkpoints
             case "GPU second":
                 return self._gpu_seconds(job)
 
-    def _slices(self, dataset: str | None) -> float:
+    def slices(self, dataset: str | None) -> float:
         """Slices of one chunk of a dataset, or of all that is curated."""
         if dataset is None:
             return sum(self._slices_of(name) for name in searched_datasets(self.study))
         return self._slices_of(dataset) / self.study.chunks(dataset)
 
     def _slices_of(self, dataset: str) -> float:
-        return self._volumes(dataset) * self._depth(dataset)
+        return self.volumes(dataset) * self.depth(dataset)
 
-    def _depth(self, dataset: str) -> float:
+    def depth(self, dataset: str) -> float:
         """Slices of a volume."""
         phantom = self.study.phantom.get(dataset)
         return phantom.slices if phantom else self.figures.assumptions.slices_per_volume.value
 
-    def _volumes(self, dataset: str) -> int:
+    def volumes(self, dataset: str) -> int:
         """Volumes of a dataset; one without a number counts as a single chunk."""
         return self.study.dataset(dataset).volumes or self.study.ct3m.volumes_per_chunk
 
-    def _cases(self, benchmark: str) -> int:
+    def cases(self, benchmark: str) -> int:
+        """Labelled cases of a benchmark."""
         dataset = self.study.benchmarks[benchmark].dataset
         labelled = {} if dataset in self.study.phantom else self.figures.labelled
-        return labelled.get(dataset) or self._volumes(dataset)
+        return labelled.get(dataset) or self.volumes(dataset)
 
-    def _case_slices(self, benchmark: str) -> float:
-        return self._cases(benchmark) * self._depth(self.study.benchmarks[benchmark].dataset)
+    def case_slices(self, benchmark: str) -> float:
+        """Slices of all labelled cases."""
+        return self.cases(benchmark) * self.depth(self.study.benchmarks[benchmark].dataset)
 
-    def _folds(self, benchmark: str) -> int:
+    def folds(self, benchmark: str) -> int:
+        """Folds of a benchmark."""
         return self.study.benchmarks[benchmark].folds
 
     def _gpu_seconds(self, job: Job) -> float:
@@ -272,7 +282,7 @@ class Estimator:
             training.iterations_per_epoch + training.val_iterations / BACKWARD
         )
         px, batch = self._input(options.configuration)
-        forward = forward_flops(self._backbone(options.backbone), px)
+        forward = forward_flops(vit(options.backbone), px)
         return forward * BACKWARD * batch * steps
 
     def _input(self, configuration: str) -> tuple[int, int]:
@@ -285,64 +295,10 @@ class Estimator:
         further = planning.configurations[configuration]
         return further.patch_px, further.batch_size or batch
 
-    @staticmethod
-    def _backbone(name: str | None) -> Architecture:
-        """One of our ViTs; any other network counts as a ViT-B."""
-        return ARCHITECTURES.get(name or "", ARCHITECTURES["vitb16"])
-
-    # ---- how much it leaves ---------------------------------------------------------------------
-
-    def _archive_gb(self, dataset: str) -> float:
-        archives_gb, options = self.figures.archives_gb, self.study.dataset(dataset)
-        if options.folder is not None or dataset in self.study.phantom:
-            return 0.0
-        volume_gb = self.figures.assumptions.gb_per_volume.value
-        return archives_gb.get(dataset, self._volumes(dataset) * volume_gb)
-
-    def _disk_gb(self, job: Job, key: str) -> float:
-        wildcards, assumed = job.wildcards, self.figures.assumptions
-        match key:
-            case "fetch":
-                return self._archive_gb(wildcards["dataset"])
-            case "slices":
-                pixels = sum(px**2 for px in self.study.ct3m.sizes_px)
-                slice_gb = pixels * assumed.bytes_per_pixel_of_shards.value / 1e9
-                return self._slices(wildcards["dataset"]) * slice_gb
-            case "convert":
-                return self._cases(wildcards["benchmark"]) * assumed.gb_per_volume.value
-            case "preprocess":
-                megapixel_gb = assumed.bytes_per_pixel_preprocessed.value / 1e3
-                return self._units(job, "megapixel") * megapixel_gb
-            case "pretrain":
-                stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
-                return len(stage.snapshots) * self._snapshot_gb(stage)
-            case "finetune":
-                return (
-                    4
-                    * _parameters(self._backbone(self.study.methods[wildcards["method"]].backbone))
-                    / 1e9
-                )
-            case "predict":
-                cases = self._cases(wildcards["benchmark"]) / self._folds(wildcards["benchmark"])
-                return cases * assumed.gb_per_prediction.value
-        return 0.0
-
-    def _snapshot_gb(self, stage: StageOptions) -> float:
-        """Student and teacher with both heads, in fp32."""
-        backbone = named(self.study.pretrain.backbone)
-        heads = sum(
-            _head_parameters(h, backbone.embed_dim) for h in (stage.dino_head, stage.ibot_head)
-        )
-        return 2 * 4 * (_parameters(backbone) + heads) / 1e9
-
-
-def _parameters(a: Architecture) -> float:
-    return a.depth * (4 + 2 * a.ffn_ratio) * a.embed_dim**2 + 3 * a.patch_size**2 * a.embed_dim
-
-
-def _head_parameters(head: Head, width: int) -> float:
-    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    return inner + head.bottleneck * head.prototypes
+    @property
+    def disk(self) -> Disk:
+        """What jobs leave on the disk."""
+        return Disk(self)
 
 
 def _sbatch(job: Job) -> dict[str, str]:

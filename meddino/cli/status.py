@@ -1,13 +1,17 @@
 """What would rerun, and why, before a GPU-day is spent on it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from meddino.cli import scans
+from meddino.cli.cost import configuration
 from meddino.cli.snakemake import dry_run
+from meddino.core import receipts
+from meddino.core.errors import MeddinoError
 from meddino.pipeline import fingerprint
 
 
@@ -17,7 +21,8 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         MeddinoError: the workflow does not parse.
     """
-    plan = dry_run(arguments or ["--profile", "local"])
+    arguments = arguments or ["--profile", "local"]
+    plan = dry_run(arguments)
     console = Console()
     if not plan.jobs:
         console.print("Everything is up to date: nothing would run.")
@@ -32,6 +37,11 @@ def main(arguments: Sequence[str]) -> None:
         file: state for path in manifests for file, state in scans.states(path).items()
     }:
         console.print(f"Scans in folders of yours: {scans.summary(differing)}.", highlight=False)
+    with suppress(MeddinoError):  # values on the command line: the folders are not known
+        study = configuration(arguments)
+        folders = [Path(study.resources), Path(study.results)]
+        if freed := receipts.summary(receipts.find(folders)):
+            console.print(freed, highlight=False)
     if fingerprint.RECORD.exists() and (changed := fingerprint.drift()):
         console.print(
             f"The code of {', '.join(changed)} changed, and Snakemake does not see that: raise the "

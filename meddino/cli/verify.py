@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from meddino.cli import scans
-from meddino.core import records
+from meddino.core import receipts, records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
 from meddino.core.parallel import granted
@@ -36,6 +36,9 @@ class Findings:
     changed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     unrecorded: list[str] = field(default_factory=list)
+    freed: dict[str, str] = field(default_factory=dict)
+    """Files that were deleted on purpose, and those whose deletion was cut short, by receipt."""
+    left: dict[str, str] = field(default_factory=dict)
     scans: dict[str, str] = field(default_factory=dict)
     """What has become of files in folders of yours: changed, missing or new."""
 
@@ -56,8 +59,12 @@ def check(folders: Iterable[Path], console: Console) -> Findings:
         if record["verb"] == "fetch":
             raw.add(Path(main).parent)
             findings.scans |= scans.states(Path(main))
+    slips = list(receipts.find(folders))
+    freed, findings.left = receipts.freed(slips), receipts.left(slips)
     for (entry, main), state in _states(list(recorded.values()), console):
-        if state == "intact":
+        if state == "missing" and entry["path"] in freed:
+            findings.freed[entry["path"]] = freed[entry["path"]]
+        elif state == "intact":
             findings.intact += 1
             findings.bytes += entry["bytes"]
         else:
@@ -130,10 +137,18 @@ def main(arguments: Sequence[str]) -> None:
         f"{len(findings.changed)} changed, {len(findings.missing)} missing, "
         f"{len(findings.unrecorded)} without a record"
     )
+    if findings.freed:
+        console.print(receipts.summary(dict.fromkeys(map(Path, findings.freed.values()))))
     _print(findings, console)
     bad = [*findings.changed, *findings.missing, *(findings.unrecorded if options.strict else [])]
     if bad:
         raise MeddinoError(_remedy(findings, bad))
+    if findings.left:
+        slip = next(iter(findings.left.values()))
+        raise MeddinoError(
+            f"{len(findings.left)} files that were freed by {slip} and others lie there still, such"
+            f" as {next(iter(findings.left))}: delete them"
+        )
     if findings.scans:
         raise MeddinoError(
             f"scans in folders of yours: {scans.summary(findings.scans)}; rerun the study, which"

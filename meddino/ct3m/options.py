@@ -98,6 +98,8 @@ class SliceOptions(Options):
     """Which chunk: cases chunk, chunk + chunks, chunk + 2 chunks, ..."""
     chunks: int = Field(ge=1)
     """Into how many chunks the dataset is cut."""
+    alone: bool = Field(False, exclude_if=lambda value: not value)
+    """Whether the folder holds the cases of this chunk alone: a piece of the dataset."""
     curation: Curation
     """How volumes become slices; `datasets` and `volumes_per_chunk` do not matter here."""
 

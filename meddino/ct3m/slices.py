@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meddino.core.files import atomic, write_json
+from meddino.core.files import atomic, read_json, write_json
 from meddino.core.parallel import in_order
 from meddino.core.progress import track
 from meddino.ct3m.landmarks import EVERY_MM, landmarks
@@ -79,7 +79,7 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
             that cuts was killed.
     """
     curation = options.curation
-    cases = options.dataset.cases(raw_root(raw))[options.chunk :: options.chunks]
+    cases = _cases(options, raw)
     selected = [case for case in cases if case.modality in curation.modalities]
     report = Report(options.dataset_name, options.chunk, options.chunks)
     report.other_modality = len(cases) - len(selected)
@@ -97,6 +97,14 @@ def run(options: SliceOptions, *, raw: Path, output: Path) -> None:
                 path, reason = left_out["path"], left_out["reason"]
                 print(f"{report.dataset}: {path} left out: {reason}", file=sys.stderr)
     write_json(output, asdict(report))
+
+
+def _cases(options: SliceOptions, raw: Path) -> list[Case]:
+    """The cases of a chunk; none of a piece for which there was no file left."""
+    if options.alone and not read_json(raw)["files"]:
+        return []
+    cases = options.dataset.cases(raw_root(raw))
+    return cases if options.alone else cases[options.chunk :: options.chunks]
 
 
 def cut(options: SliceOptions, case: Case) -> tuple[Report, Rows]:

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from meddino.core.errors import MeddinoError
@@ -23,7 +24,9 @@ ENTRY_BYTES = 4096
 """What each entry counts beside its bytes: an empty file takes a block of the disk as well."""
 
 
-OURS = (".fetch", ".fetched.json")
+Wanted = Callable[[str], bool]
+"""Whether a member of this name is unpacked."""
+OURS = (".fetch", ".fetched.json", ".freed.json")
 """What `fetch` keeps in a dataset's folder."""
 
 
@@ -58,12 +61,18 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def unpack(archive: Path, folder: Path) -> list[str]:
+def everything(_name: str) -> bool:
+    """All members."""
+    return True
+
+
+def unpack(archive: Path, folder: Path, wanted: Wanted = everything) -> list[str]:
     """Unpack an archive into a new folder and list the files, relative to it, sorted.
 
     Args:
         archive: a .zip, .tar, .tar.gz, .tgz or .7z file.
         folder: created; what a killed run left there is removed first.
+        wanted: whether a member is unpacked, by its name; the names of all are checked.
 
     Raises:
         DamagedArchive: the archive is damaged, cut off, or no archive at all.
@@ -74,7 +83,7 @@ def unpack(archive: Path, folder: Path) -> list[str]:
     folder.mkdir(parents=True)
     undo = {".zip": _unpack_zip, ".7z": _unpack_7z}.get(archive.suffix.lower(), _unpack_tar)
     try:
-        undo(archive, folder, Allowance(archive))
+        undo(archive, folder, Allowance(archive), wanted)
     except DAMAGES as error:
         raise _damaged(archive, error) from error
     except NotImplementedError as error:
@@ -101,48 +110,58 @@ def merge(folder: Path, root: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _unpack_zip(archive: Path, folder: Path, allowance: Allowance) -> None:
+def _unpack_zip(archive: Path, folder: Path, allowance: Allowance, wanted: Wanted) -> None:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             _check_name(archive, member.filename)
             if member.flag_bits & 0x1:
                 raise _encrypted(archive)
+            if not wanted(member.filename):
+                continue
             # zipfile stops at the size that is announced, so it is the one to charge.
             allowance.charge(member.file_size)
             # Links are stored as small files that hold their target: zipfile never makes links.
             file.extract(member, folder)
 
 
-def _unpack_tar(archive: Path, folder: Path, allowance: Allowance) -> None:
+def _unpack_tar(archive: Path, folder: Path, allowance: Allowance, wanted: Wanted) -> None:
     """Unpack files and folders by hand: Python 3.11.2, still common, has no extraction filters."""
     with tarfile.open(archive) as file:
         for member in file:
             _check_name(archive, member.name)
+            if not (member.isdir() or member.isreg()):
+                raise _unsafe(archive, f"{member.name!r} is a link or a device, not a file")
+            if not wanted(member.name.removeprefix("./")):
+                continue
             allowance.charge(member.size)
             target = folder / PurePosixPath(member.name)
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
-            source = file.extractfile(member) if member.isreg() else None
-            if source is None:
-                raise _unsafe(archive, f"{member.name!r} is a link or a device, not a file")
+            source = file.extractfile(member)
+            assert source is not None, "a regular file has contents"
             target.parent.mkdir(parents=True, exist_ok=True)
             with source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
 
 
-def _unpack_7z(archive: Path, folder: Path, allowance: Allowance) -> None:
+def _unpack_7z(archive: Path, folder: Path, allowance: Allowance, wanted: Wanted) -> None:
     py7zr = client("py7zr", "7z", f"{archive.name}, a 7z archive,")
     try:
         with py7zr.SevenZipFile(archive) as file:
             if file.needs_password():
                 raise _encrypted(archive)
+            names = []
             for member in file.list():
                 _check_name(archive, member.filename)
                 if member.is_symlink:
                     raise _unsafe(archive, f"{member.filename!r} is a link, not a file")
+                if not wanted(member.filename):
+                    continue
+                names.append(member.filename)
                 allowance.charge(member.uncompressed)
-            file.extractall(folder)
+            if names:
+                file.extract(folder, targets=names)
     except py7zr.exceptions.UnsupportedCompressionMethodError as error:
         raise NotImplementedError(str(error)) from error
     except py7zr.exceptions.ArchiveError as error:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError, Unwritable
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
-from meddino.datasets.archives import DamagedArchive, is_archive, merge, strays, unpack
+from meddino.datasets.archives import DamagedArchive, Wanted, is_archive, merge, strays, unpack
 from meddino.datasets.cases import matches
 from meddino.datasets.listing import Listing
+from meddino.datasets.members import readable
 from meddino.datasets.meter import Meter
 from meddino.datasets.options import FetchOptions, FolderLayout
 from meddino.datasets.pins import Pins
@@ -54,13 +55,20 @@ class Record:
     sha256: str
     bytes: int
     members: list[str]
+    patterns: list[str] | None = None
+    """What members of an archive had to match to be unpacked; None where all were."""
+
+    def holds(self, patterns: Iterable[str]) -> bool:
+        """Whether all that some patterns match has been unpacked."""
+        return self.patterns is None or set(patterns) <= set(self.patterns)
 
 
 def run(options: FetchOptions, *, output: Path) -> None:
     """Bring a dataset's files into the folder of `output`, and write the manifest there last.
 
     Files that are in place and verified are not fetched again; files of an earlier state of the
-    origin are removed. Of a folder of yours, the files are listed.
+    origin are removed. Of archives, what no pattern of images and labels matches is not unpacked.
+    Of a folder of yours, the files are listed.
 
     Args:
         options: the dataset's origin, and patterns that its images match.
@@ -104,9 +112,11 @@ def _downloaded(options: FetchOptions, root: Path) -> dict[str, Any]:
     """Manifest of a dataset that is downloaded."""
     name = options.dataset_name
     remedy = by_hand(name, options.origin, incoming_folder(root))
-    context = Context(remedy, Pins(root / ".fetch" / "revisions.json"))
+    context = Context(remedy, Pins(_home(root) / ".fetch" / "revisions.json"))
     records = _fetch_all(options, root, context)
-    if next(matches(root, options.images), None) is None:
+    if options.piece and not records:
+        print(f"{name}: fewer files than pieces; this piece has none", file=sys.stderr)
+    elif next(matches(root, options.images), None) is None:
         raise MeddinoError(
             f"empty dataset folder: no file under {root} matches {' or '.join(options.images)};"
             f" check `mirror`, `sources` and `images` of datasets.{name}"
@@ -124,19 +134,21 @@ def raw_root(manifest: Path) -> Path:
 def _fetch_all(options: FetchOptions, root: Path, context: Context) -> list[Record]:
     """Records of all files once they are in place; optional ones that lack are noted."""
     name, incoming = options.dataset_name, incoming_folder(root)
+    patterns = [*options.images, *options.labels]
+    number, pieces = options.piece or (0, 1)
     try:
-        files = list(remotes(name, options.origin, context))
+        files = list(remotes(name, options.origin, context))[number::pieces]
         _refuse_strays(name, files)
         if not context.lacking:  # files of a part that cannot be listed today are still good
             _forget_others(files, root)
-        in_place = {remote.file: _in_place(remote, root) for remote in files}
+        in_place = {remote.file: _in_place(remote, root, patterns) for remote in files}
         absent = [remote for remote in files if in_place[remote.file] is None]
         if by_person := [r.file for r in absent if _needs_person(r, incoming)]:
             raise MeddinoError(
                 f"datasets.{name}: {', '.join(by_person)} cannot be downloaded by a program:"
                 f" {context.remedy}"
             )
-        placed = {record.file: record for record in _fetch(absent, root)}
+        placed = {record.file: record for record in _fetch(absent, root, patterns)}
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -162,7 +174,12 @@ def _refuse_strays(name: str, files: list[Remote]) -> None:
 
 def incoming_folder(root: Path) -> Path:
     """Where a person puts files that no program can get: beside the dataset's folder."""
-    return root.with_name(f"{root.name}.incoming")
+    return _home(root).with_name(f"{_home(root).name}.incoming")
+
+
+def _home(root: Path) -> Path:
+    """The folder of a whole dataset; those of its pieces bear its name, a dot and what they are."""
+    return root.with_name(root.name.partition(".")[0] or root.name)
 
 
 def _needs_person(remote: Remote, incoming: Path) -> bool:
@@ -174,7 +191,7 @@ def _by_person(remote: Remote) -> bool:
     return remote.bring is None and not remote.url.startswith(LOCAL)
 
 
-def _fetch(lacking: list[Remote], root: Path) -> Iterator[Record]:
+def _fetch(lacking: list[Remote], root: Path, patterns: list[str]) -> Iterator[Record]:
     """Download a few files at a time; unpack them one after another, in the origin's order."""
     with (
         ThreadPoolExecutor(CONNECTIONS) as pool,
@@ -183,7 +200,7 @@ def _fetch(lacking: list[Remote], root: Path) -> Iterator[Record]:
         bring = partial(_bring, root=root, meter=meter)
         for remote, brought in zip(lacking, _ahead(pool, bring, lacking), strict=True):
             if brought is not None:
-                yield _place(remote, brought, root)
+                yield _place(remote, brought, root, patterns)
             meter.done()
     for leftover in (DOWNLOADS, UNPACKED):
         shutil.rmtree(root / ".fetch" / leftover, ignore_errors=True)
@@ -244,16 +261,28 @@ def _obtain(remote: Remote, root: Path, meter: Meter) -> Brought:
     return _verify(remote, target, downloaded=True)
 
 
-def _place(remote: Remote, brought: Brought, root: Path) -> Record:
+def _place(remote: Remote, brought: Brought, root: Path, patterns: list[str]) -> Record:
     """Put one file into the dataset's folder, unpacked if it is an archive."""
     _forget(_record_path(remote, root), root)
     archive, unpacked = is_archive(remote.file), root / ".fetch" / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
     members = [remote.file]
     if archive:
-        inside = _unpack(brought, unpacked / remote.into)
+        test = readable(patterns)
+        inside = _unpack(
+            brought,
+            unpacked / remote.into,
+            lambda member: test((Path(remote.into) / member).as_posix()),
+        )
         members = [(Path(remote.into) / member).as_posix() for member in inside]
-    record = Record(remote.url, remote.file, brought.sha256, brought.bytes, members)
+    record = Record(
+        remote.url,
+        remote.file,
+        brought.sha256,
+        brought.bytes,
+        members,
+        patterns if archive else None,
+    )
     # First the record, so that a run killed on the way leaves no file without an owner.
     write_json(_record_path(remote, root), asdict(record))
     if archive:
@@ -266,10 +295,10 @@ def _place(remote: Remote, brought: Brought, root: Path) -> Record:
     return record
 
 
-def _unpack(brought: Brought, folder: Path) -> list[str]:
+def _unpack(brought: Brought, folder: Path, wanted: Wanted) -> list[str]:
     """Unpack an archive; a damaged download goes, so that a rerun does not meet it again."""
     try:
-        return unpack(brought.path, folder)
+        return unpack(brought.path, folder, wanted)
     except DamagedArchive:
         if brought.downloaded:
             brought.path.unlink()
@@ -280,7 +309,7 @@ def _record_path(remote: Remote, root: Path) -> Path:
     return root / ".fetch" / "records" / f"{remote.file}.json"
 
 
-def _in_place(remote: Remote, root: Path) -> Record | None:
+def _in_place(remote: Remote, root: Path, patterns: list[str]) -> Record | None:
     """The record of a file that need not be fetched again, or None."""
     path = _record_path(remote, root)
     if not path.exists():
@@ -288,7 +317,7 @@ def _in_place(remote: Remote, root: Path) -> Record | None:
     record = Record(**read_json(path))
     same = record.sha256 == remote.sha256 if remote.sha256 else record.url == remote.url
     complete = all((root / member).exists() for member in record.members)
-    return record if same and complete else None
+    return record if same and complete and record.holds(patterns) else None
 
 
 def _forget_others(files: list[Remote], root: Path) -> None:

@@ -232,6 +232,10 @@ class Dataset(Origin, FolderLayout):
     that you give, and describes a benchmark of the same name."""
     volumes: int | None = Field(None, gt=0)
     """Expected number of images (CT and MR); decides into how many chunks the work is cut."""
+    pieces: int = Field(1, gt=0, le=1000)
+    """Into how many pieces the download is cut where `keep_raw` is false and no benchmark reads the
+    dataset: each is fetched, cut into slices and freed by itself, so that no more than that is on
+    disk. Archives go to the pieces in turn; all files of a case must be in one archive."""
     contains: tuple[str, ...] = ()
     """Other datasets whose cases are in this one as copies."""
     defects: tuple[str, ...] = ()
@@ -246,6 +250,13 @@ class Dataset(Origin, FolderLayout):
         return Origin.model_validate(self.model_dump(include=set(Origin.model_fields)))
 
 
+class FreeOptions(Options):
+    """Which download is freed."""
+
+    dataset_name: str = Field(min_length=1)
+    """Key of the dataset."""
+
+
 class FetchOptions(Options):
     """What `fetch` needs of one dataset."""
 
@@ -255,6 +266,10 @@ class FetchOptions(Options):
     """Where it comes from."""
     images: tuple[Glob, ...] = Field(min_length=1)
     """Patterns of which at least one file must match once everything is in place."""
+    labels: tuple[Glob, ...] = Field((), exclude_if=_unused)
+    """Patterns of labels; of archives, what neither they nor `images` match is not unpacked."""
+    piece: tuple[int, int] | None = Field(None, exclude_if=_unused)
+    """Which of how many pieces of the download: one file in so many, from this number on."""
     layout: FolderLayout | None = Field(None, exclude_if=_unused)
     """How a folder of yours is read, whose files are listed."""
     part: Part | None = Field(None, exclude_if=_unused)
@@ -269,6 +284,6 @@ class FetchOptions(Options):
         """Cut out of a whole entry what `fetch` needs."""
         whole = cls(dataset_name=name, origin=dataset.origin(), images=dataset.images)
         if dataset.folder is None:
-            return whole
+            return whole.model_copy(update={"labels": dataset.labels})
         mine = {"layout": dataset.layout(), "part": part, "contents": contents}
         return whole.model_copy(update=mine)

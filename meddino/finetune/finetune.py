@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_lines
 from meddino.core.state import open_state
+from meddino.finetune.arrays import restore
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import FinetuneOptions
 from meddino.finetune.plan import PLANS
@@ -43,6 +44,7 @@ def run(
             does not suffice, or a signal asked to stop; `state` keeps the progress until then.
     """
     _check(options, preprocessed, weights)
+    restore(preprocessed, max(1, options.training.num_processes))
     from meddino.models.distributed import launch
 
     training = options.training

@@ -177,6 +177,13 @@ class PlanOptions(Options):
     """How to plan."""
 
 
+class FreeArraysOptions(Options):
+    """Which preprocessed arrays are freed."""
+
+    configuration: str
+    """The configuration that they are of."""
+
+
 class PreprocessOptions(Options):
     """What `preprocess` depends on."""
 

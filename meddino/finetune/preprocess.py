@@ -23,6 +23,23 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
     Raises:
         MeddinoError: the plans lack the configuration, or a raw volume is truncated.
     """
+    folder = make(options, plans, output)
+    cases = sorted(read_json(plans.parent / "dataset.json")["dataset"])
+    write_json(output, {"configuration": options.configuration, "folder": folder, "cases": cases})
+    print(f"{options.configuration}: {len(cases)} cases preprocessed", file=sys.stderr)
+
+
+def make(options: PreprocessOptions, plans: Path, marker: Path | None = None) -> str:
+    """Preprocess the volumes into nnU-Net's folder beside the plans, and return its name.
+
+    Args:
+        options: which configuration, with how many processes.
+        plans: `DatasetNNN_x/nnUNetPlans.json`, from `plan`.
+        marker: a file that goes before the folder of an earlier run does.
+
+    Raises:
+        MeddinoError: the plans lack the configuration, or a raw volume is truncated.
+    """
     read_json(plans.parent / "dataset.json", plans)
     content = read_json(plans)
     configurations = content["configurations"]
@@ -32,14 +49,13 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
             f"{', '.join(configurations)}); add it to planning.configurations"
         )
     check_raw(plans.parent / "dataset.json", options.num_processes)
-    folder = configurations[options.configuration]["data_identifier"]
-    output.unlink(missing_ok=True)
+    folder = str(configurations[options.configuration]["data_identifier"])
+    if marker is not None:
+        marker.unlink(missing_ok=True)
     shutil.rmtree(plans.parent / folder, ignore_errors=True)  # the disk need not hold both
     with atomic(plans.parent / folder) as temporary:
         _preprocess(content, options, temporary)
-    cases = sorted(read_json(plans.parent / "dataset.json")["dataset"])
-    write_json(output, {"configuration": options.configuration, "folder": folder, "cases": cases})
-    print(f"{options.configuration}: {len(cases)} cases preprocessed", file=sys.stderr)
+    return folder
 
 
 def _preprocess(plans: dict[str, Any], options: PreprocessOptions, folder: Path) -> None:

@@ -37,7 +37,11 @@ def select(study: Study, name: str, **chosen: str) -> Any:
 
 def options_json(study: Study, name: str, **chosen: str) -> str:
     """The same as canonical JSON: equal options give equal text."""
-    options = select(study, name, **chosen)
+    return to_json(select(study, name, **chosen))
+
+
+def to_json(options: Any) -> str:
+    """Any options as canonical JSON."""
     value = TypeAdapter(type(options)).dump_python(options, mode="json")
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 

@@ -107,6 +107,11 @@ VERBS: dict[str, Verb] = {
         options=data.fetch_options,
         check="meddino.cli.registry",
     ),
+    "free": Verb(
+        module="meddino.datasets.free",
+        summary="delete a download that nothing reads any more, with a receipt",
+        options=data.free_options,
+    ),
     "slices": Verb(
         module="meddino.ct3m.slices",
         revision=5,
@@ -166,6 +171,11 @@ VERBS: dict[str, Verb] = {
         summary="preprocess a benchmark with nnU-Net in one configuration",
         options=finetune.preprocess_options,
         beside=("*_{stem}/*",),
+    ),
+    "free_preprocessed": Verb(
+        module="meddino.finetune.arrays",
+        summary="delete preprocessed arrays once their trainings are done, with a receipt",
+        options=finetune.free_preprocessed_options,
     ),
     "finetune": Verb(
         module="meddino.finetune.finetune",

@@ -52,6 +52,12 @@ class Study(Options):
     """Folder of downloads and weights, relative to the working directory."""
     results: str = "results"
     """Folder of everything that is made."""
+    keep_raw: bool = True
+    """Whether downloads stay. If not, each dataset is fetched, cut into slices (or converted, for a
+    benchmark) and freed in one job, one at a time; see docs/quota.md. A folder of yours stays."""
+    keep_preprocessed: bool = True
+    """Whether nnU-Net's preprocessed arrays stay. If not, benchmarks and configurations are
+    preprocessed one after another, and each one's arrays go once all its trainings are done."""
     recipe: Recipe = "controlled"
     """Whether methods that start from different weights differ in these alone (`controlled`), or
     also in what the authors' code changes with them (`official`): the values of each method under
@@ -207,7 +213,13 @@ class Study(Options):
         The expected number of volumes decides it, so that the graph is complete before any
         download.
         """
+        if self.passes(dataset):
+            return self.dataset(dataset).pieces
         return self.ct3m.chunks(self.dataset(dataset).volumes)
+
+    def passes(self, dataset: str) -> bool:
+        """Whether a dataset is freed by the job that cuts it, so that a chunk is a whole piece."""
+        return not self.keep_raw and self.dataset(dataset).folder is None
 
 
 def load(paths: Sequence[str | Path]) -> Study:

@@ -30,6 +30,14 @@ def raw(study: Study, dataset: str, part: Part = "images") -> str:
     return f"{study.resources}/raw/{dataset}/{'.labelled' if apart else '.fetched'}.json"
 
 
+def passing(study: Study, dataset: str, piece: str) -> str:
+    """Manifest of what is fetched to be freed by the same job: a piece, or what a benchmark reads.
+
+    Each has a folder of its own, so that none frees what another reads.
+    """
+    return f"{study.resources}/raw/{dataset}.{piece}/.fetched.json"
+
+
 def chunk_reports(study: Study, datasets: Iterable[str]) -> list[str]:
     """Reports of all chunks of some datasets."""
     return [
@@ -129,8 +137,23 @@ def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
     return f"{_preprocessed_folder(study, benchmark)}/{configuration}.json"
 
 
+def arrays_receipt(study: Study, benchmark: str, configuration: str) -> str:
+    """Receipt of the preprocessed arrays that were freed."""
+    return f"{_preprocessed_folder(study, benchmark)}/.freed.{configuration}.json"
+
+
+def turn(study: Study, benchmark: str, configuration: str) -> str:
+    """Mark that it is a benchmark's turn to be preprocessed, as those before it are freed."""
+    return f"{_preprocessed_folder(study, benchmark)}/.turn.{configuration}"
+
+
 def _preprocessed_folder(study: Study, benchmark: str) -> str:
     return f"{study.results}/nnunet/preprocessed/{nnunet_folder(study, benchmark)}"
+
+
+def finetuned(study: Study, run: Run) -> str:
+    """Weights of a run."""
+    return f"{_model_folder(study, run)}/model.safetensors"
 
 
 def finetuning_history(study: Study, run: Run) -> str:

@@ -42,6 +42,22 @@ def used_benchmarks(study: Study) -> list[str]:
     return list(dict.fromkeys(run.benchmark for run in runs(study)))
 
 
+def trained(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """What is preprocessed, (benchmark, configuration), and the runs that train on it.
+
+    First comes what no run needs pretraining for, so that it waits for none.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs(study):
+        configuration = study.methods[run.method].configuration
+        groups.setdefault((run.benchmark, configuration), []).append(run)
+    late = {
+        key: any(pretraining_data(study, run.method) != "none" for run in group)
+        for key, group in groups.items()
+    }
+    return dict(sorted(groups.items(), key=lambda item: late[item[0]]))
+
+
 def used_stages(study: Study) -> list[str]:
     """Pretraining stages that a run needs, each after those that it starts from."""
     ordered: dict[str, None] = {}

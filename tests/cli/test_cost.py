@@ -14,6 +14,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
 from meddino.pipeline.verbs import VERBS
 from meddino.pretrain.meter import PEAK_FLOPS
+from meddino.study import targets
 from meddino.study.model import Study, load
 
 PLAN = """
@@ -124,6 +125,51 @@ def test_higher_resolution_costs_more_and_no_download_of_your_own_folder(
     own = study.model_copy(update={"datasets": {"lits": {"folder": "/data/lits"}}})
     there = Estimator(own, estimator.figures, estimator.peak_flops)
     assert there.effort(job("fetch", dataset="lits")).disk_gb == 0
+
+
+def jobs_of(study: Study, cut: str) -> list[Job]:
+    """Curation, and preprocessing of all that tables ask for."""
+    chunks = [(name, n) for name in study.ct3m.datasets for n in range(study.chunks(name))]
+    return [
+        *(job(cut, dataset=name, chunk=str(chunk)) for name, chunk in chunks),
+        *(
+            job("preprocess", benchmark=benchmark, configuration=configuration)
+            for benchmark, configuration in targets.trained(study)
+        ),
+    ]
+
+
+def test_the_most_on_the_disk_is_what_stays_and_the_largest_of_what_goes(
+    root: Path, estimator: Estimator, study: Study
+) -> None:
+    """Of downloads that are freed, the largest and its archive: LiTS, two times 35 GB."""
+    frugal = load([root / "config.yaml", root / "config.quota.yaml"])
+    disk = Estimator(frugal, estimator.figures, estimator.peak_flops).disk
+    peak, final = disk.usage(jobs_of(frugal, "slices_and_free"))
+    arrays = [disk.kept_gb(j, "preprocess") for j in jobs_of(frugal, "") if j.rule == "preprocess"]
+    assert final.gb == pytest.approx(169, rel=0.05)
+    assert peak.gb - final.gb == pytest.approx(2 * 35 + max(arrays))
+    assert peak.gb < 600 and peak.files > final.files
+    kept = [*jobs_of(study, "slices"), *(job("fetch", dataset=d) for d in study.ct3m.datasets)]
+    peak, final = estimator.disk.usage(kept)
+    assert final.gb > 2000 and peak.gb - final.gb == pytest.approx(856, rel=0.01), "archives"
+
+
+def test_files_are_counted(estimator: Estimator) -> None:
+    """240 slices of DICOM and more make most of the 80 cases of Pancreas-CT."""
+    usage = estimator.disk.usage([job("fetch", dataset="pancreas_ct")])
+    assert 80 * 240 < usage.final.files < 80 * 300
+    usage = estimator.disk.usage([job("convert", benchmark="btcv")])
+    assert 60 <= usage.final.files < 70
+
+
+def test_what_is_fetched_in_the_same_job_takes_its_time(root: Path, estimator: Estimator) -> None:
+    frugal = load([root / "config.yaml", root / "config.quota.yaml"])
+    there = Estimator(frugal, estimator.figures, estimator.peak_flops)
+    alone = there.effort(job("slices", dataset="msd_lung", chunk="0"))
+    both = there.effort(job("slices_and_free", dataset="msd_lung", chunk="0"))
+    assert both.wall_s - alone.wall_s == pytest.approx(9.2 * 20)
+    assert both.disk_gb == alone.disk_gb
 
 
 def test_records_of_jobs_that_ran_correct_the_rest(

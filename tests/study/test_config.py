@@ -406,3 +406,21 @@ def test_the_page_on_segmentation_is_true(root: Path, config: Config) -> None:
     bold = "".join(line for line in page.splitlines() if line.startswith("| **"))
     for key in changed - {"segformer"} | {"segformer.variant", "pretrain.qkv_bias"}:
         assert f"`{key}`" in bold, key
+
+
+def test_a_dataset_is_cut_into_pieces_where_it_is_freed(root: Path) -> None:
+    kept = load([root / "config.yaml"])
+    freed = load([root / "config.yaml", root / "config.quota.yaml"])
+    assert kept.chunks("abdomenatlas3") == 464 and not kept.passes("abdomenatlas3")
+    assert freed.chunks("abdomenatlas3") == 41 and freed.chunks("amos22") == 1
+    pieces = [jobs.data.piece(freed, "abdomenatlas3", str(n)) for n in range(41)]
+    assert [piece.fetch.piece for piece in pieces] == [(n, 41) for n in range(41)]
+    assert len({piece.manifest for piece in pieces}) == 41
+    own = freed.model_copy(update={"datasets": {"amos22": {"folder": "/data/amos"}}})
+    assert not own.passes("amos22"), "a folder of yours is never freed"
+    assert jobs.finetune.passing(own) == ["btcv", "kits23", "lits"]
+
+
+def test_arrays_that_wait_for_no_pretraining_come_first(root: Path) -> None:
+    order = [*targets.trained(load([root / "config.yaml"]))]
+    assert len(order) == 8 and order[-1][1] == "2d_896"

@@ -6,7 +6,7 @@ from pathlib import Path
 from meddino.cli.estimate import Estimator, Figures
 from meddino.core import layers
 from meddino.core.errors import MeddinoError
-from meddino.pipeline.options import options_json, run_folder, selectors
+from meddino.pipeline.options import options_json, run_folder, selectors, to_json
 from meddino.pipeline.verbs import VERBS
 from meddino.study import jobs, paths, targets
 from meddino.study.model import Study
@@ -45,6 +45,16 @@ def params_of(verb, **fixed):
         return options_json(STUDY, verb, **picked, **fixed)
 
     return {"verb": verb, "options": options, "revision": VERBS[verb].revision}
+
+
+def passes_of(piece):
+    """Options of fetching and freeing, for a job that does both; `piece` names what it fetches."""
+    return {
+        "fetch": lambda wildcards: to_json(piece(wildcards).fetch),
+        "free": lambda wildcards: to_json(piece(wildcards).free),
+        "raw": lambda wildcards: piece(wildcards).manifest,
+        "receipt": lambda wildcards: piece(wildcards).receipt,
+    }
 
 
 def state(verb, *names, **fixed):

@@ -1,5 +1,11 @@
 """What each job depends on: its options and its inputs, one module for each file of rules."""
 
 from meddino.study.jobs import data, finetune, pretrain, report
+from meddino.study.model import Study
 
-__all__ = ["data", "finetune", "pretrain", "report"]
+__all__ = ["data", "finetune", "needs_quota", "pretrain", "report"]
+
+
+def needs_quota(study: Study) -> bool:
+    """Whether rules of workflow/rules/quota.smk have jobs: something is freed, or took its turn."""
+    return not study.keep_raw or finetune.in_turn(study)

@@ -1,8 +1,12 @@
 """Jobs of workflow/rules/data.smk: downloads, slices of CT-3M and their index."""
 
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
 from meddino.core.errors import MeddinoError
+from meddino.core.receipts import RAW
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions, SliceOptions
-from meddino.datasets.options import FetchOptions, Part
+from meddino.datasets.options import FetchOptions, FreeOptions, Part
 from meddino.datasets.phantom.options import PhantomOptions
 from meddino.report.options import CardOptions
 from meddino.study import paths, targets
@@ -25,6 +29,35 @@ def fetch_options(study: Study, dataset: str, part: Part = "images") -> FetchOpt
     return FetchOptions.of(dataset, entry, part, digest)
 
 
+class Piece(NamedTuple):
+    """What one job fetches, uses and frees."""
+
+    fetch: FetchOptions
+    free: FreeOptions
+    manifest: str
+    receipt: str
+
+    @classmethod
+    def of(cls, study: Study, dataset: str, name: str, **changes: Any) -> Self:
+        """A piece of a dataset, in a folder of its own."""
+        fetch = fetch_options(study, dataset).model_copy(update=changes)
+        manifest = paths.passing(study, dataset, name)
+        receipt = str(Path(manifest).with_name(RAW))
+        return cls(fetch, FreeOptions(dataset_name=dataset), manifest, receipt)
+
+
+def piece(study: Study, dataset: str, chunk: str) -> Piece:
+    """What a chunk of slices is cut from, where it is freed at once."""
+    pieces = study.chunks(dataset)
+    share = (int(chunk), pieces) if pieces > 1 else None
+    return Piece.of(study, dataset, chunk, labels=(), piece=share)
+
+
+def free_options(study: Study, dataset: str) -> FreeOptions:
+    """Options of `free`."""
+    return FreeOptions(dataset_name=dataset)
+
+
 def fetch_inputs(study: Study, dataset: str) -> list[str]:
     """What must be made before a dataset can be fetched: its phantom, if it is one."""
     return [paths.phantom(study, dataset)] if dataset in study.phantom else []
@@ -37,6 +70,7 @@ def slices_options(study: Study, dataset: str, chunk: str) -> SliceOptions:
         dataset=study.dataset(dataset).layout(),
         chunk=int(chunk),
         chunks=study.chunks(dataset),
+        alone=study.passes(dataset),
         curation=study.ct3m.curation(dataset),
     )
 

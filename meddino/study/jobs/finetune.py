@@ -1,13 +1,17 @@
 """Jobs of workflow/rules/finetune.smk: nnU-Net's data, training on them, and prediction."""
 
+from pathlib import Path
+
 from meddino.finetune.options import (
     ConvertOptions,
     FinetuneOptions,
+    FreeArraysOptions,
     PlanOptions,
     PredictOptions,
     PreprocessOptions,
 )
-from meddino.study import paths
+from meddino.study import paths, targets
+from meddino.study.jobs.data import Piece
 from meddino.study.model import Study
 
 
@@ -23,6 +27,16 @@ def convert_inputs(study: Study, benchmark: str) -> dict[str, str]:
     return {"raw": paths.raw(study, study.benchmarks[benchmark].dataset, "labelled")}
 
 
+def passing(study: Study) -> list[str]:
+    """Benchmarks whose data is fetched, converted and freed by one job."""
+    return [name for name, b in study.benchmarks.items() if study.passes(b.dataset)]
+
+
+def piece(study: Study, benchmark: str) -> Piece:
+    """What a benchmark is converted from, where it is freed at once."""
+    return Piece.of(study, study.benchmarks[benchmark].dataset, f"for_{benchmark}")
+
+
 def plan_options(study: Study) -> PlanOptions:
     """Options of `plan`."""
     return PlanOptions(planning=study.planning)
@@ -32,6 +46,52 @@ def preprocess_options(study: Study, configuration: str) -> PreprocessOptions:
     """Options of `preprocess`."""
     processes = study.planning.num_processes
     return PreprocessOptions(configuration=configuration, num_processes=processes)
+
+
+def free_preprocessed_options(study: Study, configuration: str) -> FreeArraysOptions:
+    """Options of `free_preprocessed`."""
+    return FreeArraysOptions(configuration=configuration)
+
+
+def free_preprocessed_waits(study: Study, benchmark: str, configuration: str) -> list[str]:
+    """Models that must be there before the arrays that they were trained on are freed."""
+    runs = targets.trained(study).get((benchmark, configuration), [])
+    return [paths.finetuned(study, run) for run in runs]
+
+
+def turns(study: Study, benchmark: str, configuration: str) -> list[str]:
+    """What preprocessing waits for: its turn; nothing where it was preprocessed without one.
+
+    Snakemake compares the inputs of a finished job with those that it would have now, so that
+    `keep_preprocessed` must not change them once the job is done.
+    """
+    turn = paths.turn(study, benchmark, configuration)
+    done = Path(paths.preprocessed(study, benchmark, configuration)).exists()
+    taken = Path(turn).exists()
+    return [turn] if taken or not (study.keep_preprocessed or done) else []
+
+
+def turn_waits(study: Study, benchmark: str, configuration: str) -> list[str]:
+    """The receipt of the arrays whose turn is the one before."""
+    order = [*targets.trained(study)]
+    place = order.index((benchmark, configuration)) if (benchmark, configuration) in order else 0
+    if study.keep_preprocessed or place == 0:
+        return []
+    return [paths.arrays_receipt(study, *order[place - 1])]
+
+
+def in_turn(study: Study) -> bool:
+    """Whether anything is preprocessed in turn, or was."""
+    return not study.keep_preprocessed or any(
+        Path(paths.turn(study, *key)).exists() for key in targets.trained(study)
+    )
+
+
+def receipts(study: Study) -> list[str]:
+    """Receipts of all arrays that are freed: the last one's is asked for by nothing else."""
+    if study.keep_preprocessed:
+        return []
+    return [paths.arrays_receipt(study, *key) for key in targets.trained(study)]
 
 
 def finetune_options(study: Study, method: str, fold: str) -> FinetuneOptions:
