@@ -39,6 +39,7 @@ STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "keep-first": [{"ct3m": {"dedupe": "keep-first"}}],
     "own data": [OWN_DATA],
     "both recipes": ["config.recipes.yaml"],
+    "quota": ["config.quota.yaml"],
     "engine dinov3": [{"pretrain": {"engine": "dinov3"}}],
 }
 """What is laid over config.yaml: files, or keys."""
@@ -86,7 +87,7 @@ def test_a_cluster_can_run_it(arguments: list[str], tmp_path: Path) -> None:
     limits = yaml.safe_load((profile / "profile.yaml").read_text())["default-resources"]
     submissions = capture(["--profile", str(profile), *arguments, "all"], tmp_path)
     first = [submission for submission in submissions if submission.attempt == 1]
-    assert {"fetch"} in [submission.rules for submission in first]
+    assert {"finetune"} in [submission.rules for submission in first]
     if arguments[2:-1] == [str(tmp_path / "config.yaml")]:  # the whole study, as the paper has it
         assert len(first) <= SUBMISSIONS
     for submission in submissions:

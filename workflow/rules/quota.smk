@@ -34,8 +34,8 @@ use rule passing as slices_and_free with:
         dataset="|".join(filter(STUDY.passes, STUDY.used_datasets())) or "none",
     threads: 8
     resources:
-        raw=1,
         **asks("slices_and_free", 24000),
+        raw=1,
     params:
         **params_of("slices"),
         **passes_of(
@@ -63,8 +63,8 @@ use rule passing as convert_and_free with:
     priority: 2
     threads: 1
     resources:
-        raw=1,
         **asks("convert_and_free", 16000),
+        raw=1,
     params:
         **params_of("convert"),
         **passes_of(lambda wildcards: jobs.finetune.piece(STUDY, wildcards.benchmark)),
