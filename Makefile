@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all set-up on a fresh machine with Python 3.11 or 3.12.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
-# Which build of torch: `cpu`, `cuda`, or `auto` (cuda where an NVIDIA driver is found).
+# Which build of torch: `cpu`, `cuda` (driver 580 or newer), `cu126` (525 or newer, older GPUs), or
+# `auto` (cuda where an NVIDIA driver is found).
 TORCH ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +19,10 @@ setup: $(VENV)/.ready  ## make the virtual environment from the hash-pinned lock
 $(VENV)/.ready: envs/lock.txt envs/lock-torch.txt envs/lock-torch-cpu.txt pyproject.toml
 	@bash envs/setup.sh $(PYTHON) $(VENV) $(TORCH)
 	@touch $@
+# Another build of torch than the installed one is asked for.
+ifneq ($(filter-out auto $(shell cat $(VENV)/.torch 2>/dev/null),$(TORCH)),)
+.PHONY: $(VENV)/.ready
+endif
 
 demo: setup  ## the complete study on phantoms, minutes on a laptop
 	@python -m meddino study --preload --profile profiles/demo all
