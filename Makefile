@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-short test check format watch status cost verify accept schema golden rulegraph docs lock audit \
-  container container-test slurm-test chaos chaos-short clean
+  container image container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,12 @@ audit: setup  ## known vulnerabilities of the locked packages, where a database 
 # Arguments of the definition, such as CONTAINER="TORCH=cpu FROM=debian:12".
 container:  ## containers/meddino.sif, with its bill of materials (needs Apptainer)
 	@bash containers/build.sh containers/meddino.sif $(CONTAINER)
+
+# Arguments of the Containerfile, such as IMAGE="TORCH=cpu"; BUILDER=buildah or docker.
+BUILDER ?= podman
+image:  ## the same as an OCI image, meddino (needs Podman, or BUILDER=buildah|docker)
+	@$(BUILDER) build --build-arg "COMMIT=$$(git describe --always --dirty)" $(addprefix --build-arg ,$(IMAGE)) \
+	  --tag meddino --file containers/Containerfile .
 
 container-test: setup  ## build the image on a base of its own, and run a short study inside (Debian, root)
 	@bash containers/test.sh

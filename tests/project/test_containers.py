@@ -58,14 +58,33 @@ def test_every_template_of_the_definition_has_a_default() -> None:
     defaults = dict(re.findall(r"^    ([A-Z]+)=(.*)$", section("arguments"), re.M))
     assert used == set(defaults)
     assert defaults["BOOTSTRAP"] == "docker" and defaults["TORCH"] == "cuda"
-    assert re.fullmatch(r"debian:12\.\d+-slim", defaults["FROM"]), "a base pinned by its release"
+    assert re.fullmatch(r"debian:12\.\d+-slim@sha256:[0-9a-f]{64}", defaults["FROM"])
+    assert re.fullmatch(r"20\d{6}T\d{6}Z", defaults["SNAPSHOT"]), "a moment of Debian's archive"
 
 
 def test_the_definition_installs_what_make_setup_does() -> None:
-    assert 'bash src/envs/setup.sh python3 venv "{{ TORCH }}"' in section("post")
-    assert "--require-hashes -r src/envs/lock-tools.txt" in section("post")
+    assert 'bash /opt/meddino/install.sh "{{ TORCH }}" "{{ SNAPSHOT }}"' in section("post")
+    install = (ROOT / "containers/install.sh").read_text()
+    assert 'bash src/envs/setup.sh python3 venv "$torch"' in install
+    assert "--require-hashes -r src/envs/lock-tools.txt" in install
     for source in (line.split()[0] for line in section("files").splitlines() if line.strip()):
         assert (ROOT / source).exists(), source
+
+
+def test_the_oci_image_is_made_of_the_same() -> None:
+    """Base, moment of Debian, build of torch, sources and steps of the two images are equal."""
+    text = (ROOT / "containers/Containerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
+    defaults = dict(re.findall(r"^    ([A-Z]+)=(.*)$", section("arguments"), re.M))
+    assert arguments.pop("FROM") == f"docker.io/library/{defaults.pop('FROM')}"
+    assert arguments == {key: value for key, value in defaults.items() if key != "BOOTSTRAP"}
+    copied = {
+        source for line in re.findall(r"^COPY (.*)$", text, re.M) for source in line.split()[:-1]
+    }
+    assert copied == {line.split()[0] for line in section("files").splitlines() if line.strip()}
+    assert 'bash /opt/meddino/install.sh "$TORCH" "$SNAPSHOT"' in text
+    sent = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M))
+    assert sent == copied
 
 
 def test_building_without_apptainer_says_what_is_missing(tmp_path: Path) -> None:
