@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all set-up on a fresh machine with Python 3.11 or 3.12.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
-# Which build of torch: `cpu`, `cuda`, or `auto` (cuda where an NVIDIA driver is found).
+# Which build of torch: `cpu`, `cuda` (driver 580 or newer), `cu126` (525 or newer, older GPUs), or
+# `auto` (cuda where an NVIDIA driver is found).
 TORCH ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-short test check format watch status cost verify accept schema golden rulegraph docs lock audit \
-  container container-test slurm-test chaos chaos-short clean
+  container image container-test slurm-test chaos chaos-short clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +19,10 @@ setup: $(VENV)/.ready  ## make the virtual environment from the hash-pinned lock
 $(VENV)/.ready: envs/lock.txt envs/lock-torch.txt envs/lock-torch-cpu.txt pyproject.toml
 	@bash envs/setup.sh $(PYTHON) $(VENV) $(TORCH)
 	@touch $@
+# Another build of torch than the installed one is asked for.
+ifneq ($(filter-out auto $(shell cat $(VENV)/.torch 2>/dev/null),$(TORCH)),)
+.PHONY: $(VENV)/.ready
+endif
 
 demo: setup  ## the complete study on phantoms, minutes on a laptop
 	@python -m meddino study --preload --profile profiles/demo all
@@ -90,6 +95,12 @@ audit: setup  ## known vulnerabilities of the locked packages, where a database 
 # Arguments of the definition, such as CONTAINER="TORCH=cpu FROM=debian:12".
 container:  ## containers/meddino.sif, with its bill of materials (needs Apptainer)
 	@bash containers/build.sh containers/meddino.sif $(CONTAINER)
+
+# Arguments of the Containerfile, such as IMAGE="TORCH=cpu"; BUILDER=buildah or docker.
+BUILDER ?= podman
+image:  ## the same as an OCI image, meddino (needs Podman, or BUILDER=buildah|docker)
+	@$(BUILDER) build --build-arg "COMMIT=$$(git describe --always --dirty)" $(addprefix --build-arg ,$(IMAGE)) \
+	  --tag meddino --file containers/Containerfile .
 
 container-test: setup  ## build the image on a base of its own, and run a short study inside (Debian, root)
 	@bash containers/test.sh

@@ -5,17 +5,24 @@
 * lock-torch-cpu.txt: the CPU build of the same version, which its makers publish elsewhere.
   Its local version (`+cpu`) makes pip fail at once, and not after a long download, where no
   configured index offers it; the Makefile then falls back to lock-torch.txt;
+* lock-torch-cu126.txt, by `python envs/lock.py cu126` (which needs pip alone): torch and
+  torchvision of the same releases for an older CUDA, with its libraries, for this Python. It is not
+  in the repository, since the index of torch's makers could not be reached where that was made;
+  `make setup TORCH=cu126` makes it once;
 * lock-tools.txt: what audits the locks and describes an image, from requirements-tools.in.
 
 From the first two follows meddino.yaml, the environment for `--sdm conda`. Its pins stand in it,
 since Snakemake copies the file elsewhere, and takes it as changed by its content alone.
 """
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ENVS = Path(__file__).parent
+INDEX = "https://download.pytorch.org/whl"
 HEAD = "# Made by `make lock` from requirements.in; do not edit.\n"
 TORCH = re.compile(r"^(torch==|triton==|nvidia-|cuda-)")
 CPU_HASHES = [  # cp311, manylinux_2_28_x86_64
@@ -45,6 +52,32 @@ def conda() -> str:
     )
 
 
+def torch_for(build: str, index: str) -> str:
+    """Return a lock of torch and torchvision built for a CUDA, such as cu126, as pip resolves it.
+
+    All else that they require stands in lock.txt. Each file is that of this Python and machine.
+    """
+    wanted = [f"{name}=={release}+{build}" for name, release in releases().items()]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    command += ["--only-binary=:all:", "--report", "-", "--extra-index-url", index, *wanted]
+    answer = subprocess.run(command, check=False, capture_output=True, text=True)
+    if answer.returncode:
+        sys.exit(f"pip cannot resolve {' '.join(wanted)} with {index}:\n{answer.stderr.strip()}")
+    lines = []
+    for part in json.loads(answer.stdout)["install"]:
+        name, version = part["metadata"]["name"], part["metadata"]["version"]
+        if TORCH.match(f"{name}==") or name in releases():
+            digest = part["download_info"]["archive_info"]["hashes"]["sha256"]
+            lines.append(f"{name}=={version} \\\n    --hash=sha256:{digest}")
+    return HEAD.replace("make lock", f"envs/lock.py {build}") + "\n".join(sorted(lines)) + "\n"
+
+
+def releases() -> dict[str, str]:
+    """Return the releases of torch and torchvision that requirements.in pins."""
+    text = (ENVS / "requirements.in").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(torch(?:vision)?)==(\S+)$", text, flags=re.MULTILINE))
+
+
 def main() -> None:
     """Write the locks and the conda environment beside this file."""
     blocks = re.split(r"\n(?=\S)", resolve("requirements.in").strip())
@@ -63,4 +96,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for build in sys.argv[1:]:
+        lock = torch_for(build, f"{INDEX}/{build}")
+        (ENVS / f"lock-torch-{build}.txt").write_text(lock, encoding="utf-8")
+    if not sys.argv[1:]:
+        main()

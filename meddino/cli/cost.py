@@ -34,19 +34,26 @@ def configuration(arguments: Sequence[str]) -> Study:
     flags, _ = parser.parse_known_args(arguments)
     if flags.config:
         raise MeddinoError("--config: put these values into a file, and name it by --configfile")
-    folder, profile = _profile(arguments)
-    beside = profile.get("configfile", [])
-    files = [folder / file for file in ([beside] if isinstance(beside, str) else beside)]
-    return load(["config.yaml", *(flags.configfile or files)])
+    return load(["config.yaml", *(flags.configfile or _profile(arguments).get("configfile", []))])
 
 
-def _profile(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The folder of the profile that arguments name, and what stands in it."""
+def _profile(arguments: Sequence[str]) -> dict[str, Any]:
+    """What stands in the profiles that arguments name; a section of a later one replaces others.
+
+    Files under `configfile` are named from the working directory.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--profile", default="", type=Path)
-    folder: Path = parser.parse_known_args(arguments)[0].profile
-    path = folder / "profile.yaml"
-    return folder, layers.read([path]) if path.exists() else {}
+    parser.add_argument("--profile", default=[], type=Path, action="append")
+    merged: dict[str, Any] = {}
+    for folder in parser.parse_known_args(arguments)[0].profile:
+        path = folder / "profile.yaml"
+        content = layers.read([path]) if path.exists() else {}
+        if files := content.get("configfile"):
+            content["configfile"] = [
+                folder / f for f in ([files] if isinstance(files, str) else files)
+            ]
+        merged |= content
+    return merged
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -73,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     unfinished = {job.output for job in todo.jobs}
     measured = estimator.correct(job for job in study_run.jobs if job.output not in unfinished)
-    queued = "--executor" in rest or "executor" in _profile(rest)[1]
+    queued = "--executor" in rest or "executor" in _profile(rest)
     report(Console(), estimator, study_run, todo, measured, gpu, queued)
 
 

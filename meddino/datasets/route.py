@@ -18,6 +18,8 @@ from meddino.core.errors import MeddinoError
 WITNESSES = ("https://zenodo.org", "https://huggingface.co", "https://github.com")
 """Hosts of which one at least answers wherever there is a way to the internet. Package indices are
 none of them: closed networks have copies."""
+COMMAND = "snakemake --profile local --until fetch weights -- all"
+"""What downloads on the very node that it is typed on, as a node for transfers."""
 PAUSES_S = (0.0, 5.0, 10.0)
 """Pauses before each round of tries: a name server may be busy for a moment."""
 LIMIT_S = 7.0
@@ -67,9 +69,9 @@ def ensure(address: str) -> None:
             return
     raise NoRoute(
         f"this node has no way to the internet: {door} cannot be reached ({trouble}), nor any"
-        " other host; fetch on a node that has one: run `snakemake --profile slurm --until fetch"
-        " weights -- all` there, or name its partition in the profile (set-resources: fetch:"
-        " {slurm_partition: transfer}, and the same for weights)"
+        f" other host; fetch on a node that has one: run `{COMMAND}` there, or name its partition"
+        " in the profile (set-resources: fetch: {slurm_partition: transfer}, and the same for"
+        " weights)"
     )
 
 

@@ -196,6 +196,8 @@ def test_the_study_is_the_one_that_snakemake_would_run(
     monkeypatch.chdir(tmp_path)
     assert cost.configuration(["--profile", "profiles/demo", "all"]).phantom
     assert not cost.configuration(["--profile", "profiles/slurm"]).phantom
+    layers = ["--profile", "profiles/demo", "--profile", "profiles/example-h100"]
+    assert cost.configuration(layers).phantom, "the upper one says nothing of it"
     (tmp_path / "mine.yaml").write_text("title: Mine\n")
     assert cost.configuration(["--configfile", "mine.yaml", "--", "all"]).title == "Mine"
     with pytest.raises(MeddinoError, match="put these values into a file"):

@@ -49,7 +49,7 @@ def fetched(tmp_path: Path, address: str) -> None:
 
 MESSAGE = (
     r"^this node has no way to the internet: {} cannot be reached \(.+\), nor any other host; .*"
-    r"snakemake --profile slurm --until fetch weights -- all.*fetch: {{slurm_partition: transfer}}"
+    r"snakemake --profile local --until fetch weights -- all.*fetch: {{slurm_partition: transfer}}"
 )
 
 

@@ -1,5 +1,6 @@
 """Image, conda environment and audit: what they name agrees with the locks and the rules."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -7,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -55,14 +58,33 @@ def test_every_template_of_the_definition_has_a_default() -> None:
     defaults = dict(re.findall(r"^    ([A-Z]+)=(.*)$", section("arguments"), re.M))
     assert used == set(defaults)
     assert defaults["BOOTSTRAP"] == "docker" and defaults["TORCH"] == "cuda"
-    assert re.fullmatch(r"debian:12\.\d+-slim", defaults["FROM"]), "a base pinned by its release"
+    assert re.fullmatch(r"debian:12\.\d+-slim@sha256:[0-9a-f]{64}", defaults["FROM"])
+    assert re.fullmatch(r"20\d{6}T\d{6}Z", defaults["SNAPSHOT"]), "a moment of Debian's archive"
 
 
 def test_the_definition_installs_what_make_setup_does() -> None:
-    assert 'bash src/envs/setup.sh python3 venv "{{ TORCH }}"' in section("post")
-    assert "--require-hashes -r src/envs/lock-tools.txt" in section("post")
+    assert 'bash /opt/meddino/install.sh "{{ TORCH }}" "{{ SNAPSHOT }}"' in section("post")
+    install = (ROOT / "containers/install.sh").read_text()
+    assert 'bash src/envs/setup.sh python3 venv "$torch"' in install
+    assert "--require-hashes -r src/envs/lock-tools.txt" in install
     for source in (line.split()[0] for line in section("files").splitlines() if line.strip()):
         assert (ROOT / source).exists(), source
+
+
+def test_the_oci_image_is_made_of_the_same() -> None:
+    """Base, moment of Debian, build of torch, sources and steps of the two images are equal."""
+    text = (ROOT / "containers/Containerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
+    defaults = dict(re.findall(r"^    ([A-Z]+)=(.*)$", section("arguments"), re.M))
+    assert arguments.pop("FROM") == f"docker.io/library/{defaults.pop('FROM')}"
+    assert arguments == {key: value for key, value in defaults.items() if key != "BOOTSTRAP"}
+    copied = {
+        source for line in re.findall(r"^COPY (.*)$", text, re.M) for source in line.split()[:-1]
+    }
+    assert copied == {line.split()[0] for line in section("files").splitlines() if line.strip()}
+    assert 'bash /opt/meddino/install.sh "$TORCH" "$SNAPSHOT"' in text
+    sent = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M))
+    assert sent == copied
 
 
 def test_building_without_apptainer_says_what_is_missing(tmp_path: Path) -> None:
@@ -123,6 +145,114 @@ def test_torch_is_one_release_in_all_locks() -> None:
     cuda, cpu = pins("lock-torch.txt"), pins("lock-torch-cpu.txt")
     assert str(cpu["torch"].specifier) == f"{cuda['torch'].specifier}+cpu"
     assert "nvidia-cudnn-cu13" in cuda and set(cpu) == {"torch"}
+
+
+# --- Other builds of torch --------------------
+def wheel(index: Path, name: str, version: str, requires: str = "") -> str:
+    """Put an empty package into an index of files; return its SHA-256."""
+    base = f"{name.replace('-', '_')}-{version}"
+    path = index / name / f"{base}-py3-none-any.whl"
+    path.parent.mkdir(parents=True)
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{base}.dist-info/METADATA", metadata)
+        archive.writestr(f"{base}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{base}.dist-info/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    link = f'<a href="{quote(path.name)}#sha256={digest}">{path.name}</a>'
+    (path.parent / "index.html").write_text(link)
+    return digest
+
+
+def test_a_lock_for_an_older_cuda_is_what_pip_resolves_with_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The makers' index is played by a folder, and no other one is asked."""
+    lock = module("envs/lock.py")
+    torch, vision = lock.releases()["torch"], lock.releases()["torchvision"]
+    needs = "Requires-Dist: nvidia-nccl-cu12==2.29.3\nRequires-Dist: filelock\n"
+    digests = {
+        f"torch=={torch}+cu126": wheel(tmp_path, "torch", f"{torch}+cu126", needs),
+        f"torchvision=={vision}+cu126": wheel(tmp_path, "torchvision", f"{vision}+cu126"),
+        "nvidia-nccl-cu12==2.29.3": wheel(tmp_path, "nvidia-nccl-cu12", "2.29.3"),
+    }
+    wheel(tmp_path, "filelock", "1.0")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", tmp_path.as_uri())
+    text = lock.torch_for("cu126", tmp_path.as_uri())
+    pins = dict(re.findall(r"^(\S+) \\\n    --hash=sha256:(\w+)$", text, flags=re.M))
+    assert pins == digests, "what lock.txt holds is left out"
+
+    with pytest.raises(SystemExit, match=r"pip cannot resolve torch==\S+\+cu999"):
+        lock.torch_for("cu999", tmp_path.as_uri())
+
+
+@pytest.mark.parametrize(
+    ("asked", "here", "says", "installs"),
+    [
+        ("auto", [], "for CPUs ALONE", "lock-torch-cpu.txt"),
+        ("auto", ["nvidia_smi"], "with its CUDA libraries", "lock-torch.txt"),
+        ("cuda", [], "with its CUDA libraries", "lock-torch.txt"),
+        ("cu126", [], "torch for cu126", "lock-torch-cu126.txt"),
+    ],
+)
+def test_setup_takes_the_build_of_torch_that_is_asked_for(
+    tmp_path: Path, asked: str, here: list[str], says: str, installs: str
+) -> None:
+    """pip is played by a program that notes how it is called."""
+    shutil.copytree(ROOT / "envs", tmp_path / "envs")
+    (tmp_path / "envs/lock-torch-cu126.txt").write_text("torch\n")
+    path = programs(tmp_path, **dict.fromkeys(here, "true"))
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    programs(venv / "bin", pip=f'echo "$@" >> {tmp_path}/calls', python="exit 1")
+    command = ["bash", "envs/setup.sh", sys.executable, "venv"]
+    if not here and shutil.which("nvidia-smi", path=path):
+        pytest.skip("this machine has a GPU")
+
+    def run(build: str) -> tuple[str, str]:
+        (tmp_path / "calls").write_text("")
+        environment = {"PATH": path}
+        done = subprocess.run(
+            [*command, build], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr, (tmp_path / "calls").read_text()
+
+    printed, calls = run(asked)
+    assert says in printed
+    assert f"{installs}\n" in calls and "uninstall" not in calls
+    # pip would leave another build of the same release in place.
+    assert "uninstall --quiet --yes torch torchvision\n" not in run(asked)[1]
+    other = "cpu" if installs != "lock-torch-cpu.txt" else "cuda"
+    assert "uninstall --quiet --yes torch torchvision\n" in run(other)[1]
+
+
+def test_make_sets_up_anew_for_another_build_of_torch(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "envs").mkdir()
+    for name in ("lock.txt", "lock-torch.txt", "lock-torch-cpu.txt"):
+        (tmp_path / "envs" / name).touch()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.torch").write_text("cpu\n")
+    (tmp_path / ".venv/.ready").touch()
+
+    def planned(*arguments: str) -> str:
+        command = ["make", "--no-print-directory", "--dry-run", "setup", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+
+    assert "setup.sh" not in planned() + planned("TORCH=cpu")
+    assert "setup.sh" in planned("TORCH=cuda")
+
+
+def test_a_build_of_torch_that_there_is_none_of_is_refused(tmp_path: Path) -> None:
+    command = ["bash", "envs/setup.sh", sys.executable, str(tmp_path / "venv"), "rocm"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "TORCH=rocm is none of auto, cpu, cuda, cu126" in run.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 # --- The rules --------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 from places import ROOT
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.state import open_state
 from meddino.models import loading
 from meddino.slurm import queue, submit
@@ -133,6 +133,37 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(
     with pytest.raises(MeddinoError, match="SLURM does not answer"):
         submit.main(["--folder", str(tmp_path / "job"), "--sbatch=--time=5", "--", "x"])
     assert not (tmp_path / "sent").exists()
+
+
+def test_a_job_without_the_gpus_that_it_was_given_fails_for_good(tmp_path: Path) -> None:
+    """SLURM requeues what was told to stop; a process that exits by itself fails the job."""
+    from meddino.pipeline.options import options_json
+    from meddino.study.model import load
+
+    study = load([ROOT / "config.yaml"])
+    options = options_json(study, "probe", source=next(iter(study.pretrain.stages)))
+    files = [word for name in ("dataset", "splits", "output") for word in (f"--{name}", name)]
+    verb = ["probe", "--options", options, *files]
+    script = (
+        "import sys\nfrom unittest import mock\nfrom meddino.slurm.job import Work\n"
+        "with mock.patch('submitit.helpers.TorchDistributedEnvironment'):\n"
+        "    Work([sys.executable, '-m', 'meddino', *sys.argv[1:]])()\n"
+    )
+    # Without devices for this step, torch sees no GPU on any machine.
+    granted = {**os.environ, "SLURM_JOB_GPUS": "0", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}
+    command = [sys.executable, "-c", script, *verb, "--checkpoints"]
+    done = subprocess.run(command, env=granted, capture_output=True, text=True, timeout=120)
+    assert done.returncode == MeddinoError.status != Stopped.status
+    assert "meddino probe: this job was given GPUs (SLURM_JOB_GPUS=0)" in done.stderr
+
+
+def test_studies_of_the_test_slurm_whose_gpus_are_none_run_on_cpus() -> None:
+    from meddino.study.model import load
+
+    layers = ["config.yaml", "profiles/demo/study.yaml", "profiles/demo/short.yaml"]
+    study = load([ROOT / name for name in [*layers, "tests/slurm/study.yaml"]])
+    parts = [study.training, study.prediction, study.probe, study.features]
+    assert {part.device for part in [*parts, *study.pretrain.stages.values()]} == {"cpu"}
 
 
 # ---- on a real SLURM ---------------------------------------------------------------------------
