@@ -1,9 +1,12 @@
 """The device that a job runs on."""
 
 import ctypes
+import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +20,8 @@ GRANTS = (
 """Variables by which a scheduler or a person gives a job its GPUs, the plainest first."""
 NONE = {"", "-1", "NoDevFiles"}
 """What they hold where there are none; SLURM_GPUS_ON_NODE counts, so that 0 is none, too."""
+HELD: dict[torch.device, int] = {}
+"""The GPU that this process holds, and the descriptor of its lock."""
 CONTAINERS = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
 DRIVER = Path("/proc/driver/nvidia/version")
 FLOORS = {"11": 450, "12": 525, "13": 580}
@@ -26,20 +31,53 @@ ON_PURPOSE = "; `device: cpu` (or `--device cpu`, where a command takes it) uses
 
 
 def choose(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU if there is one.
+    """The device called `name` for a job on one device; `auto` takes a GPU if there is one.
+
+    Where this process sees several GPUs, it takes the first that no other job of this user holds,
+    and holds it until it ends.
+
+    Raises:
+        MeddinoError: as `kind`.
+    """
+    device = kind(name)
+    several = device.type == "cuda" and torch.cuda.device_count() > 1
+    return _hold_one() if several else device
+
+
+def kind(name: str) -> torch.device:
+    """The device called `name`, whichever GPU it is; `auto` is a GPU if there is one.
 
     Raises:
         MeddinoError: a GPU is asked for where there is none, or the job was given GPUs and torch
             sees none of them: it would hold them for days and train on a CPU.
     """
-    if name == "cpu" or torch.cuda.is_available():
-        return torch.device("cpu" if name == "cpu" else "cuda")
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
     if grant := granted(os.environ):
         reason = obstacle(os.environ)
         raise MeddinoError(f"this job was given GPUs ({grant}), and {reason}{ON_PURPOSE}")
     if name == "cuda":
         raise MeddinoError("device: cuda is asked for, but torch sees no GPU; use auto or cpu")
     return torch.device("cpu")
+
+
+def _hold_one() -> torch.device:
+    """A GPU for this process; the first where others hold all."""
+    if HELD:
+        return next(iter(HELD))
+    for number in range(torch.cuda.device_count()):
+        name = f"meddino-{os.getuid()}-{torch.cuda.get_device_properties(number).uuid}.gpu"
+        # The system lets go of the lock when the process ends, however it does.
+        descriptor = os.open(Path(tempfile.gettempdir()) / name, os.O_RDWR | os.O_CREAT, 0o600)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            HELD[torch.device("cuda", number)] = descriptor
+            torch.cuda.set_device(number)
+            return torch.device("cuda", number)
+        os.close(descriptor)
+    return torch.device("cuda", 0)
 
 
 def granted(environment: Mapping[str, str]) -> str:

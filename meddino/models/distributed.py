@@ -22,7 +22,7 @@ from torch.multiprocessing.spawn import spawn
 
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.files import atomic
-from meddino.models.device import choose
+from meddino.models import device as devices
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """Signals that ask for a checkpoint and an end: time limit, preemption, a terminal that closed."""
@@ -121,7 +121,7 @@ def launch(
         MeddinoError: raised by one of the processes, or one died; the others are stopped.
         Stopped: raised by one of the processes.
     """
-    kind = choose(device)
+    kind = devices.kind(device)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         with _joined(kind, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as t:
             work(t, *arguments)
@@ -131,7 +131,7 @@ def launch(
     if kind.type == "cuda" and size > gpus:
         raise MeddinoError(f"processes: {size} are asked for, but torch sees {gpus} GPUs")
     if size == 1:
-        work(Team(kind), *arguments)
+        work(Team(devices.choose(device)), *arguments)
         return
     with tempfile.TemporaryDirectory() as meeting:
         _start(work, kind, size, Path(meeting), arguments)

@@ -1,5 +1,8 @@
 """Which device a job gets, and that a job with GPUs never trains on a CPU in silence."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,7 @@ def test_auto_takes_a_gpu_if_there_is_one(blind: pytest.MonkeyPatch) -> None:
     assert device.choose("auto").type == "cpu"
     assert "device: cuda is asked for" in refusal("cuda")
     blind.setattr(torch.cuda, "is_available", lambda: True)
+    blind.setattr(torch.cuda, "device_count", lambda: 1)
     assert device.choose("auto").type == device.choose("cuda").type == "cuda"
     assert device.choose("cpu").type == "cpu"
 
@@ -109,3 +113,38 @@ def test_the_locked_torch_has_a_floor() -> None:
     major = lock.partition("\ncuda-toolkit==")[2].partition(".")[0]
     assert major in device.FLOORS
     assert f"driver {device.FLOORS[major]}" in (ROOT / "docs/site.md").read_text()
+
+
+HOLD = """
+import sys, types, torch
+from meddino.models import device
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+torch.cuda.set_device = lambda number: None
+torch.cuda.get_device_properties = lambda number: types.SimpleNamespace(uuid=f"a{number}")
+print(device.choose("auto"), device.choose("auto"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_jobs_beside_each_other_take_gpus_of_their_own(tmp_path: Path) -> None:
+    """Of two GPUs; one that ends, even by SIGKILL, leaves its GPU to the next."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        job = subprocess.Popen(
+            [sys.executable, "-c", HOLD],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert job.stdout is not None
+        return job, job.stdout.readline().strip()
+
+    first, device_of_first = start()
+    second, device_of_second = start()
+    assert (device_of_first, device_of_second) == ("cuda:0 cuda:0", "cuda:1 cuda:1")
+    first.kill()
+    first.communicate()
+    third, device_of_third = start()
+    assert device_of_third == "cuda:0 cuda:0"
+    for job in (second, third):
+        job.communicate("")
