@@ -21,8 +21,7 @@ team="--partition=gpu --nodes=2 --gpus-per-node=1 --cpus-per-task=1 --mem=4G --t
 study() {
   python -m meddino study --profile slurm \
     --slurm-init-seconds-before-status-checks 2 --seconds-between-status-checks 2 --latency-wait 10 \
-    --local-cores 2 --resources mem_mb=16000 \
-    --default-resources slurm_partition=cpu mem_mb=1000 runtime=10 \
+    --local-cores 2 --default-resources slurm_partition=cpu max_mem_mb=8000 max_runtime=30 \
     --set-resources pretrain_{natural,stage1}:sbatch="'$team'" {pretrain_{stage2,stage3},finetune}:sbatch="'$task'" \
     --configfile profiles/demo/study.yaml profiles/demo/short.yaml tests/slurm/study.yaml -- all
 }
