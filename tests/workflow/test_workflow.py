@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,14 @@ def test_a_raised_revision_reruns_the_verb_and_what_follows(finished: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert rules(read_log((done.stdout + done.stderr).splitlines())) == SCORING
+
+
+def test_snakemakes_own_report_holds_the_tables_and_the_report(finished: Path) -> None:
+    snakemake(finished, "--report", "report.zip", "all")
+    with zipfile.ZipFile(finished / "report.zip") as report:
+        text = report.read("report/report.html").decode()
+        assert any(name.startswith("report/data/raw/") for name in report.namelist())
+    assert all(f"table{number}.csv" in text for number in (1, 2, 3))
 
 
 def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ use rule verb as tables with:
     input:
         unpack(lambda wildcards: jobs.report.tables_inputs(STUDY, wildcards.table)),
     output:
-        csv="<results>/tables/{table}.csv",
+        csv=report("<results>/tables/{table}.csv", category="Tables"),
         md="<results>/tables/{table}.md",
         tex="<results>/tables/{table}.tex",
     log:
@@ -126,7 +126,7 @@ use rule verb as report with:
     input:
         **jobs.report.report_inputs(STUDY),
     output:
-        "<results>/report.html",
+        report("<results>/report.html", category="Report"),
     log:
         "logs/report.log",
     resources:
