@@ -72,7 +72,7 @@ class Miniature:
     labelled: set[str] = field(default_factory=set)
     mr: set[str] = field(default_factory=set)
     present: tuple[str, ...] = ()
-    """Files that are on the disk and must not become cases."""
+    """Files of the archives that must not become cases."""
 
 
 def plain(files: Files) -> dict[str, Files]:
