@@ -10,12 +10,17 @@ WHOLE = tuple(ending for ending in VOLUMES if ending not in DETACHED)
 """Endings of volumes that are one file."""
 
 
+TERMS = ("license", "licence", "readme", "copying")
+"""How the names of files begin that say what may be done with the data: they go with it."""
+
+
 def readable(patterns: Iterable[str]) -> Callable[[str], bool]:
     """A test whether a dataset with these patterns may read a file.
 
     It may read what matches a pattern as `Path.glob` has it, and all that lies in a folder that
     matches. Where a pattern may stand for slices of DICOM, or for a header whose voxels lie in
-    another file, it may read whatever lies beside a match and is no volume of its own.
+    another file, it may read whatever lies beside a match and is no volume of its own. Licences and
+    readmes stay with the data.
 
     Args:
         patterns: relative to the dataset's folder, with `/` between the parts.
@@ -27,6 +32,8 @@ def readable(patterns: Iterable[str]) -> Callable[[str], bool]:
 
     def test(name: str) -> bool:
         parts = name.split("/")
+        if parts[-1].lower().startswith(TERMS):
+            return True
         alone = name.lower().endswith(WHOLE)
         return any(
             _matches(parts, pattern)

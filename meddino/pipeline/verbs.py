@@ -174,7 +174,7 @@ VERBS: dict[str, Verb] = {
     ),
     "free_preprocessed": Verb(
         module="meddino.finetune.arrays",
-        summary="delete preprocessed arrays once their trainings are done, with a receipt",
+        summary="delete preprocessed arrays whose trainings are done, with a receipt",
         options=finetune.free_preprocessed_options,
     ),
     "finetune": Verb(

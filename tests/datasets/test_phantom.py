@@ -1,5 +1,6 @@
 """The phantom: reproducible, complete, plausible as CT, and stored like the real datasets."""
 
+import tarfile
 import time
 from pathlib import Path
 
@@ -138,8 +139,13 @@ def test_orientations_are_the_datasets_own(fetched: dict[str, Path]) -> None:
     assert read(case.image).GetSize() == (16, 96, 96)
 
 
-def test_msd_archive_holds_junk_that_is_skipped(fetched: dict[str, Path]) -> None:
-    assert list(fetched["msd_spleen"].rglob("._spleen_*.nii.gz"))
+def test_msd_archive_holds_junk_that_is_not_unpacked(
+    fetched: dict[str, Path], tmp_path: Path
+) -> None:
+    mirror = make(tmp_path, "msd_spleen", cases=1, size_px=48).parent
+    with tarfile.open(mirror / "Task09_Spleen.tar") as archive:
+        assert any("/._spleen_" in name for name in archive.getnames())
+    assert not list(fetched["msd_spleen"].rglob("._spleen_*.nii.gz"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -59,7 +59,8 @@ def test_part_that_can_be_done_without_fails_nothing(
     assert "warning: goes without labels.zip" in capsys.readouterr().err
     zip_of(folder / "labels.zip", {"label1.nii": b"l"})
     output = run(tmp_path, labels, http(f"{url}/img1.nii"))
-    assert (output.parent / "label1.nii").exists() and "lacking" not in read_json(output)
+    assert "lacking" not in read_json(output)
+    assert [record["file"] for record in read_json(output)["files"]] == ["labels.zip", "img1.nii"]
     with pytest.raises(MeddinoError, match=r"img2\.nii"):
         run(tmp_path, http(f"{url}/img2.nii", "img2.nii"), labels)
 
