@@ -22,13 +22,19 @@ WINDOW = 50
 """Iterations over which speed is averaged."""
 
 
-def forward_flops(a: Architecture, side_px: int) -> float:
-    """Floating point operations of a ViT's forward pass on one square image (matrix products)."""
+def forward_flops(a: Architecture, side_px: int, kept: float = 1.0) -> float:
+    """Floating point operations of a ViT's forward pass on one square image (matrix products).
+
+    Args:
+        a: the ViT.
+        side_px: side of the image.
+        kept: share of the images that take a branch, where drop path leaves some out.
+    """
     patches = (side_px // a.patch_size) ** 2
     tokens = patches + 1 + a.storage_tokens
     per_token = (4 + 2 * a.ffn_ratio) * a.embed_dim**2
     block = tokens * per_token + 2 * tokens**2 * a.embed_dim
-    return 2 * (a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
+    return 2 * (kept * a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
 
 
 def _head_flops(head: Head, width: int, passes: int = 1) -> float:
@@ -40,7 +46,7 @@ def _head_flops(head: Head, width: int, passes: int = 1) -> float:
 def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
     """Count those of one slice in a training step; a backward pass is worth two forward ones."""
     crops = stage.augmentation.local_crops
-    backbone = 2 * forward_flops(a, resolution.global_px)
+    kept = 1 - stage.drop_path
     masked = stage.masking.probability * sum(stage.masking.ratio) / 2
     hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
     dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
@@ -49,8 +55,10 @@ def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> 
         _head_flops(head, a.embed_dim, SINKHORN_ITERATIONS + 1)
         for head in (stage.dino_head, stage.ibot_head)
     )
-    teacher = backbone + sum(n * x for n, x in zip((2, hidden), teacher_heads, strict=True))
-    student = backbone + crops * forward_flops(a, resolution.local_px)
+    teacher = 2 * forward_flops(a, resolution.global_px)
+    teacher += sum(n * x for n, x in zip((2, hidden), teacher_heads, strict=True))
+    student = 2 * forward_flops(a, resolution.global_px, kept)
+    student += crops * forward_flops(a, resolution.local_px, kept)
     student += (2 + crops) * dino + hidden * ibot
     gram = 0.0 if resolution.gram_px is None else 2 * forward_flops(a, resolution.gram_px)
     return teacher + 3 * student + gram

@@ -168,7 +168,9 @@ def test_what_is_fetched_in_the_same_job_takes_its_time(root: Path, estimator: E
     there = Estimator(frugal, estimator.figures, estimator.peak_flops)
     alone = there.effort(job("slices", dataset="msd_lung", chunk="0"))
     both = there.effort(job("slices_and_free", dataset="msd_lung", chunk="0"))
-    assert both.wall_s - alone.wall_s == pytest.approx(9.2 * 20)
+    assert both.wall_s - alone.wall_s == pytest.approx(
+        9.2 * estimator.figures.rules["fetch"].seconds
+    )
     assert both.disk_gb == alone.disk_gb
 
 

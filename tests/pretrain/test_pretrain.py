@@ -807,9 +807,10 @@ def processes_on(gpus: int, monkeypatch: pytest.MonkeyPatch, **changes: int) -> 
     return size
 
 
-def test_counted_operations_are_those_that_torch_counts() -> None:
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_counted_operations_are_those_that_torch_counts(drop_path: float) -> None:
     architecture = replace(named("vittiny8"), embed_dim=128, drop_path=0.0)
-    stage = make_stage(batch_size=2, group_size=2, drop_path=0.0, rope_rescale=None)
+    stage = make_stage(batch_size=2, group_size=2, drop_path=drop_path, rope_rescale=None)
     engine = Engine(architecture, stage).train()
     slices = torch.randint(-1000, 1000, (2, 32, 32), dtype=torch.int16)
     draws = crops.Draws([1], 2)
