@@ -6,6 +6,7 @@ file that lies in `<folder>.incoming`, where a person put it, is used instead of
 """
 
 import hashlib
+import re
 import shutil
 import sys
 from collections import deque
@@ -33,6 +34,8 @@ R = TypeVar("R")
 CONNECTIONS = 4
 """Files that are downloaded at the same time: more is not polite to the owners' servers."""
 DOWNLOADS, UNPACKED = "downloads", "unpacked"
+PIECE = re.compile(r"(?<=.)\.(\d+|for_\w+)$")
+"""How the name of a folder ends that holds a piece of a dataset: see `study.paths.passing`."""
 NAMED = 5
 """Files that a message names."""
 
@@ -179,7 +182,7 @@ def incoming_folder(root: Path) -> Path:
 
 def _home(root: Path) -> Path:
     """The folder of a whole dataset; those of its pieces bear its name, a dot and what they are."""
-    return root.with_name(root.name.partition(".")[0] or root.name)
+    return root.with_name(PIECE.sub("", root.name))
 
 
 def _needs_person(remote: Remote, incoming: Path) -> bool:
