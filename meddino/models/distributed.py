@@ -70,11 +70,13 @@ def of_neighbours(values: Tensor, size: int) -> Tensor:
 
     Args:
         values: (n, B, ...).
-        size: number of neighbours.
+        size: number of neighbours; one process alone, or a size below 2, has none.
 
     Returns:
         (n, size * B, ...), by rank.
     """
+    if size < 2 or not dist.is_initialized():
+        return values
     joined: Tensor = _Neighbours.apply(values, size)  # type: ignore[no-untyped-call]
     return joined
 

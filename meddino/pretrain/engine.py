@@ -182,10 +182,10 @@ class Engine(nn.Module):
         that share a group each compute the same, of all its tokens.
         """
         tokens = _by_crop(cls, GLOBAL_CROPS)  # (2, B, D)
-        if tokens.shape[1] < self.stage.group:
-            tokens = distributed.of_neighbours(tokens, self.stage.group // tokens.shape[1])
-        groups = tokens.unflatten(1, (-1, self.stage.group)).flatten(0, 1)  # (2 * groups, group, D)
-        return torch.stack([losses.koleo_loss(x) for x in groups]).mean()
+        tokens = distributed.of_neighbours(tokens, self.stage.group // tokens.shape[1])
+        groups = max(1, tokens.shape[1] // self.stage.group)
+        tokens = tokens.unflatten(1, (groups, -1)).flatten(0, 1)  # (2 * groups, group, D)
+        return torch.stack([losses.koleo_loss(x) for x in tokens]).mean()
 
     @torch.no_grad()
     def targets(self, parts: Sequence[Part], temperature: float) -> list[Targets]:

@@ -69,27 +69,6 @@ def test_processes_that_see_different_checkpoints_do_not_go_on(tmp_path: Path) -
         launch(differ, "cpu", 2, tmp_path)
 
 
-def neighbours(team: Team, folder: Path) -> None:
-    """What each process gets of values that tell where they are from, and its gradients."""
-    values = torch.arange(4.0).reshape(2, 2, 1) + 10 * team.rank
-    values.requires_grad_()
-    joined = distributed.of_neighbours(values, 2)
-    (joined * torch.arange(1.0, 9.0).reshape(2, 4, 1) * (1 + team.rank)).sum().backward()
-    torch.save((joined.detach(), values.grad), folder / f"{team.rank}.pt")
-
-
-def test_neighbours_join_their_values_and_add_up_gradients(tmp_path: Path) -> None:
-    launch(neighbours, "cpu", 4, tmp_path)
-    weights = torch.arange(1.0, 9.0).reshape(2, 4, 1)
-    for rank in range(4):
-        joined, gradient = torch.load(tmp_path / f"{rank}.pt")
-        pair = [rank // 2 * 2, rank // 2 * 2 + 1]
-        expected = [torch.arange(4.0).reshape(2, 2, 1) + 10 * other for other in pair]
-        torch.testing.assert_close(joined, torch.cat(expected, dim=1))
-        place = slice(rank % 2 * 2, rank % 2 * 2 + 2)
-        torch.testing.assert_close(gradient, weights[:, place] * sum(1 + other for other in pair))
-
-
 @pytest.mark.parametrize(("gpus", "device"), [(8, "cuda:5"), (1, "cuda:0")])
 def test_a_process_takes_the_gpu_that_its_launcher_shows(
     gpus: int, device: str, monkeypatch: pytest.MonkeyPatch

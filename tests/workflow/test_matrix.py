@@ -73,7 +73,10 @@ def arguments(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     return ["--nolock", "--configfile", *map(str, files), "--"]
 
 
-@pytest.mark.parametrize("arguments", STUDIES, indirect=True)
+# The other studies are planned on one machine by test_golden_plan.py.
+@pytest.mark.parametrize(
+    "arguments", sorted(STUDIES.keys() - {"default", "leak-free", "own data"}), indirect=True
+)
 def test_one_machine_can_run_it(arguments: list[str], tmp_path: Path) -> None:
     profile = ["--dry-run", "--profile", str(ROOT / "profiles" / "local")]
     done = run_snakemake([*profile, *arguments, "all"], tmp_path)

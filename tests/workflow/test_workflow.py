@@ -196,7 +196,7 @@ def test_the_full_study_plans_as_a_whole(tmp_path: Path) -> None:
     plan = dry_run(tmp_path)
     assert plan.rules["finetune"] == plan.rules["model_card"] == 22
     assert plan.rules["fetch"] == 17
-    assert plan.rules["slices"] >= 100
+    assert plan.rules["slices"] == 28
     assert "phantom" not in plan.rules
     assert "leaves" not in plan.rules
 
