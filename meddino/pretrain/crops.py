@@ -22,6 +22,10 @@ BICUBIC = -0.5
 """Slope of the kernel that antialiased resizing uses everywhere."""
 BLUR_REACH = 4
 """Pixels to each side that the blur sees (DINOv3: kernel of 9)."""
+SHARP = 1e-3
+"""Sigma of a blur that changes nothing."""
+LOCAL = 2
+"""Number of global crops, and of the kind of a local one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,41 @@ class Draws:
         return torch.cat(parts)[self._share]
 
 
+@dataclass(frozen=True)
+class View:
+    """What is drawn for one crop of B slices.
+
+    Attributes:
+        boxes: int64 (B, 4): top, left, height, width, in pixels.
+        flips: bool (B,).
+        gain: float32 (B,), factor of the intensities.
+        contrast: float32 (B,), factor of their distances from the mean.
+        sigma: float32 (B,), of the blur (pixels).
+        inverted: bool (B,), solarised.
+        noise: float32 (B, h, w), of variance 1; None without noise.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    gain: Tensor
+    contrast: Tensor
+    sigma: Tensor
+    inverted: Tensor
+    noise: Tensor | None
+
+    def packed(self) -> Tensor:
+        """All but the noise as one tensor, float32 (9, B), in which whole pixels are exact."""
+        rows = (self.flips, self.gain, self.contrast, self.sigma, self.inverted)
+        return torch.cat([self.boxes.T.float(), torch.stack([row.float() for row in rows])])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor, noise: Tensor | None) -> "View":
+        """Undo `packed`."""
+        flips, gain, contrast, sigma, inverted = packed[4:]
+        boxes = packed[:4].T.long()
+        return cls(boxes, flips > 0, gain, contrast, sigma, inverted > 0, noise)
+
+
 def multi_crop(
     slices: Tensor, resolution: Resolution, augmentation: Augmentation, draws: Draws
 ) -> Crops:
@@ -86,32 +125,69 @@ def multi_crop(
         augmentation: how crops are drawn and distorted.
         draws: source of everything random, for B slices.
     """
+    kinds = [0, 1, *[LOCAL] * augmentation.local_crops]
+    sides = [resolution.local_px if kind == LOCAL else resolution.global_px for kind in kinds]
+    size = slices.shape[1:]
+    drawn = [
+        draw_view(kind, size, side, augmentation, draws)
+        for kind, side in zip(kinds, sides, strict=True)
+    ]
+    views = _on_device(drawn, slices.device)
     hu = slices.float().clamp(*HU_RANGE)
+    crops = [
+        _distort(cut(hu, view.boxes, view.flips, side), view, augmentation.noise_hu)
+        for view, side in zip(views, sides, strict=True)
+    ]
+    gram = None
+    if resolution.gram_px is not None:
+        plain = [cut(hu, view.boxes, view.flips, resolution.gram_px) for view in views[:LOCAL]]
+        gram = as_input(torch.cat(plain))
+    return Crops(as_input(torch.cat(crops[:LOCAL])), as_input(torch.cat(crops[LOCAL:])), gram)
 
-    def region(scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        boxes = draw_boxes(hu.shape[1:], scale, draws)
-        return boxes.to(hu.device), _flips(augmentation, draws).to(hu.device)
 
-    globals_, gram = [], []
-    for view in range(2):
-        box = region(augmentation.global_scale)
-        crop = cut(hu, *box, resolution.global_px)
-        globals_.append(_distort(crop, view, augmentation, draws))
-        if resolution.gram_px is not None:
-            gram.append(cut(hu, *box, resolution.gram_px))
-    locals_ = []
-    for _ in range(augmentation.local_crops):
-        crop = cut(hu, *region(augmentation.local_scale), resolution.local_px)
-        locals_.append(_distort(crop, 2, augmentation, draws))
-    return Crops(
-        as_input(torch.cat(globals_)),
-        as_input(torch.cat(locals_)),
-        as_input(torch.cat(gram)) if gram else None,
+def _on_device(views: Sequence[View], device: torch.device) -> list[View]:
+    """Bring what was drawn to where the slices are, in one copy that is not waited for."""
+    packed = send(torch.stack([view.packed() for view in views]), device)
+    noises = [None if view.noise is None else send(view.noise, device) for view in views]
+    return [View.unpacked(*pair) for pair in zip(packed, noises, strict=True)]
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device; from pinned memory, a GPU's host does not wait."""
+    if device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def draw_view(kind: int, size: torch.Size, side: int, a: Augmentation, draws: Draws) -> View:
+    """Draw one crop of each slice.
+
+    Args:
+        kind: 0 and 1 are the global crops, LOCAL is a local one: they are distorted differently.
+        size: rows and columns of the slices.
+        side: of the crop (px).
+        a: how crops are drawn and distorted.
+        draws: source of everything random.
+    """
+    boxes = draw_boxes(size, a.local_scale if kind == LOCAL else a.global_scale, draws)
+    flips = (draws.uniform() < 0.5) & a.flip
+    chosen = draws.uniform() < a.intensity_probability
+    brightness = draws.uniform(1 - a.brightness, 1 + a.brightness)
+    contrast = draws.uniform(1 - a.contrast, 1 + a.contrast)
+    blurred = draws.uniform() < a.blur_probability[kind]
+    sigma = draws.uniform(*a.blur_sigma)
+    inverted = torch.zeros_like(flips)
+    if kind == 1 and a.solarize_probability > 0:
+        inverted = draws.uniform() < a.solarize_probability
+    return View(
+        boxes,
+        flips,
+        gain=torch.where(chosen, brightness, 1.0),
+        contrast=torch.where(chosen, contrast, 1.0),
+        sigma=torch.where(blurred, sigma, SHARP),
+        inverted=inverted,
+        noise=draws.normal(side, side) if a.noise_hu > 0 else None,
     )
-
-
-def _flips(augmentation: Augmentation, draws: Draws) -> Tensor:
-    return (draws.uniform() < 0.5) & augmentation.flip
 
 
 def draw_boxes(size: torch.Size, scale: tuple[float, float], draws: Draws) -> Tensor:
@@ -168,30 +244,16 @@ def _bicubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-def _distort(crops: Tensor, view: int, a: Augmentation, draws: Draws) -> Tensor:
-    """Change intensities, blur, solarise and add noise: (B, h, w) in HU; `view` 2 is local."""
-    device = crops.device
+def _distort(crops: Tensor, view: View, noise_hu: float) -> Tensor:
+    """Change intensities, blur, solarise and add noise: (B, h, w) in HU."""
     low, high = HU_RANGE
-    unit = (crops - low) / (high - low)
-    chosen = draws.uniform() < a.intensity_probability
-    brightness = draws.uniform(1 - a.brightness, 1 + a.brightness)
-    contrast = draws.uniform(1 - a.contrast, 1 + a.contrast)
-    gain = torch.where(chosen, brightness, 1.0).to(device)[:, None, None]
-    spread = torch.where(chosen, contrast, 1.0).to(device)[:, None, None]
-    unit = unit * gain
+    unit = (crops - low) / (high - low) * view.gain[:, None, None]
     mean = unit.mean(dim=(1, 2), keepdim=True)
-    unit = ((unit - mean) * spread + mean).clamp(0, 1)
-    blurred = draws.uniform() < a.blur_probability[view]
-    sigma = draws.uniform(*a.blur_sigma)
-    unit = _blur(unit, torch.where(blurred, sigma, 1e-3).to(device))
-    if view == 1 and a.solarize_probability > 0:
-        inverted = draws.uniform() < a.solarize_probability
-        bright = inverted.to(device)[:, None, None] & (unit >= 0.5)
-        unit = torch.where(bright, 1 - unit, unit)
-    hu = unit * (high - low) + low
-    if a.noise_hu > 0:
-        hu = hu + a.noise_hu * draws.normal(*hu.shape[1:]).to(device)
-    return hu
+    unit = ((unit - mean) * view.contrast[:, None, None] + mean).clamp(0, 1)
+    unit = _blur(unit, view.sigma)
+    bright = view.inverted[:, None, None] & (unit >= 0.5)
+    hu = torch.where(bright, 1 - unit, unit) * (high - low) + low
+    return hu if view.noise is None else hu + noise_hu * view.noise
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:

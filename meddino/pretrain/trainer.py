@@ -200,11 +200,11 @@ class Trainer:
 
     def _agree(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, float]:
         """Means over all processes, in one exchange; `stop` is above 0 if one was told to."""
-        stop = torch.tensor(float(self.stop is not None), device=self.team.device)
+        stop = torch.full((), float(self.stop is not None), device=self.team.device)
         norms = {f"grad_norm_{name}": value for name, value in norms.items()}
         named_values = {**losses, **norms, "stop": stop}
         values = self.team.mean(torch.stack([v.float() for v in named_values.values()]))
-        return dict(zip(named_values, values.tolist(), strict=True))
+        return dict(zip(named_values, values.cpu().tolist(), strict=True))
 
     def _refuse_nan(self, values: dict[str, float], iteration: int) -> None:
         not_finite = [

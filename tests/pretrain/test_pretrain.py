@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -341,6 +341,17 @@ def test_crops_are_those_of_the_seed_and_in_the_models_units() -> None:
     assert not torch.equal(one.globals, other.globals)
     ends = [(hu - crops.HU_MEAN) / crops.HU_STD for hu in crops.HU_RANGE]
     assert one.globals.min() >= ends[0] - 1e-3 and one.globals.max() <= ends[1] + 1e-3
+
+
+def test_what_is_drawn_for_a_crop_travels_without_loss() -> None:
+    augmentation = Augmentation(solarize_probability=0.5, flip=True, noise_hu=3.0)
+    draws = crops.Draws([4], 64)
+    view = crops.draw_view(1, torch.Size([512, 512]), 8, augmentation, draws)
+    back = crops.View.unpacked(view.packed(), view.noise)
+    for field in fields(crops.View):
+        ours, theirs = getattr(back, field.name), getattr(view, field.name)
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), field.name
+    assert 0 < view.flips.sum() < 64 and 0 < view.inverted.sum() < 64
 
 
 def test_dead_leaves_are_a_function_of_the_seed(tmp_path: Path) -> None:
