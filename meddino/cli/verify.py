@@ -22,6 +22,7 @@ from meddino.core import receipts, records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import sha256
 from meddino.core.parallel import granted
+from meddino.core.words import some
 
 SHOWN = 20
 """Files that are named one by one."""
@@ -177,7 +178,6 @@ def _print(findings: Findings, console: Console) -> None:
 
 
 def _remedy(findings: Findings, bad: list[str]) -> str:
-    named = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if bad[SHOWN:] else "")
     mains = sorted({*findings.changed.values(), *findings.missing.values()})
     anew = " ".join(map(shlex.quote, mains[:SHOWN])) + (" ..." if mains[SHOWN:] else "")
     remedy = (
@@ -186,4 +186,4 @@ def _remedy(findings: Findings, bad: list[str]) -> str:
         if mains
         else "delete them and rerun, or leave `--strict` out if they are yours"
     )
-    return f"{len(bad)} files are not as recorded: {named}; {remedy}"
+    return f"{len(bad)} files are not as recorded: {some(bad, SHOWN)}; {remedy}"

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
@@ -54,14 +54,8 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
     )
-    waiting: deque[Future[Result]] = deque()
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * workers:  # results fill memory until it is their turn
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from a_few_ahead(pool, work, items, 2 * workers)
     except BrokenProcessPool as error:
         raise MeddinoError(
             f"one of {workers} processes was killed, as where memory is short: grant this rule"
@@ -69,6 +63,27 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def a_few_ahead(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Do work on items in a pool; yield results in their order.
+
+    Args:
+        pool: who works.
+        work: what is done.
+        items: what it is done on.
+        ahead: items that are begun before the first result is taken: results take memory, or the
+            disk, until it is their turn.
+    """
+    running: deque[Future[Result]] = deque()
+    for item in items:
+        running.append(pool.submit(work, item))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def end_with(parent: int) -> None:

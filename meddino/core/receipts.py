@@ -13,6 +13,7 @@ from typing import Any
 from meddino.core import records
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
+from meddino.core.words import some
 
 PATTERN = ".freed*.json"
 NAMED = 5
@@ -99,8 +100,7 @@ def summary(paths: Iterable[Path]) -> str:
         return ""
     size_gb = sum(receipt["bytes"] for _, receipt in listed) / 1e9
     what = list(dict.fromkeys(receipt["what"] for _, receipt in listed))
-    named = ", ".join(what[:NAMED]) + (f" and {len(what) - NAMED} more" if what[NAMED:] else "")
     return (
-        f"Freed on purpose: {named}, {size_gb:,.3g} GB, by {len(listed)} receipts such as"
-        f" {listed[0][0]}; a job that needs them brings them back."
+        f"Freed on purpose: {some(what, NAMED)}, {size_gb:,.3g} GB, by {len(listed)} receipts"
+        f" such as {listed[0][0]}; a job that needs them brings them back."
     )

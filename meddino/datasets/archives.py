@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from meddino.core import receipts
 from meddino.core.errors import MeddinoError
 from meddino.datasets.extras import client
 
@@ -26,7 +27,7 @@ ENTRY_BYTES = 4096
 
 Wanted = Callable[[str], bool]
 """Whether a member of this name is unpacked."""
-OURS = (".fetch", ".fetched.json", ".freed.json")
+OURS = (".fetch", ".fetched.json", receipts.RAW)
 """What `fetch` keeps in a dataset's folder."""
 
 

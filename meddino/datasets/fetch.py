@@ -9,9 +9,8 @@ import hashlib
 import re
 import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from meddino.core.errors import MeddinoError, Unwritable
 from meddino.core.files import UNWRITABLE, atomic, read_json, write_json
+from meddino.core.parallel import a_few_ahead
+from meddino.core.words import some
 from meddino.datasets.archives import DamagedArchive, Wanted, is_archive, merge, strays, unpack
 from meddino.datasets.cases import matches
 from meddino.datasets.listing import Listing
@@ -97,10 +98,9 @@ def _listed(options: FetchOptions, root: Path) -> dict[str, Any]:
     layout = options.layout or FolderLayout(images=options.images, case="(?P<case>.*)")
     listing = Listing(layout, root, name)
     if unmatched := listing.unmatched():
-        more = f" and {len(unmatched) - NAMED} more" if unmatched[NAMED:] else ""
         print(
             f"{name}: no pattern finds {len(unmatched)} images below {root}:"
-            f" {', '.join(unmatched[:NAMED])}{more}; mend `images` or `labels`, or put what is left"
+            f" {some(unmatched, NAMED)}; mend `images` or `labels`, or put what is left"
             " out on purpose under `exclude`",
             file=sys.stderr,
         )
@@ -201,23 +201,14 @@ def _fetch(lacking: list[Remote], root: Path, patterns: list[str]) -> Iterator[R
         Meter(f"fetch {root.name}", len(lacking)) as meter,
     ):
         bring = partial(_bring, root=root, meter=meter)
-        for remote, brought in zip(lacking, _ahead(pool, bring, lacking), strict=True):
+        # All at once would fill the disk with archives.
+        arriving = a_few_ahead(pool, bring, lacking, CONNECTIONS)
+        for remote, brought in zip(lacking, arriving, strict=True):
             if brought is not None:
                 yield _place(remote, brought, root, patterns)
             meter.done()
     for leftover in (DOWNLOADS, UNPACKED):
         shutil.rmtree(root / ".fetch" / leftover, ignore_errors=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in order, worked out a few ahead: all at once would fill the disk with archives."""
-    running: deque[Future[R]] = deque()
-    for item in items:
-        running.append(pool.submit(action, item))
-        if len(running) > CONNECTIONS:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
 
 
 def _bring(remote: Remote, root: Path, meter: Meter) -> Brought | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meddino.core.errors import MeddinoError
+from meddino.core.words import some
 from meddino.models import conversion, wrappings
 from meddino.models.architectures import Architecture, named
 from meddino.models.vit import VisionTransformer
@@ -229,15 +230,10 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: 
             key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
         ),
     }
-    mismatches = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
+    mismatches = [f"{what} {some(keys, 3)}" for what, keys in problems.items() if keys]
     if mismatches:
         raise MeddinoError(
             f"{source} does not fit the network: it {'; it '.join(mismatches)}; choose the backbone"
             " that this checkpoint was made with"
         )
     module.load_state_dict(state)
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more

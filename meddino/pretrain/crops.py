@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meddino.models.device import send
 from meddino.pretrain.options import Augmentation, Resolution
 
 HU_RANGE = (-1000.0, 1000.0)
@@ -150,13 +151,6 @@ def _on_device(views: Sequence[View], device: torch.device) -> list[View]:
     packed = send(torch.stack([view.packed() for view in views]), device)
     noises = [None if view.noise is None else send(view.noise, device) for view in views]
     return [View.unpacked(*pair) for pair in zip(packed, noises, strict=True)]
-
-
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device; from pinned memory, a GPU's host does not wait."""
-    if device.type == "cuda":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
 
 
 def draw_view(kind: int, size: torch.Size, side: int, a: Augmentation, draws: Draws) -> View:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from meddino.models import distributed
 from meddino.models.architectures import Architecture
+from meddino.models.device import send
 from meddino.models.heads import DINOHead
 from meddino.models.vit import Noise, VisionTransformer
 from meddino.pretrain import losses
@@ -67,7 +68,7 @@ class Part:
         device = crops.globals.device
         hidden = masks.flatten().nonzero().flatten()
         weights = losses.mask_weights(masks)
-        masks, hidden, weights = (x.to(device, non_blocking=True) for x in (masks, hidden, weights))
+        masks, hidden, weights = (send(x, device) for x in (masks, hidden, weights))
         return cls(crops, masks, hidden, weights, noise)
 
 

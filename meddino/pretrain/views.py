@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meddino.models.architectures import Architecture
+from meddino.models.device import send
 from meddino.models.vit import Branch, Noise, kept_images
 from meddino.pretrain.crops import Draws, multi_crop
 from meddino.pretrain.engine import GLOBAL_CROPS, Part
@@ -127,7 +128,8 @@ def draw_noise(
         branches = _branches(kept, images / count, device)
     if stage.rope_rescale is not None:
         reach = math.log(stage.rope_rescale)
-        rescale = ((torch.rand(depth, generator=generator) * 2 - 1) * reach).exp().to(device)
+        drawn = ((torch.rand(depth, generator=generator) * 2 - 1) * reach).exp()
+        rescale = send(drawn, device)
     return Noise(branches, rescale)
 
 
@@ -148,7 +150,7 @@ def _branches(
     in vain: the first image then takes it, and counts for nothing.
     """
     taken = [x if len(x) else torch.zeros(1, dtype=torch.int64) for x in kept]
-    places = torch.cat(taken).to(device, non_blocking=True).split([len(x) for x in taken])
+    places = send(torch.cat(taken), device).split([len(x) for x in taken])
     scales = [scale if len(x) else 0.0 for x in kept]
     branches = [Branch(*pair) for pair in zip(places, scales, strict=True)]
     return list(zip(branches[::2], branches[1::2], strict=True))

@@ -15,22 +15,14 @@ import yaml
 from capture import CAPTURED
 from places import ROOT
 from processes import run_snakemake
+from test_own_data import STUDY as OWN_STUDY
 
 from meddino.cli.snakemake import read_log
+from meddino.slurm.flags import Flags
 
 SUBMISSIONS = 150
 """Of the whole study; a cluster's users share its queue."""
-OWN_DATA = {
-    "datasets": {
-        "mine": {
-            "folder": "scans",
-            "images": ["*/ct.nii.gz"],
-            "labels": ["*/seg.nii.gz"],
-            "case": "^(?P<case>[^/]+)/",
-        }
-    },
-    "ct3m": {"datasets": ["btcv", "mine"]},
-}
+OWN_DATA = {key: OWN_STUDY[key] for key in ("datasets", "ct3m")}
 STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "default": [],
     "leak-free": ["config.leak-free.yaml"],
@@ -110,11 +102,9 @@ def capture(arguments: list[str], folder: Path) -> list[Submission]:
 def _read(line: dict[str, Any]) -> Submission:
     call = line["call"]
     if line["own"]:
-        days, hours, minutes, _ = map(int, re.findall(r"\d+", call.split("--time=")[1]))
-        memory = re.search(r"--mem=(\d+)G", call)
-        assert memory, call
-        length = (days * 24 + hours) * 60 + minutes
-        return Submission(set(line["rules"]), line["attempt"], True, length, int(memory[1]) * 1000)
+        flags = Flags.parse(call)
+        mem_mb = int(str(flags.others["mem"]).removesuffix("G")) * 1000
+        return Submission(set(line["rules"]), line["attempt"], True, flags.minutes, mem_mb)
     time, memory = re.search(r" -t (\d+)", call), re.search(r" --mem (\d+)", call)
     assert time and memory, call
     return Submission(set(line["rules"]), line["attempt"], False, int(time[1]), int(memory[1]))
