@@ -12,6 +12,7 @@ the losses of each part, whose gradients add up.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -72,26 +73,12 @@ class Part:
         return cls(crops, masks, hidden, weights, noise)
 
 
-class Assignment(NamedTuple):
-    """Assignments of samples to prototypes, before they are computed.
-
-    Those of a whole step would fill a GPU: 10 GB in stage 1 and 90 GB in stage 3 (ViT-B).
-    """
-
-    samples: Tensor
-    """What the teacher's head compares to prototypes, (samples, d)."""
-    scales: Tensor
-    """Of prototypes, from all samples of the step (`losses.prototype_scales`), float32 (K,)."""
-    temperature: float
-    """Of the teacher."""
-
-
 class Targets(NamedTuple):
     """The teacher's assignments of a part."""
 
-    cls: Assignment
+    cls: losses.Assignments
     """Of class tokens (2B samples)."""
-    patches: Assignment
+    patches: losses.Assignments
     """Of hidden patches (M samples)."""
 
 
@@ -114,6 +101,7 @@ class Engine(nn.Module):
         self.teacher = Network(plain, stage)
         self.teacher.load_state_dict(self.student.state_dict())
         self.gram = VisionTransformer(plain) if stage.objective.gram > 0 else None
+        self.cross_entropy, self.gram_loss = losses.cross_entropy, losses.gram_loss
         for frozen in (self.teacher, self.gram):
             if frozen is not None:
                 frozen.requires_grad_(False).eval()
@@ -140,26 +128,24 @@ class Engine(nn.Module):
             [crops.globals, crops.locals], [part.masks, None], part.noise
         )
         cls, patches = globals_["x_norm_clstoken"], globals_["x_norm_patchtokens"]  # (2B, [N,] D)
-        logits = self.student.dino_head(torch.cat([cls, locals_["x_norm_clstoken"]]))
-        global_logits, local_logits = logits.split([len(crops.globals), len(crops.locals)])
-        global_logits = _by_crop(global_logits, GLOBAL_CROPS)  # (2, B, K)
-        local_logits = _by_crop(local_logits, self.stage.augmentation.local_crops)  # (L, B, K)
-        target = _by_crop(
-            self._assign(self.teacher.dino_head, targets.cls), GLOBAL_CROPS
-        )  # (2, B, K)
+        student = self.student.dino_head.bottleneck(torch.cat([cls, locals_["x_norm_clstoken"]]))
+        global_crops, local_crops = student.split([len(crops.globals), len(crops.locals)])
+        prototypes = self.student.dino_head.last_layer.weight  # (K, d)
+        target = self._assigned(targets.cls)  # (2, B, K)
+        loss = partial(losses.dino_loss, student_temp=temperature, measure=self.cross_entropy)
         terms = {
             # Without the pairs of a crop with itself: the teacher sees the very same pixels.
-            "dino_global": losses.dino_loss(global_logits, target, temperature, True),
-            "dino_local": losses.dino_loss(local_logits, target, temperature),
+            "dino_global": loss(
+                _by_crop(global_crops, GLOBAL_CROPS), prototypes, target, ignore_diagonal=True
+            ),
+            "dino_local": loss(
+                _by_crop(local_crops, self.stage.augmentation.local_crops), prototypes, target
+            ),
             "koleo": self._koleo(cls),
+            "ibot": self._ibot(patches, part, targets.patches),
         }
-        patch_logits = self.student.ibot_head(patches.flatten(0, 1)[part.hidden])  # (M, K)
-        target = self._assign(self.teacher.ibot_head, targets.patches)  # (M, K)
-        terms["ibot"] = losses.ibot_loss(
-            patch_logits, target, part.masks, part.weights, temperature
-        )
         if self.gram is not None:
-            terms["gram"] = losses.gram_loss(patches, self._gram_target(crops), img_level=True)
+            terms["gram"] = self.gram_loss(patches, self._gram_target(crops))
         return {"loss": self._total(terms), **terms}
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -175,6 +161,28 @@ class Engine(nn.Module):
         if self.gram is not None:
             total = total + o.gram * terms["gram"]
         return total
+
+    def _ibot(self, patches: Tensor, part: Part, targets: losses.Assignments) -> Tensor:
+        """The loss of the hidden ones among patches (2B, N, D)."""
+        student, teacher = self.student.ibot_head, self.teacher.ibot_head.last_layer.weight
+        hidden = student.bottleneck(patches.flatten(0, 1)[part.hidden])  # (M, d)
+        return losses.ibot_loss(
+            hidden,
+            student.last_layer.weight,
+            (
+                (rows, targets.of(rows, teacher))
+                for rows in losses.pieces(len(targets), len(teacher))
+            ),
+            part.masks,
+            part.weights,
+            self.stage.objective.student_temperature,
+            self.cross_entropy,
+        )
+
+    def _assigned(self, targets: losses.Assignments) -> Tensor:
+        """All assignments of class tokens, (2, B, K)."""
+        prototypes = self.teacher.dino_head.last_layer.weight
+        return _by_crop(targets.of(slice(None), prototypes), GLOBAL_CROPS)
 
     def _koleo(self, cls: Tensor) -> Tensor:
         """KoLeo of class tokens (2B, D): neighbours are sought within a crop of a group.
@@ -201,16 +209,13 @@ class Engine(nn.Module):
         Returns:
             The targets of each part.
         """
-        cls, patches = zip(*map(self._teach, parts), strict=True)  # (2B, d), (M, d') of each part
+        samples = zip(*map(self._teach, parts), strict=True)  # (2B, d), (M, d') of each part
         heads = (self.teacher.dino_head, self.teacher.ibot_head)
-        scales = [
-            losses.prototype_scales(torch.cat(x), head.last_layer, temperature)
-            for head, x in zip(heads, (cls, patches), strict=True)
+        assigned = [
+            losses.sinkhorn(torch.cat(x), head.last_layer.weight, temperature).split([*map(len, x)])
+            for head, x in zip(heads, samples, strict=True)
         ]
-        return [
-            Targets(*(Assignment(x, y, temperature) for x, y in zip(pair, scales, strict=True)))
-            for pair in zip(cls, patches, strict=True)
-        ]
+        return list(map(Targets, *assigned))
 
     def _teach(self, part: Part) -> tuple[Tensor, Tensor]:
         """What the teacher's heads make of class tokens (2B, d) and hidden patches (M, d')."""
@@ -218,11 +223,6 @@ class Engine(nn.Module):
         patches = tokens["x_norm_patchtokens"].flatten(0, 1)[part.hidden]  # (M, D)
         cls = self.teacher.dino_head.bottleneck(tokens["x_norm_clstoken"])
         return cls, self.teacher.ibot_head.bottleneck(patches)
-
-    @torch.no_grad()
-    def _assign(self, head: DINOHead, targets: Assignment) -> Tensor:
-        logits = head.last_layer(targets.samples)  # (samples, K)
-        return losses.assign(logits, targets.temperature, targets.scales)
 
     @torch.no_grad()
     def _gram_target(self, crops: Crops) -> Tensor:
@@ -250,6 +250,15 @@ class Engine(nn.Module):
             for name, part in self.student.items()
         }
         return {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in norms.items()}
+
+    def compile_parts(self) -> None:
+        """Compile what is many small operations otherwise; the first step then takes minutes."""
+        networks = (self.student, self.teacher)
+        heads = [head.mlp for x in networks for head in (x.dino_head, x.ibot_head)]
+        for module in (*self.blocks(), *heads):
+            module.compile()
+        self.cross_entropy = torch.compile(losses.cross_entropy)
+        self.gram_loss = torch.compile(losses.gram_loss)
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of all backbones."""

@@ -4,23 +4,30 @@ Equal in value and gradient to the public code (tests/golden). All of them compu
 under autocast, which would do their matrix products in half precision.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 P = ParamSpec("P")
+CrossEntropy = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 SINKHORN_ITERATIONS = 3
 """Alternations of normalising prototypes and samples, as in SwAV and DINOv3. They do not converge:
 prototypes come near to equal shares, which keeps all of them in use, and no nearer, so that samples
 still go where they belong."""
 PIECE_LOGITS = 2**27
-"""Logits that Sinkhorn-Knopp holds at once (0.5 GB), less than a part's losses take anyway."""
+"""Logits that are held at once (0.5 GB)."""
+KEPT_LOGITS = 2**29
+"""The teacher's logits of a step up to which they are kept (2 GB), and not computed each time that
+they are needed."""
 
 
 def full_precision(measure: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -40,116 +47,251 @@ def _sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-@torch.no_grad()
-def prototype_scales(
-    samples: Tensor,
-    project: Callable[[Tensor], Tensor],
-    temperature: float,
-) -> Tensor:
-    """Sinkhorn-Knopp: scales of prototypes by which each gets an equal share of all samples.
+def pieces(samples: int, prototypes: int) -> Iterator[slice]:
+    """Samples whose logits are held at once."""
+    step = max(1, PIECE_LOGITS // prototypes)
+    return (slice(start, start + step) for start in range(0, samples, step))
 
-    The assignments are exp(logits / temperature), scaled by a factor of each prototype and one of
-    each sample. The latter follow from the former, so that prototypes' scales are all there is to
-    keep: logits are computed piece by piece, once an iteration, and never held together.
+
+@dataclass(frozen=True)
+class Assignments:
+    """Sinkhorn-Knopp's assignments of samples to prototypes, which are computed piece by piece.
+
+    They are exp(logits / temperature), scaled by a factor of each prototype and one of each sample.
+    The latter follow from the former. All assignments of a step would fill a GPU: 10 GB in stage 1
+    and 90 GB in stage 3 (ViT-B).
+    """
+
+    samples: Tensor
+    """The teacher's, divided by its temperature, (n, d)."""
+    scales: Tensor
+    """Of prototypes, float32 (K,)."""
+    kept: Tensor | None
+    """Exponentials of the samples' logits, float32 (n, K), unless they are too many."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def split(self, sizes: Sequence[int]) -> list["Assignments"]:
+        """Those of the first so many samples, of the next, and so on."""
+        none = [None] * len(sizes)
+        kept = none if self.kept is None else self.kept.split(list(sizes))
+        pairs = zip(self.samples.split(list(sizes)), kept, strict=True)
+        return [Assignments(samples, self.scales, kept) for samples, kept in pairs]
+
+    @torch.no_grad()
+    def of(self, rows: slice, prototypes: Tensor) -> Tensor:
+        """Assignments of some samples, float32 (m, K); rows sum to 1.
+
+        Args:
+            rows: the samples.
+            prototypes: of the teacher, (K, d).
+        """
+        if self.kept is None:
+            assigned = _exponentials(self.samples[rows], prototypes).mul_(self.scales)
+        else:
+            assigned = self.kept[rows] * self.scales
+        return assigned.div_(assigned.sum(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def sinkhorn(samples: Tensor, prototypes: Tensor, temperature: float) -> Assignments:
+    """Assign samples to prototypes, so that each gets an equal share of them (Sinkhorn-Knopp).
 
     Args:
-        samples: of this process, (n, d); the shares are equal over all processes' samples.
-        project: maps samples (m, d) to the teacher's logits (m, K).
+        samples: of this process, as the teacher's head compares them to prototypes, (n, d); the
+            shares are equal over all processes' samples.
+        prototypes: (K, d).
         temperature: of the teacher.
-
-    Returns:
-        float32 (K,), for `assign`.
     """
-    prototypes = project(samples[:0]).shape[1]
+    # Divided here and not as logits, of which there are hundreds of times as many numbers.
+    samples = samples / temperature
+    shape = (len(samples), len(prototypes))
+    kept = None
+    if math.prod(shape) <= KEPT_LOGITS:
+        kept = torch.empty(shape, device=samples.device)
+        for rows in pieces(*shape):
+            kept[rows] = _exponentials(samples[rows], prototypes)
     scales: Tensor | None = None
     for _ in range(SINKHORN_ITERATIONS):
-        totals = torch.zeros(prototypes, device=samples.device)
-        for piece in samples.split(max(1, PIECE_LOGITS // prototypes)):
-            totals += _prototype_totals(project(piece), temperature, scales)
-        scales = 1 / (prototypes * _sum_over_processes(totals))
+        totals = torch.zeros(shape[1], device=samples.device)
+        for rows in pieces(*shape):
+            q = _exponentials(samples[rows], prototypes) if kept is None else kept[rows]
+            totals += _prototype_totals(q, scales)
+        scales = 1 / (shape[1] * _sum_over_processes(totals))
     assert scales is not None, "there is at least one iteration"
-    return scales
+    return Assignments(samples, scales, kept)
 
 
-def _exponentials(logits: Tensor, temperature: float) -> Tensor:
+def _exponentials(samples: Tensor, prototypes: Tensor) -> Tensor:
     # Logits are cosines times the norms of prototypes, so exp() cannot overflow in float32 at any
     # sane temperature, but would in half precision (exp(1 / 0.04) is 7e10). The public code
     # subtracts no maximum either.
-    return (logits.float() / temperature).exp_()
+    return F.linear(samples, prototypes).float().exp_()
 
 
 @full_precision
-def _prototype_totals(logits: Tensor, temperature: float, scales: Tensor | None) -> Tensor:
-    """Sums over samples (K,) of logits (m, K); by `scales`, each sample's row is made to sum to 1.
+def _prototype_totals(q: Tensor, scales: Tensor | None) -> Tensor:
+    """Sums over samples (K,) of exponentials (m, K), each sample made to weigh 1 by `scales`.
 
     Without them, in the first iteration, samples weigh what their exponentials do.
     """
-    q = _exponentials(logits, temperature)
     return q.sum(dim=0) if scales is None else (1 / (q @ scales)) @ q
 
 
-@torch.no_grad()
-@full_precision
-def assign(logits: Tensor, temperature: float, scales: Tensor) -> Tensor:
-    """Assignments (m, K) of samples by logits (m, K) and `prototype_scales`; rows sum to 1."""
-    q = _exponentials(logits, temperature).mul_(scales)
-    return q.div_(q.sum(dim=1, keepdim=True))
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies, and its slope by the logits.
+
+    Args:
+        logits: (m, K) of any precision.
+        target: shares of the classes, float32 (m, K); rows sum to 1.
+        weights: of the rows, float32 (m,).
+
+    Returns:
+        Scalar, and float32 (m, K).
+    """
+    log_probs = F.log_softmax(logits, dim=1, dtype=torch.float32)
+    loss = -(weights * (target * log_probs).sum(dim=1)).sum()
+    return loss, log_probs.exp_().sub_(target).mul_(weights[:, None])
 
 
-@full_precision
+class _PrototypeLoss(torch.autograd.Function):
+    """Cross-entropies of samples over prototypes, with logits held for one piece at a time.
+
+    The slopes are taken on the way forward, so that no logits are kept for the way back: those of
+    a part would be most of what a step holds and moves.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        samples: Tensor,
+        prototypes: Tensor,
+        targets: Iterable[tuple[slice, Tensor]],
+        weights: Tensor,
+        measure: CrossEntropy,
+    ) -> Tensor:
+        """See `prototype_loss`; samples are in the precision of the matrix products."""
+        matrix = prototypes.to(samples.dtype)
+        sample_slopes, matrix_slopes = torch.empty_like(samples), torch.zeros_like(prototypes)
+        total = torch.zeros((), device=samples.device)
+        for rows, target in targets:
+            loss, slopes = measure(samples[rows] @ matrix.T, target, weights[rows])
+            total += loss
+            slopes = slopes.to(samples.dtype)
+            sample_slopes[rows] = slopes @ matrix
+            matrix_slopes += slopes.T @ samples[rows]
+        ctx.save_for_backward(sample_slopes, matrix_slopes)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the slopes."""
+        sample_slopes, matrix_slopes = ctx.saved_tensors
+        return sample_slopes * slope, matrix_slopes * slope, None, None, None
+
+
+def _prototype_loss(
+    samples: Tensor,
+    prototypes: Tensor,
+    targets: Iterable[tuple[slice, Tensor]],
+    weights: Tensor,
+    temperature: float,
+    measure: CrossEntropy,
+) -> Tensor:
+    """Weighted sum of the cross-entropies of samples over prototypes.
+
+    Args:
+        samples: the student's (n, d).
+        prototypes: (K, d).
+        targets: samples and their assignments, float32 (m, K), piece by piece.
+        weights: of the samples, float32 (n,).
+        temperature: of the student.
+        measure: `cross_entropy`, or the same compiled.
+    """
+    samples, device = samples / temperature, samples.device.type
+    if torch.is_autocast_enabled(device):
+        samples = samples.to(torch.get_autocast_dtype(device))
+    loss: Tensor = _PrototypeLoss.apply(  # type: ignore[no-untyped-call]
+        samples, prototypes, targets, weights, measure
+    )
+    return loss
+
+
 def dino_loss(
-    student_logits: Tensor,
-    teacher_probs: Tensor,
+    student: Tensor,
+    prototypes: Tensor,
+    target: Tensor,
     student_temp: float = 0.1,
     ignore_diagonal: bool = False,
+    measure: CrossEntropy = cross_entropy,
 ) -> Tensor:
     """Mean cross-entropy of every student crop against every teacher crop of the same image.
 
     Args:
-        student_logits: (S, B, K) of S crops.
-        teacher_probs: assignments (T, B, K).
+        student: what the head compares to prototypes, (S, B, d) of S crops.
+        prototypes: (K, d).
+        target: the teacher's assignments (T, B, K).
         student_temp: temperature of the student.
-        ignore_diagonal: leave out pairs of a crop with itself (student's s and teacher's s).
+        ignore_diagonal: leave out pairs of a crop with itself; student and teacher then have the
+            same crops.
+        measure: `cross_entropy`, or the same compiled.
 
     Returns:
         Scalar.
     """
-    log_probs = F.log_softmax(student_logits.float() / student_temp, dim=-1)
-    pairs = -torch.einsum("sbk,tbk->st", log_probs, teacher_probs.float())  # (S, T)
-    images = student_logits.shape[1]
-    if not ignore_diagonal:
-        return pairs.sum() / (pairs.numel() * images)
-    same = min(pairs.shape)
-    off = pairs.sum() - pairs.diagonal().sum()
-    return off / ((pairs.numel() - same) * images)
+    crops, images = student.shape[:2]
+    # The cross-entropy is linear in the target, so that a crop needs one: the mean of its pairs'.
+    mean = target.mean(dim=0)  # (B, K)
+    targets = (
+        (
+            slice(crop * images, (crop + 1) * images),
+            _mean_of_others(target, crop) if ignore_diagonal else mean,
+        )
+        for crop in range(crops)
+    )
+    weights = torch.full((crops * images,), 1 / (crops * images), device=student.device)
+    return _prototype_loss(
+        student.flatten(0, 1), prototypes, targets, weights, student_temp, measure
+    )
 
 
-@full_precision
+def _mean_of_others(target: Tensor, crop: int) -> Tensor:
+    """Mean (B, K) of the assignments (T, B, K) of all crops but one."""
+    others = [*target[:crop], *target[crop + 1 :]]
+    return torch.stack(others).mean(dim=0)
+
+
 def ibot_loss(
-    student_logits: Tensor,
-    teacher_probs: Tensor,
+    student: Tensor,
+    prototypes: Tensor,
+    targets: Iterable[tuple[slice, Tensor]],
     masks: Tensor,
     masks_weight: Tensor | None = None,
     student_temp: float = 0.1,
+    measure: CrossEntropy = cross_entropy,
 ) -> Tensor:
     """Cross-entropy of masked patches, each image's patches weighing one together.
 
     Args:
-        student_logits: (M, K) of the masked patches, image by image.
-        teacher_probs: assignments (M, K) of the same patches.
+        student: what the head compares to prototypes, (M, d) of the masked patches, image by image.
+        prototypes: (K, d).
+        targets: patches and their assignments, (m, K), piece by piece.
         masks: bool (B, N) of all images; those without a masked patch count as zero.
         masks_weight: (M,); None is one over the masked patches of the image.
         student_temp: temperature of the student.
+        measure: `cross_entropy`, or the same compiled.
 
     Returns:
         Scalar.
     """
     if masks_weight is None:
         masks_weight = mask_weights(masks)
-    log_probs = F.log_softmax(student_logits.float() / student_temp, dim=-1)
-    losses = -(teacher_probs.float() * log_probs).sum(dim=-1)  # (M,)
     # Over all images, as the public code: those without a hidden patch count as zero.
-    return (losses * masks_weight).sum() / len(masks)
+    weights = masks_weight / len(masks)
+    return _prototype_loss(student, prototypes, targets, weights, student_temp, measure)
 
 
 def mask_weights(masks: Tensor) -> Tensor:

@@ -54,12 +54,10 @@ class Trainer:
             teacher = loading.backbone_state(gram.content)
             loading.load_strictly(self.engine.gram, teacher, str(gram.path))
         self.engine.student.backbone.checkpointing = self.stage.activation_checkpointing
-        blocks = self.engine.blocks()
         if self.stage.compile:
-            for block in blocks:
-                block.compile()
+            self.engine.compile_parts()
         self.model = sharing.share(
-            self.engine, team, self.stage.sharding, blocks, methods=["targets"]
+            self.engine, team, self.stage.sharding, self.engine.blocks(), methods=["targets"]
         )
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # Unfused, AdamW takes a third of the step of a small ViT on a CPU.
