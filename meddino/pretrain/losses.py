@@ -144,16 +144,17 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[Tens
     """Weighted sum of cross-entropies, and its slope by the logits.
 
     Args:
-        logits: (m, K) of any precision.
-        target: shares of the classes, float32 (m, K); rows sum to 1.
-        weights: of the rows, float32 (m,).
+        logits: of C crops, (C, m, K) of any precision.
+        target: shares of the classes, of each crop, float32 (m, K); rows sum to 1.
+        weights: of the rows, float32 (C, m).
 
     Returns:
-        Scalar, and float32 (m, K).
+        Float32 scalar, and the precision and shape of the logits.
     """
-    log_probs = F.log_softmax(logits, dim=1, dtype=torch.float32)
-    loss = -(weights * (target * log_probs).sum(dim=1)).sum()
-    return loss, log_probs.exp_().sub_(target).mul_(weights[:, None])
+    log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    loss = -(weights * (target * log_probs).sum(dim=-1)).sum()
+    slopes = log_probs.exp_().sub_(target).mul_(weights[..., None])
+    return loss, slopes.to(logits.dtype)
 
 
 class _PrototypeLoss(torch.autograd.Function):
@@ -177,9 +178,12 @@ class _PrototypeLoss(torch.autograd.Function):
         sample_slopes, matrix_slopes = torch.empty_like(samples), torch.zeros_like(prototypes)
         total = torch.zeros((), device=samples.device)
         for rows, target in targets:
-            loss, slopes = measure(samples[rows] @ matrix.T, target, weights[rows])
+            # A target of fewer samples is that of one crop after the other.
+            crops = (-1, len(target))
+            logits = (samples[rows] @ matrix.T).unflatten(0, crops)
+            loss, slopes = measure(logits, target, weights[rows].unflatten(0, crops))
             total += loss
-            slopes = slopes.to(samples.dtype)
+            slopes = slopes.flatten(0, 1)
             sample_slopes[rows] = slopes @ matrix
             matrix_slopes += slopes.T @ samples[rows]
         ctx.save_for_backward(sample_slopes, matrix_slopes)
@@ -244,13 +248,14 @@ def dino_loss(
     """
     crops, images = student.shape[:2]
     # The cross-entropy is linear in the target, so that a crop needs one: the mean of its pairs'.
-    mean = target.mean(dim=0)  # (B, K)
+    mean = target.mean(dim=0)
+    step = 1 if ignore_diagonal else max(1, PIECE_LOGITS // mean.numel())
     targets = (
         (
-            slice(crop * images, (crop + 1) * images),
+            slice(crop * images, (crop + step) * images),
             _mean_of_others(target, crop) if ignore_diagonal else mean,
         )
-        for crop in range(crops)
+        for crop in range(0, crops, step)
     )
     weights = torch.full((crops * images,), 1 / (crops * images), device=student.device)
     return _prototype_loss(
