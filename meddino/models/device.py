@@ -80,13 +80,6 @@ def _hold_one() -> torch.device:
     return torch.device("cuda", 0)
 
 
-def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor from the CPU to a device; from pinned memory, a GPU's host does not wait."""
-    if device.type == "cuda":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
-
-
 def granted(environment: Mapping[str, str]) -> str:
     """The variable that gives this job GPUs, as `NAME=value`; empty where none does.
 

@@ -6,13 +6,13 @@ weights: thousands of differing crops in one call, exactly those of cropping and
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meddino.models.device import send
 from meddino.pretrain.options import Augmentation, Resolution
 
 HU_RANGE = (-1000.0, 1000.0)
@@ -82,16 +82,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class View:
-    """What is drawn for one crop of B slices.
+    """What is drawn for one or several crops of B slices: n, crop 0 of all slices, then crop 1.
 
     Attributes:
-        boxes: int64 (B, 4): top, left, height, width, in pixels.
-        flips: bool (B,).
-        gain: float32 (B,), factor of the intensities.
-        contrast: float32 (B,), factor of their distances from the mean.
-        sigma: float32 (B,), of the blur (pixels).
-        inverted: bool (B,), solarised.
-        noise: float32 (B, h, w), of variance 1; None without noise.
+        boxes: int64 (n, 4): top, left, height, width, in pixels.
+        flips: bool (n,).
+        gain: float32 (n,), factor of the intensities.
+        contrast: float32 (n,), factor of their distances from the mean.
+        sigma: float32 (n,), of the blur (pixels).
+        inverted: bool (n,), solarised.
+        noise: float32 (n, h, w), of variance 1; None without noise.
     """
 
     boxes: Tensor
@@ -102,23 +102,28 @@ class View:
     inverted: Tensor
     noise: Tensor | None
 
-    def packed(self) -> Tensor:
-        """All but the noise as one tensor, float32 (9, B), in which whole pixels are exact."""
-        rows = (self.flips, self.gain, self.contrast, self.sigma, self.inverted)
-        return torch.cat([self.boxes.T.float(), torch.stack([row.float() for row in rows])])
-
     @classmethod
-    def unpacked(cls, packed: Tensor, noise: Tensor | None) -> "View":
-        """Undo `packed`."""
-        flips, gain, contrast, sigma, inverted = packed[4:]
-        boxes = packed[:4].T.long()
-        return cls(boxes, flips > 0, gain, contrast, sigma, inverted > 0, noise)
+    def joined(cls, views: "Sequence[View]") -> "View":
+        """Crops of the same size as one, whose work on a GPU is then that of one, too."""
+        columns: dict[str, Any] = {
+            field.name: [getattr(view, field.name) for view in views] for field in fields(cls)
+        }
+        return cls(**{k: None if x[0] is None else torch.cat(x) for k, x in columns.items()})
+
+
+class Views(NamedTuple):
+    """What is drawn for all crops of B slices."""
+
+    globals: View
+    """Of 2B crops."""
+    locals: View
+    """Of nB crops."""
 
 
 def multi_crop(
     slices: Tensor, resolution: Resolution, augmentation: Augmentation, draws: Draws
 ) -> Crops:
-    """Cut and distort all crops of a batch.
+    """Draw, cut and distort all crops of a batch.
 
     Args:
         slices: int16 (B, S, S) in HU.
@@ -126,31 +131,37 @@ def multi_crop(
         augmentation: how crops are drawn and distorted.
         draws: source of everything random, for B slices.
     """
-    kinds = [0, 1, *[LOCAL] * augmentation.local_crops]
-    sides = [resolution.local_px if kind == LOCAL else resolution.global_px for kind in kinds]
-    size = slices.shape[1:]
-    drawn = [
-        draw_view(kind, size, side, augmentation, draws)
-        for kind, side in zip(kinds, sides, strict=True)
+    views = draw_views(slices.shape[1:], resolution, augmentation, draws)
+    return cut_views(slices, views, resolution, augmentation)
+
+
+def draw_views(
+    size: torch.Size, resolution: Resolution, augmentation: Augmentation, draws: Draws
+) -> Views:
+    """Draw all crops of a batch of slices of `size`, rows and columns; on the CPU."""
+    whole = [draw_view(x, size, resolution.global_px, augmentation, draws) for x in range(LOCAL)]
+    parts = [
+        draw_view(LOCAL, size, resolution.local_px, augmentation, draws)
+        for _ in range(augmentation.local_crops)
     ]
-    views = _on_device(drawn, slices.device)
+    return Views(View.joined(whole), View.joined(parts))
+
+
+def cut_views(
+    slices: Tensor, views: Views, resolution: Resolution, augmentation: Augmentation
+) -> Crops:
+    """Cut and distort all crops of slices, int16 (B, S, S) in HU, where they are."""
     hu = slices.float().clamp(*HU_RANGE)
-    crops = [
+    sides = (resolution.global_px, resolution.local_px)
+    global_crops, local_crops = (
         _distort(cut(hu, view.boxes, view.flips, side), view, augmentation.noise_hu)
         for view, side in zip(views, sides, strict=True)
-    ]
+    )
     gram = None
     if resolution.gram_px is not None:
-        plain = [cut(hu, view.boxes, view.flips, resolution.gram_px) for view in views[:LOCAL]]
-        gram = as_input(torch.cat(plain))
-    return Crops(as_input(torch.cat(crops[:LOCAL])), as_input(torch.cat(crops[LOCAL:])), gram)
-
-
-def _on_device(views: Sequence[View], device: torch.device) -> list[View]:
-    """Bring what was drawn to where the slices are, in one copy that is not waited for."""
-    packed = send(torch.stack([view.packed() for view in views]), device)
-    noises = [None if view.noise is None else send(view.noise, device) for view in views]
-    return [View.unpacked(*pair) for pair in zip(packed, noises, strict=True)]
+        plain = cut(hu, views.globals.boxes, views.globals.flips, resolution.gram_px)
+        gram = as_input(plain)
+    return Crops(as_input(global_crops), as_input(local_crops), gram)
 
 
 def draw_view(kind: int, size: torch.Size, side: int, a: Augmentation, draws: Draws) -> View:
@@ -202,12 +213,26 @@ def draw_boxes(size: torch.Size, scale: tuple[float, float], draws: Draws) -> Te
 
 
 def cut(hu: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop and resize each slice by its own box: (B, S, S) to (B, size, size)."""
+    """Crop and resize each slice by boxes of its own.
+
+    Args:
+        hu: (B, S, S).
+        boxes: int64 (nB, 4): those of the first crops of all slices, of the second, and so on.
+        flips: bool (nB,).
+        size: of the crops (px).
+
+    Returns:
+        (nB, size, size).
+    """
     rows, columns = hu.shape[1:]
+    crops = len(boxes) // len(hu)
     vertical = resize_weights(boxes[:, 0], boxes[:, 2], rows, size)
     horizontal = resize_weights(boxes[:, 1], boxes[:, 3], columns, size)
     horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
-    return vertical @ hu @ horizontal.transpose(1, 2)
+    # One product for all crops of a slice, which would be copied for each of them otherwise.
+    vertical = vertical.unflatten(0, (crops, -1)).transpose(0, 1).flatten(1, 2)  # (B, n*size, S)
+    bands = (vertical @ hu).unflatten(1, (crops, -1)).transpose(0, 1).flatten(0, 1)
+    return bands @ horizontal.transpose(1, 2)
 
 
 def resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from meddino.models import distributed
 from meddino.models.architectures import Architecture
-from meddino.models.device import send
 from meddino.models.heads import DINOHead
+from meddino.models.transfer import send
 from meddino.models.vit import Noise, VisionTransformer
 from meddino.pretrain import losses
 from meddino.pretrain.crops import Crops

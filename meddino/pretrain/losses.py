@@ -4,7 +4,6 @@ Equal in value and gradient to the public code (tests/golden). All of them compu
 under autocast, which would do their matrix products in half precision.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -51,6 +50,11 @@ def pieces(samples: int, prototypes: int) -> Iterator[slice]:
     """Samples whose logits are held at once."""
     step = max(1, PIECE_LOGITS // prototypes)
     return (slice(start, start + step) for start in range(0, samples, step))
+
+
+def are_kept(samples: int, prototypes: int) -> bool:
+    """Whether the logits of so many samples of the teacher are kept during a step."""
+    return samples * prototypes <= KEPT_LOGITS
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def sinkhorn(samples: Tensor, prototypes: Tensor, temperature: float) -> Assignm
     samples = samples / temperature
     shape = (len(samples), len(prototypes))
     kept = None
-    if math.prod(shape) <= KEPT_LOGITS:
+    if are_kept(*shape):
         kept = torch.empty(shape, device=samples.device)
         for rows in pieces(*shape):
             kept[rows] = _exponentials(samples[rows], prototypes)

@@ -6,7 +6,7 @@ from collections import deque
 import torch
 
 from meddino.models.architectures import Architecture
-from meddino.pretrain.losses import SINKHORN_ITERATIONS
+from meddino.pretrain.losses import SINKHORN_ITERATIONS, are_kept
 from meddino.pretrain.options import Head, Resolution, StageOptions
 
 PEAK_FLOPS = {
@@ -43,20 +43,20 @@ def _head_flops(head: Head, width: int, passes: int = 1) -> float:
     return 2 * (inner + passes * head.bottleneck * head.prototypes)
 
 
-def step_flops(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
+def step_flops(
+    a: Architecture, stage: StageOptions, resolution: Resolution, processes: int = 1
+) -> float:
     """Count those of one slice in a training step; a backward pass is worth two forward ones."""
     crops = stage.augmentation.local_crops
     kept = 1 - stage.drop_path
     masked = stage.masking.probability * sum(stage.masking.ratio) / 2
     hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
     dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
-    # Sinkhorn-Knopp computes the teacher's logits anew in each iteration, and for the losses.
-    teacher_heads = (
-        _head_flops(head, a.embed_dim, SINKHORN_ITERATIONS + 1)
-        for head in (stage.dino_head, stage.ibot_head)
-    )
     teacher = 2 * forward_flops(a, resolution.global_px)
-    teacher += sum(n * x for n, x in zip((2, hidden), teacher_heads, strict=True))
+    for head, samples in ((stage.dino_head, 2), (stage.ibot_head, hidden)):
+        process_samples = int(samples * stage.batch_size / processes)
+        passes = 1 if are_kept(process_samples, head.prototypes) else SINKHORN_ITERATIONS + 1
+        teacher += samples * _head_flops(head, a.embed_dim, passes)
     student = 2 * forward_flops(a, resolution.global_px, kept)
     student += crops * forward_flops(a, resolution.local_px, kept)
     student += (2 + crops) * dino + hidden * ibot

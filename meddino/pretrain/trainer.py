@@ -3,11 +3,13 @@
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,18 +17,35 @@ from torch import Tensor
 from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.progress import track
 from meddino.ct3m.loader import SliceLoader
-from meddino.models import checkpoints, distributed, loading
+from meddino.models import checkpoints, distributed, loading, transfer
 from meddino.models.distributed import Team
 from meddino.pretrain import checkpoint, sharing, views
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
-from meddino.pretrain.engine import Part
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution, StageOptions
 from meddino.pretrain.quality import signals
+from meddino.pretrain.views import Drawn
 
 WATCHED_SLICES = 16
 """Slices, always the same, that the signals of collapse are taken of."""
+
+
+class Batch(NamedTuple):
+    """What a process works on in an iteration."""
+
+    resolution: Resolution
+    parts: list[Callable[[], Drawn]]
+    """What brings each part to the device."""
+
+
+class Losses(NamedTuple):
+    """Losses of an iteration, which a GPU may still be computing."""
+
+    iteration: int
+    rate: float
+    read: Callable[[], dict[str, float]]
+    """Wait for them."""
 
 
 class Trainer:
@@ -84,17 +103,24 @@ class Trainer:
         self.engine.train()
         meter = Meter(team.device, team.size)
         iterations = range(self.iteration, stage.iterations)
+        architecture = self.engine.student.backbone.architecture
+        # A GPU that is asked for its losses stands still until it has been given more to do.
+        lag = 1 if team.device.type == "cuda" else 0
+        unread: deque[Losses] = deque()
+        values = {"stop": 0.0}
         steps: Any = iterations
         if team.leads:
             steps = track(iterations, f"{self.options.name}: pretraining", len(iterations))
         with distributed.on_signals(self._note), ThreadPoolExecutor(1) as ahead:
             batches = self._batches(ahead)
             for iteration in steps:
-                resolution = views.draw_resolution(stage, iteration)
-                values = self._step(iteration, resolution, next(batches))
+                batch = next(batches)
+                unread.append(self._step(iteration, batch))
                 self.iteration = iteration + 1
-                flops = step_flops(self.engine.student.backbone.architecture, stage, resolution)
+                flops = step_flops(architecture, stage, batch.resolution, team.size)
                 meter.step(stage.batch_size, flops * stage.batch_size)
+                while len(unread) > (0 if self._due_now() else lag):
+                    values = self._settle(unread.popleft())
                 collapse = self._collapse_signals()
                 if team.leads and (collapse or self._due(stage.log_every)):
                     speed = meter.read(stage.iterations - self.iteration)
@@ -115,6 +141,12 @@ class Trainer:
         """Whether it is time for what happens every `every` iterations and at the end."""
         return self.iteration % every == 0 or self.iteration == self.stage.iterations
 
+    def _due_now(self) -> bool:
+        """Whether this iteration is to be logged, looked at or kept."""
+        stage = self.stage
+        periods = (stage.log_every, stage.quality_every, stage.checkpoint_every)
+        return any(map(self._due, periods)) or self.iteration in stage.snapshots
+
     def _collapse_signals(self) -> dict[str, float]:
         """Signals of collapse, when they are due."""
         stage = self.stage
@@ -132,34 +164,35 @@ class Trainer:
         self.stop = number
         print(f"{signal.Signals(number).name}: stopping", file=sys.stderr, flush=True)
 
-    def _batches(self, ahead: ThreadPoolExecutor) -> Iterator[list[Tensor]]:
-        """Batches from the current iteration on; the next is read while one is trained on."""
-        # Only from pinned memory does a copy to the GPU go on beside the computation.
-        pinned = self.team.device.type == "cuda"
-
-        def read(iteration: int) -> list[Tensor]:
-            parts = [self.loader.batch(iteration, places) for places in self.places]
-            return [part.pin_memory() if pinned else part for part in parts]
-
-        coming: Future[list[Tensor]] = ahead.submit(read, self.iteration)
+    def _batches(self, ahead: ThreadPoolExecutor) -> Iterator[Batch]:
+        """Batches from the current iteration on; the next is made while one is trained on."""
+        coming: Future[Batch] = ahead.submit(self._batch, self.iteration)
         for iteration in range(self.iteration, self.stage.iterations):
             batch = coming.result()
             if iteration + 1 < self.stage.iterations:
-                coming = ahead.submit(read, iteration + 1)
+                coming = ahead.submit(self._batch, iteration + 1)
             yield batch
 
-    def _step(
-        self, iteration: int, resolution: Resolution, batch: list[Tensor]
-    ) -> dict[str, float]:
+    def _batch(self, iteration: int) -> Batch:
+        """Read what this process works on in an iteration, and draw all that is random in it."""
+        resolution = views.draw_resolution(self.stage, iteration)
+        draw = partial(
+            views.draw_part,
+            stage=self.stage,
+            iteration=iteration,
+            resolution=resolution,
+            architecture=self.engine.student.backbone.architecture,
+        )
+        parts = [draw(self.loader.batch(iteration, places), places.start) for places in self.places]
+        return Batch(resolution, [transfer.packed(part, self.team.device) for part in parts])
+
+    def _step(self, iteration: int, batch: Batch) -> Losses:
         """One iteration; everything random in it follows from the seed and its number."""
         stage = self.stage
         rate = ssl.set_rates(self.optimizer, stage, iteration)
         temperature = ssl.teacher_temperature(stage, iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [
-            self._part(iteration, places.start, slices, resolution)
-            for places, slices in zip(self.places, batch, strict=True)
-        ]
+        parts = [bring().part(stage, batch.resolution) for bring in batch.parts]
         # The teacher first, for all parts: its assignments depend on the whole step.
         with self._autocast():
             targets = self.engine.targets(parts, temperature)
@@ -174,46 +207,40 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value.detach()
         norms = self.engine.clip_gradients(stage.optim.clip_grad)
         means = {name: value / len(parts) for name, value in sums.items()}
-        values = self._agree(means, norms)
-        self._refuse_nan(values, iteration)
+        read = self._agree(means, norms)
         self.optimizer.step()
         self.engine.update_teacher(ssl.momentum(stage, iteration))
-        return {**values, "lr": rate}
-
-    def _part(self, iteration: int, first: int, slices: Tensor, resolution: Resolution) -> Part:
-        """A part of the step, from int16 slices (B, S, S), the first at a place of the batch."""
-        return views.draw_part(
-            slices.to(self.team.device, non_blocking=True),
-            first,
-            stage=self.stage,
-            iteration=iteration,
-            resolution=resolution,
-            architecture=self.engine.student.backbone.architecture,
-        )
+        return Losses(iteration, rate, read)
 
     def _autocast(self) -> Any:
         if self.stage.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.team.device.type, torch.bfloat16)
 
-    def _agree(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, float]:
+    def _agree(
+        self, losses: dict[str, Tensor], norms: dict[str, Tensor]
+    ) -> Callable[[], dict[str, float]]:
         """Means over all processes, in one exchange; `stop` is above 0 if one was told to."""
         stop = torch.full((), float(self.stop is not None), device=self.team.device)
         norms = {f"grad_norm_{name}": value for name, value in norms.items()}
         named_values = {**losses, **norms, "stop": stop}
         values = self.team.mean(torch.stack([v.float() for v in named_values.values()]))
-        return dict(zip(named_values, values.cpu().tolist(), strict=True))
+        read = transfer.fetched(values)
+        return lambda: dict(zip(named_values, read(), strict=True))
 
-    def _refuse_nan(self, values: dict[str, float], iteration: int) -> None:
+    def _settle(self, losses: Losses) -> dict[str, float]:
+        """Read the losses of an iteration, wait for it, and refuse what is no number."""
+        values = losses.read()
         not_finite = [
             f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)
         ]
         if not_finite:
             raise MeddinoError(
-                f"{self.options.name}: at iteration {iteration} {', '.join(not_finite)}; lower"
-                f" pretrain.stages.{self.options.name}.optim.lr and rerun (the last checkpoint is"
-                " kept)"
+                f"{self.options.name}: at iteration {losses.iteration} {', '.join(not_finite)};"
+                f" lower pretrain.stages.{self.options.name}.optim.lr and rerun (the last"
+                " checkpoint is kept)"
             )
+        return {**values, "lr": losses.rate}
 
     def _log(self, values: dict[str, float], speed: dict[str, float]) -> None:
         values = {key: value for key, value in values.items() if key != "stop"}

@@ -6,15 +6,17 @@ processes, nor the parts that they work in change it.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from meddino.models.architectures import Architecture
-from meddino.models.device import send
 from meddino.models.vit import Branch, Noise, kept_images
-from meddino.pretrain.crops import Draws, multi_crop
+from meddino.pretrain import losses
+from meddino.pretrain.crops import Draws, Views, cut_views, draw_views
 from meddino.pretrain.engine import GLOBAL_CROPS, Part
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.options import Resolution, StageOptions
@@ -36,6 +38,26 @@ def draw_resolution(stage: StageOptions, iteration: int) -> Resolution:
     return stage.resolutions[int(np.searchsorted(np.cumsum(shares / shares.sum()), rng.random()))]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Slices of a part of a step, and all that is random in it."""
+
+    slices: Tensor
+    """Int16 (B, S, S) in HU."""
+    views: Views
+    masks: Tensor
+    """Bool (2B, N), and what `Part` says of them."""
+    hidden: Tensor
+    weights: Tensor
+    noise: Sequence[Noise]
+    """Of global and of local crops."""
+
+    def part(self, stage: StageOptions, resolution: Resolution) -> Part:
+        """Cut the crops, on the device that the slices are on."""
+        crops = cut_views(self.slices, self.views, resolution, stage.augmentation)
+        return Part(crops, self.masks, self.hidden, self.weights, self.noise)
+
+
 def draw_part(
     slices: Tensor,
     first: int,
@@ -44,12 +66,13 @@ def draw_part(
     iteration: int,
     resolution: Resolution,
     architecture: Architecture,
-) -> Part:
+) -> Drawn:
     """Draw all that is random in a part of a step.
 
+    It is drawn on the CPU, and so is what follows from it in number: a GPU would be waited for.
+
     Args:
-        slices: int16 (B, S, S) in HU, on the device that works on them; whole groups, or a share
-            of one.
+        slices: int16 (B, S, S) in HU; whole groups, or a share of one.
         first: place of the first of them among the step's slices.
         stage: seed, augmentation, masking, drop path.
         iteration: from 0.
@@ -61,7 +84,6 @@ def draw_part(
     share = slice(begin, begin + len(slices))
     seeds = [mixed_seed([stage.seed, iteration, CROPS, group]) for group in groups]
     draws = Draws(seeds, stage.group, share)
-    crops = multi_crop(slices, resolution, stage.augmentation, draws)
     side = resolution.global_px // architecture.patch_size
     masks = [
         draw_masks(
@@ -74,18 +96,16 @@ def draw_part(
         for group in groups
     ]
     # Crops come crop-major: crop 0 of all groups, then crop 1.
-    return Part.of(
-        crops,
-        torch.cat(masks, dim=1)[:, share].flatten(0, 1),
-        [
-            draw_noise(
-                stage,
-                iteration,
-                entry,
-                depth=architecture.depth,
-                slices=range(first, first + len(slices)),
-                device=slices.device,
-            )
+    mask = torch.cat(masks, dim=1)[:, share].flatten(0, 1)
+    places = range(first, first + len(slices))
+    return Drawn(
+        slices,
+        draw_views(slices.shape[1:], resolution, stage.augmentation, draws),
+        mask,
+        hidden=mask.flatten().nonzero().flatten(),
+        weights=losses.mask_weights(mask),
+        noise=[
+            draw_noise(stage, iteration, entry, depth=architecture.depth, slices=places)
             for entry in range(2)
         ],
     )
@@ -98,7 +118,6 @@ def draw_noise(
     *,
     depth: int,
     slices: range,
-    device: torch.device,
 ) -> Noise:
     """Draw drop path and rotary augmentation for the whole step, and take the share of a part.
 
@@ -111,7 +130,6 @@ def draw_noise(
         entry: 0 for global crops, 1 for local ones.
         depth: blocks of the student.
         slices: places of the part's slices in the step.
-        device: where the student is.
     """
     crops = (GLOBAL_CROPS, stage.augmentation.local_crops)[entry]
     seed = mixed_seed([stage.seed, iteration, NETWORK, entry])
@@ -125,11 +143,10 @@ def draw_noise(
             _places(torch.randperm(images, generator=generator)[:count], crops, images, slices)
             for _ in range(2 * depth)
         ]
-        branches = _branches(kept, images / count, device)
+        branches = _branches(kept, images / count)
     if stage.rope_rescale is not None:
         reach = math.log(stage.rope_rescale)
-        drawn = ((torch.rand(depth, generator=generator) * 2 - 1) * reach).exp()
-        rescale = send(drawn, device)
+        rescale = ((torch.rand(depth, generator=generator) * 2 - 1) * reach).exp()
     return Noise(branches, rescale)
 
 
@@ -141,16 +158,12 @@ def _places(kept: Tensor, crops: int, images: int, slices: range) -> Tensor:
     return mine.flatten().nonzero().flatten()
 
 
-def _branches(
-    kept: list[Tensor], scale: float, device: torch.device
-) -> list[tuple[Branch, Branch]]:
+def _branches(kept: list[Tensor], scale: float) -> list[tuple[Branch, Branch]]:
     """Attention and MLP of each block, from the places of the images of either, in turn.
 
     A branch that no image takes would leave its weights without a gradient, for which DDP waits
     in vain: the first image then takes it, and counts for nothing.
     """
-    taken = [x if len(x) else torch.zeros(1, dtype=torch.int64) for x in kept]
-    places = send(torch.cat(taken), device).split([len(x) for x in taken])
-    scales = [scale if len(x) else 0.0 for x in kept]
-    branches = [Branch(*pair) for pair in zip(places, scales, strict=True)]
+    none = torch.zeros(1, dtype=torch.int64)
+    branches = [Branch(x, scale) if len(x) else Branch(none, 0.0) for x in kept]
     return list(zip(branches[::2], branches[1::2], strict=True))
