@@ -64,6 +64,9 @@ class VisionTransformer(nn.Module):
             self.local_cls_norm = nn.LayerNorm(a.embed_dim, eps=a.norm_eps)
         self.checkpointing = False
         """Whether training computes each block twice in place of keeping what is inside it."""
+        self.half_residuals = False
+        """Whether autocast's precision holds for the sums of the residual branches as well, as in
+        DINOv3's trainer; they are float32 otherwise."""
         self.init_weights()
 
     @torch.no_grad()
@@ -189,6 +192,8 @@ class VisionTransformer(nn.Module):
         if self.architecture.storage_tokens:
             extra.append(self.storage_tokens)
         prefix = torch.cat(extra, dim=1).expand(len(x), -1, -1)
+        if self.half_residuals:
+            prefix = prefix.to(tokens.dtype)
         return torch.cat([prefix, tokens], dim=1), grid
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -370,7 +375,7 @@ class Block(nn.Module):
         work that stochastic depth throws away.
         """
         if not (self.training and self.drop_path > 0):
-            return x + branch(x)
+            return x + branch(x).to(x.dtype)
         if kept is None:
             count = kept_images(len(x), self.drop_path)
             images = torch.randperm(len(x), device=x.device)[:count]

@@ -6,8 +6,8 @@ weights: thousands of differing crops in one call, exactly those of cropping and
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,10 +105,19 @@ class View:
     @classmethod
     def joined(cls, views: "Sequence[View]") -> "View":
         """Crops of the same size as one, whose work on a GPU is then that of one, too."""
-        columns: dict[str, Any] = {
-            field.name: [getattr(view, field.name) for view in views] for field in fields(cls)
-        }
-        return cls(**{k: None if x[0] is None else torch.cat(x) for k, x in columns.items()})
+
+        def column(name: str) -> Tensor:
+            return torch.cat([getattr(view, name) for view in views])
+
+        return cls(
+            column("boxes"),
+            column("flips"),
+            column("gain"),
+            column("contrast"),
+            column("sigma"),
+            column("inverted"),
+            None if views[0].noise is None else column("noise"),
+        )
 
 
 class Views(NamedTuple):

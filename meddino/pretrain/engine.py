@@ -101,6 +101,8 @@ class Engine(nn.Module):
         self.teacher = Network(plain, stage)
         self.teacher.load_state_dict(self.student.state_dict())
         self.gram = VisionTransformer(plain) if stage.objective.gram > 0 else None
+        for backbone in self.backbones():
+            backbone.half_residuals = True  # where there is autocast
         self.cross_entropy, self.gram_loss = losses.cross_entropy, losses.gram_loss
         for frozen in (self.teacher, self.gram):
             if frozen is not None:
@@ -251,6 +253,11 @@ class Engine(nn.Module):
         }
         return {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in norms.items()}
 
+    def backbones(self) -> list[VisionTransformer]:
+        """The backbones of student, teacher and, where there is one, Gram teacher."""
+        backbones = (self.student.backbone, self.teacher.backbone, self.gram)
+        return [backbone for backbone in backbones if backbone is not None]
+
     def compile_parts(self) -> None:
         """Compile what is many small operations otherwise; the first step then takes minutes."""
         networks = (self.student, self.teacher)
@@ -262,10 +269,7 @@ class Engine(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of all backbones."""
-        backbones = [self.student.backbone, self.teacher.backbone, self.gram]
-        return [
-            block for backbone in backbones if backbone is not None for block in backbone.blocks
-        ]
+        return [block for backbone in self.backbones() for block in backbone.blocks]
 
 
 def _by_crop(x: Tensor, count: int) -> Tensor:
