@@ -126,6 +126,8 @@ class Engine(nn.Module):
             parts, which are equally large, are the losses of the step.
         """
         crops, temperature = part.crops, self.stage.objective.student_temperature
+        # The Gram teacher's large crops come before the student's activations fill the memory.
+        anchor = None if self.gram is None else self._gram_target(crops)
         globals_, locals_ = self.student.backbone.forward_features(
             [crops.globals, crops.locals], [part.masks, None], part.noise
         )
@@ -146,8 +148,8 @@ class Engine(nn.Module):
             "koleo": self._koleo(cls),
             "ibot": self._ibot(patches, part, targets.patches),
         }
-        if self.gram is not None:
-            terms["gram"] = self.gram_loss(patches, self._gram_target(crops))
+        if anchor is not None:
+            terms["gram"] = self.gram_loss(patches, anchor)
         return {"loss": self._total(terms), **terms}
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:

@@ -30,17 +30,32 @@ def forward_flops(a: Architecture, side_px: int, kept: float = 1.0) -> float:
         side_px: side of the image.
         kept: share of the images that take a branch, where drop path leaves some out.
     """
-    patches = (side_px // a.patch_size) ** 2
-    tokens = patches + 1 + a.storage_tokens
+    patches, count = (side_px // a.patch_size) ** 2, tokens(a, side_px)
     per_token = (4 + 2 * a.ffn_ratio) * a.embed_dim**2
-    block = tokens * per_token + 2 * tokens**2 * a.embed_dim
+    block = count * per_token + 2 * count**2 * a.embed_dim
     return 2 * (kept * a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
+
+
+def tokens(a: Architecture, side_px: int) -> int:
+    """Tokens of a square image."""
+    return (side_px // a.patch_size) ** 2 + 1 + a.storage_tokens
+
+
+def hidden_patches(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
+    """Patches that iBOT hides of a slice, in the mean."""
+    masked = stage.masking.probability * sum(stage.masking.ratio) / 2
+    return 2 * masked * (resolution.global_px // a.patch_size) ** 2
+
+
+def head_weights(head: Head, width: int, passes: int = 1) -> int:
+    """Weights of a head, its prototypes counted `passes` times."""
+    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
+    return inner + passes * head.bottleneck * head.prototypes
 
 
 def _head_flops(head: Head, width: int, passes: int = 1) -> float:
     """Those of one sample; `passes` of the prototypes."""
-    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    return 2 * (inner + passes * head.bottleneck * head.prototypes)
+    return 2 * head_weights(head, width, passes)
 
 
 def step_flops(
@@ -49,8 +64,7 @@ def step_flops(
     """Count those of one slice in a training step; a backward pass is worth two forward ones."""
     crops = stage.augmentation.local_crops
     kept = 1 - stage.drop_path
-    masked = stage.masking.probability * sum(stage.masking.ratio) / 2
-    hidden = 2 * masked * (resolution.global_px // a.patch_size) ** 2
+    hidden = hidden_patches(a, stage, resolution)
     dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
     teacher = 2 * forward_flops(a, resolution.global_px)
     for head, samples in ((stage.dino_head, 2), (stage.ibot_head, hidden)):

@@ -250,10 +250,10 @@ class StageOptions:
     group_size: int = 64
     """Slices that are drawn and masked together, and among which KoLeo seeks neighbours, as DINOv3
     does on each GPU. Results do not depend on how groups are spread over processes and parts."""
-    micro_batch: int | None = None
+    micro_batch: int | Literal["auto"] | None = None
     """Slices that a process works on at once, a multiple of group_size; gradients of such parts add
-    up to those of a step. Null takes all at once. It is a matter of memory: results do not depend
-    on it."""
+    up to those of a step. Auto takes as many as fit the GPU by an estimate, null all at once (auto
+    on CPUs, too). It is a matter of memory: results do not depend on it."""
     resolutions: tuple[Resolution, ...]
     """Kinds of batches; each step draws one."""
     optim: Optimisation
@@ -289,8 +289,9 @@ class StageOptions:
     torchrun's number goes first."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """Whether each process holds all parameters (ddp) or a share of them (fsdp, saves memory)."""
-    activation_checkpointing: bool = False
-    """Compute blocks a second time in the backward pass, to save memory."""
+    activation_checkpointing: bool | Literal["auto"] = False
+    """Compute blocks a second time in the backward pass, to save memory; auto does so for batches
+    of those resolutions that do not fit the GPU otherwise."""
     compile: bool = False
     """Compile the blocks; faster on a GPU after a few minutes."""
 
@@ -307,7 +308,7 @@ class StageOptions:
                 f"batch_size {self.batch_size} must be a multiple of group_size {self.group_size}",
             ),
             (
-                self.micro_batch is not None
+                isinstance(self.micro_batch, int)
                 and (self.micro_batch < 1 or self.micro_batch % self.group > 0),
                 f"micro_batch {self.micro_batch}: no multiple of group_size {self.group_size}",
             ),

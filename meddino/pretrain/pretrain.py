@@ -10,9 +10,10 @@ from meddino.models import distributed
 from meddino.models.distributed import Team
 from meddino.models.memory import enough_memory
 from meddino.pretrain import checkpoint
+from meddino.pretrain.budget import parts_of
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.options import PretrainOptions
-from meddino.pretrain.trainer import Trainer, parts_of
+from meddino.pretrain.trainer import Trainer
 
 # Options that change how a stage runs and not its result: a killed run may resume with others.
 CONDUCT = (

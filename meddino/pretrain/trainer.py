@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,11 @@ from meddino.core.progress import track
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import checkpoints, distributed, loading, transfer
 from meddino.models.distributed import Team
-from meddino.pretrain import checkpoint, sharing, views
+from meddino.pretrain import budget, checkpoint, sharing, views
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.meter import Meter, step_flops
-from meddino.pretrain.options import PretrainOptions, Resolution, StageOptions
+from meddino.pretrain.options import PretrainOptions, Resolution
 from meddino.pretrain.quality import signals
 from meddino.pretrain.views import Drawn
 
@@ -59,12 +60,14 @@ class Trainer:
         team: Team,
     ) -> None:
         """Build the networks, load what the stage starts from, and open the data."""
-        self.options, self.stage, self.team = options, options.stage, team
-        self.places = spread(options, team)
-        torch.manual_seed(self.stage.seed)
-        self.origin = {key: source and source.origin() for key, source in sources.items()}
         init, gram = sources["init"], sources["gram_teacher"]
         architecture = checkpoint.architecture_of(options, init)
+        self.memory = budget.smallest_memory(team)
+        stage = budget.settled(options.stage, architecture, team.size, self.memory)
+        self.options, self.stage, self.team = replace(options, stage=stage), stage, team
+        self.places = spread(self.options, team)
+        torch.manual_seed(self.stage.seed)
+        self.origin = {key: source and source.origin() for key, source in sources.items()}
         self.engine = ssl.Engine(architecture, self.stage).to(team.device)
         if init is not None:
             _load(self.engine, init.content, str(init.path), self.stage.start)
@@ -72,7 +75,6 @@ class Trainer:
             assert gram is not None, "checked before"
             teacher = loading.backbone_state(gram.content)
             loading.load_strictly(self.engine.gram, teacher, str(gram.path))
-        self.engine.student.backbone.checkpointing = self.stage.activation_checkpointing
         if self.stage.compile:
             self.engine.compile_parts()
         self.model = sharing.share(
@@ -192,6 +194,10 @@ class Trainer:
         rate = ssl.set_rates(self.optimizer, stage, iteration)
         temperature = ssl.teacher_temperature(stage, iteration)
         self.optimizer.zero_grad(set_to_none=True)
+        backbone = self.engine.student.backbone
+        backbone.checkpointing = budget.checkpoints(
+            backbone.architecture, stage, batch.resolution, len(self.places[0]), self.memory
+        )
         parts = [bring().part(stage, batch.resolution) for bring in batch.parts]
         # The teacher first, for all parts: its assignments depend on the whole step.
         with self._autocast():
@@ -278,9 +284,10 @@ def spread(options: PretrainOptions, team: Team) -> list[range]:
         MeddinoError: the batch cannot be divided so.
     """
     stage = options.stage
-    parts = parts_of(stage, team.size)
+    parts = budget.parts_of(stage, team.size)
     if parts is None:
-        part_slices = stage.micro_batch or stage.batch_size // team.size
+        process_slices = stage.batch_size // team.size
+        part_slices = budget.wanted(stage, process_slices)
         raise MeddinoError(
             f"pretrain.stages.{options.name}: a batch of {stage.batch_size} slices cannot be shared"
             f" by {team.size} processes of {part_slices} slices at once in groups of"
@@ -289,21 +296,6 @@ def spread(options: PretrainOptions, team: Team) -> list[range]:
     slices, count = parts
     starts = ((part * team.size + team.rank) * slices for part in range(count))
     return [range(start, start + slices) for start in starts]
-
-
-def parts_of(stage: StageOptions, processes: int) -> tuple[int, int] | None:
-    """Slices of a part and parts of a process; None where so many cannot share the batch.
-
-    Where there are more processes than groups, as many share each group.
-    """
-    process_slices, rest = divmod(stage.batch_size, processes)
-    part_slices = min(stage.micro_batch or process_slices, process_slices)
-    if rest or part_slices == 0 or process_slices % part_slices:
-        return None
-    shared = part_slices == process_slices and stage.group % part_slices == 0
-    if part_slices % stage.group and not shared:
-        return None
-    return part_slices, process_slices // part_slices
 
 
 def _load(engine: ssl.Engine, content: dict[str, Any], source: str, start: str) -> None:

@@ -29,7 +29,7 @@ from meddino.models import checkpoints, distributed, loading
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
 from meddino.models.vit import build
-from meddino.pretrain import checkpoint, crops, leaves, losses, pretrain, trainer, views
+from meddino.pretrain import budget, checkpoint, crops, leaves, losses, pretrain, trainer, views
 from meddino.pretrain.engine import Engine, Part, multipliers, parameter_groups, set_rates
 from meddino.pretrain.masks import draw_mask, draw_masks
 from meddino.pretrain.meter import step_flops
@@ -804,7 +804,7 @@ def test_the_papers_stages_are_shared_by_any_power_of_two_of_gpus(stage: str, gp
 @pytest.mark.parametrize("gpus", [3, 6, 12, 24])
 def test_a_batch_that_three_divides_is_shared_by_threes(gpus: int) -> None:
     stage = make_stage(batch_size=384, group_size=64, micro_batch=64)
-    assert trainer.parts_of(stage, gpus) == (min(64, 384 // gpus), max(1, 6 // gpus))
+    assert budget.parts_of(stage, gpus) == (min(64, 384 // gpus), max(1, 6 // gpus))
 
 
 def test_a_batch_is_shared_by_as_many_gpus_as_divide_it(

@@ -132,8 +132,8 @@ def _train(stage: StageOptions, dataset: Path, gpus: int, workers: int) -> dict[
         "num_workers": max(1, workers // len(stage.resolutions)),
         # Chooses the sampler that skips whole epochs at once when a run resumes.
         "cache_dataset": True,
-        "checkpointing": stage.activation_checkpointing,
-        "checkpointing_full": stage.activation_checkpointing,
+        "checkpointing": stage.activation_checkpointing is not False,
+        "checkpointing_full": stage.activation_checkpointing is not False,
         "compile": stage.compile,
     }
 
