@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.progress import track
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import checkpoints, distributed, loading
+from meddino.models.checkpoints import Writer
 from meddino.models.distributed import Team
 from meddino.pretrain import checkpoint, sharing, views
 from meddino.pretrain import engine as ssl
@@ -89,7 +91,11 @@ class Trainer:
         steps: Any = iterations
         if team.leads:
             steps = track(iterations, f"{self.options.name}: pretraining", len(iterations))
-        with distributed.on_signals(self._note), ThreadPoolExecutor(1) as ahead:
+        with (
+            distributed.on_signals(self._note),
+            ThreadPoolExecutor(1) as ahead,
+            checkpoints.writer() as writer,
+        ):
             batches = self._batches(ahead)
             for iteration in steps:
                 resolution = views.draw_resolution(stage, iteration)
@@ -101,17 +107,15 @@ class Trainer:
                 if team.leads and (collapse or self._due(stage.log_every)):
                     speed = meter.read(stage.iterations - self.iteration)
                     self._log(values | collapse, speed)
-                if self.iteration in stage.snapshots:
-                    self._snapshot(state / f"{self.iteration:06d}.pth")
-                if values["stop"] > 0:
-                    self._checkpoint(state)
+                stopping = values["stop"] > 0
+                self._store(state, writer, stopping)
+                if stopping:
+                    writer.wait()
                     team.wait()  # those that end first have the others ended soon
                     raise Stopped(
                         f"{self.options.name}: stopped by a signal after iteration"
                         f" {self.iteration}; a checkpoint is kept, rerun to go on"
                     )
-                if self._due(stage.checkpoint_every):
-                    self._checkpoint(state)
 
     def _due(self, every: int) -> bool:
         """Whether it is time for what happens every `every` iterations and at the end."""
@@ -224,26 +228,54 @@ class Trainer:
         text = ", ".join(f"{key} {value:.4g}" for key, value in printed.items())
         print(f"iteration {self.iteration}: {text}", file=sys.stderr, flush=True)
 
-    def _snapshot(self, path: Path) -> None:
-        """Store what later stages and finetuning start from."""
-        content = checkpoint.gathered(self.engine.student, self.engine.teacher)
-        meta = {
+    def _store(self, state: Path, writer: Writer, stopping: bool) -> None:
+        """Gather what is due, all processes together; the first writes it while they go on.
+
+        Raises:
+            MeddinoError: what was due before could not be written.
+        """
+        stage, student = self.stage, self.engine.student
+        writer.check()
+        snapshot_due = self.iteration in stage.snapshots
+        checkpoint_due = stopping or self._due(stage.checkpoint_every)
+        if not (snapshot_due or checkpoint_due):
+            return
+        writer.wait()  # before there are two copies
+        networks = checkpoint.gathered(student, self.engine.teacher)
+        snapshot = {**networks, "meta": self._meta()} if snapshot_due else None
+        resumable: dict[str, Any] | None = None
+        if checkpoint_due:
+            optimizer = checkpoint.gathered_optimizer(student, self.optimizer)
+            progress = {"iteration": self.iteration, "history": list(self.history)}
+            resumable = {**networks, "optimizer": optimizer, **progress}
+        if self.team.leads:
+            writer.start(partial(_write, state, self.iteration, snapshot, resumable))
+
+    def _meta(self) -> dict[str, Any]:
+        """What a snapshot says of itself."""
+        return {
             "stage": self.options.name,
             "iteration": self.iteration,
             "backbone": self.options.backbone,
             "norm_eps": self.engine.teacher.backbone.architecture.norm_eps,
             "origin": self.origin,
         }
-        if self.team.leads:
-            checkpoints.write(path, {**content, "meta": meta})
 
-    def _checkpoint(self, state: Path) -> None:
-        student = self.engine.student
-        content = checkpoint.gathered(student, self.engine.teacher)
-        content["optimizer"] = checkpoint.gathered_optimizer(student, self.optimizer)
-        content |= {"iteration": self.iteration, "history": self.history}
-        if self.team.leads:
-            checkpoints.save(state, self.iteration, content)
+
+def _write(
+    state: Path,
+    iteration: int,
+    snapshot: dict[str, Any] | None,
+    resumable: dict[str, Any] | None,
+) -> None:
+    """Write what later stages and finetuning start from, and what a killed run resumes from.
+
+    In this order: a run that resumed after a snapshot would not make it any more.
+    """
+    if snapshot is not None:
+        checkpoints.write(state / f"{iteration:06d}.pth", snapshot)
+    if resumable is not None:
+        checkpoints.save(state, iteration, resumable)
 
 
 def spread(options: PretrainOptions, team: Team) -> list[range]:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from full_disk import full_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import GOLDEN, ROOT
@@ -24,7 +27,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from meddino.core.errors import MeddinoError
+from meddino.core.errors import MeddinoError, Stopped
 from meddino.models import checkpoints, distributed, loading
 from meddino.models.architectures import named
 from meddino.models.distributed import Team
@@ -740,6 +743,86 @@ def test_a_signal_leaves_a_checkpoint_and_other_numbers_of_processes_go_on(
     assert child.returncode != 0 and b"a checkpoint is kept, rerun to go on" in said
     assert not where["output"].exists()
     close(train(index, tmp_path), alone[1], 2e-5)
+
+
+LONGEST_S = 60
+"""What a write waits for training, where that waits for the write."""
+
+
+def test_training_goes_on_while_what_it_leaves_is_written(
+    index: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written before a further iteration has changed weights, moments and history."""
+    write, log = checkpoints.write, trainer.Trainer._log
+    logged: dict[int, threading.Event] = defaultdict(threading.Event)
+
+    def write_late(path: Path, content: dict[str, Any]) -> None:
+        iteration = int(path.stem.removeprefix("checkpoint-"))
+        assert iteration == 6 or logged[iteration + 1].wait(LONGEST_S)
+        write(path, content)
+
+    def log_and_tell(self: trainer.Trainer, *values: Any) -> None:
+        log(self, *values)
+        logged[self.iteration].set()
+
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write", write_late)
+        patch.setattr(trainer.Trainer, "_log", log_and_tell)
+        pretrain.run(options(), **where)
+    for name in ("000003.pth", "000006.pth"):
+        close(loading.read(tmp_path / name), loading.read(stage1 / name), 0)
+    last, before = checkpoints.found(tmp_path / "state")
+    assert [line["iteration"] for line in loading.read(before)["history"]] == [1, 2, 3, 4]
+    last.unlink()
+    pretrain.run(options(), **where)
+    close(loading.read(tmp_path / "000006.pth"), loading.read(stage1 / "000006.pth"), 0)
+
+
+def test_a_snapshot_that_cannot_be_written_ends_the_stage_and_a_rerun_makes_it(
+    index: Path, stage1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = {"index": index, "state": tmp_path / "state", "output": tmp_path / "history.jsonl"}
+    with (
+        full_after((stage1 / "000003.pth").stat().st_size / 2),
+        pytest.raises(MeddinoError, match=r"cannot write .*000003\.pth.*free space"),
+    ):
+        pretrain.run(options(), **where)
+    assert "no checkpoint: cannot write" in capsys.readouterr().err  # after two iterations
+    assert not checkpoints.found(tmp_path / "state") and not where["output"].exists()
+    pretrain.run(options(), **where)
+    close(loading.read(tmp_path / "000003.pth"), loading.read(stage1 / "000003.pth"), 0)
+
+
+def test_a_stop_waits_for_its_checkpoint(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, step = checkpoints.write, trainer.Trainer._step
+    awaited = threading.Event()
+    kept: list[list[Path]] = []
+
+    class Awaited(checkpoints.Writer):
+        def wait(self) -> None:
+            if self._writing is not None:
+                awaited.set()
+            super().wait()
+
+    def write_late(path: Path, content: dict[str, Any]) -> None:
+        assert awaited.wait(LONGEST_S)
+        write(path, content)
+
+    def step_and_signal(self: trainer.Trainer, *arguments: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return step(self, *arguments)
+
+    state = tmp_path / "state"
+    monkeypatch.setattr(checkpoints, "Writer", Awaited)
+    monkeypatch.setattr(checkpoints, "write", write_late)
+    monkeypatch.setattr(trainer.Trainer, "_step", step_and_signal)
+    monkeypatch.setattr(Team, "wait", lambda self: kept.append(checkpoints.found(state)))
+    with pytest.raises(Stopped, match="after iteration 1; a checkpoint is kept"):
+        pretrain.run(options(), index=index, state=state, output=tmp_path / "history.jsonl")
+    assert [len(files) for files in kept] == [0, 1]  # at the start, and before the others end
 
 
 def test_a_damaged_checkpoint_and_a_full_disk_cost_little(
