@@ -25,7 +25,6 @@ from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.engine import Part
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution, StageOptions
-from meddino.pretrain.quality import signals
 
 WATCHED_SLICES = 16
 """Slices, always the same, that the signals of collapse are taken of."""
@@ -61,7 +60,7 @@ class Trainer:
             for block in blocks:
                 block.compile()
         self.model = sharing.share(
-            self.engine, team, self.stage.sharding, blocks, methods=["targets"]
+            self.engine, team, self.stage.sharding, blocks, methods=["targets", "signals"]
         )
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # Unfused, AdamW takes a third of the step of a small ViT on a CPU.
@@ -122,16 +121,18 @@ class Trainer:
         return self.iteration % every == 0 or self.iteration == self.stage.iterations
 
     def _collapse_signals(self) -> dict[str, float]:
-        """Signals of collapse, when they are due."""
+        """Signals of collapse, when they are due: all processes compute the same.
+
+        Under FSDP none could without the others' parameters, and under DDP the others would wait.
+        """
         stage = self.stage
-        sharded = self.team.size > 1 and stage.sharding == "fsdp"
-        if not (self.team.leads and self._due(stage.quality_every)) or sharded:
+        if not self._due(stage.quality_every):
             return {}
         if self.watched is None:
             watched = range(min(WATCHED_SLICES, stage.batch_size))
             self.watched = self.loader.batch(0, watched).to(self.team.device)
         with self._autocast():
-            return signals(self.engine.teacher.backbone, self.watched, self.engine.gram)
+            return self.engine.signals(self.watched)
 
     def _note(self, number: int, _: Any) -> None:
         """A signal came: stop after this iteration, when all processes can."""
