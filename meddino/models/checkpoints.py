@@ -1,6 +1,9 @@
 """Checkpoints that a killed run resumes from: the last ones, whole or passed over."""
 
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +87,49 @@ def write(path: Path, content: dict[str, Any]) -> None:
             raise MeddinoError(
                 f"cannot write {path} ({str(error).splitlines()[0]}); free space, then rerun"
             ) from error
+
+
+class Writer:
+    """Writes in a thread while training goes on: never more than one thing at a time."""
+
+    def __init__(self, thread: ThreadPoolExecutor) -> None:
+        """Let it write in `thread`."""
+        self._thread = thread
+        self._writing: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Have `write` called as soon as what was started before it is done.
+
+        Raises:
+            MeddinoError: that could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise the error of what was started, if it has met one by now."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all that was started is written.
+
+        Raises:
+            MeddinoError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+@contextmanager
+def writer() -> Iterator[Writer]:
+    """Yield a `Writer`, and wait for it at the end of the block, also of one that fails.
+
+    Raises:
+        MeddinoError: the last thing that was started could not be written.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        writer = Writer(thread)
+        yield writer
+        writer.wait()

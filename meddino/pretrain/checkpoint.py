@@ -1,5 +1,6 @@
 """Checkpoints of a stage: what it starts from, what it resumes from, and what it leaves."""
 
+import copy
 import os
 import shutil
 from dataclasses import replace
@@ -93,16 +94,23 @@ def architecture_of(options: PretrainOptions, init: Source | None) -> Architectu
 
 
 def gathered(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
-    """Whole tensors of student and teacher, on the CPU. All processes call it."""
-    return {
+    """Copies of student and teacher, whole and on the CPU. All processes call it."""
+    networks = {
         "student": get_model_state_dict(student, options=FULL),
         "teacher": get_model_state_dict(teacher, options=FULL),
     }
+    return _copied(networks, student)
 
 
 def gathered_optimizer(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of the optimiser by name of parameter. All processes call it."""
-    return get_optimizer_state_dict(student, optimizer, options=FULL)
+    """A copy of the optimiser's state by name of parameter. All processes call it."""
+    return _copied(get_optimizer_state_dict(student, optimizer, options=FULL), student)
+
+
+def _copied(gathered: dict[str, Any], network: nn.Module) -> dict[str, Any]:
+    """Copy what torch did not: from a GPU it copies, on a CPU it gives the very parameters."""
+    on_gpu = next(network.parameters()).device.type != "cpu"
+    return gathered if on_gpu else copy.deepcopy(gathered)
 
 
 def restore(

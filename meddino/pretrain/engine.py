@@ -23,7 +23,7 @@ from meddino.models.architectures import Architecture
 from meddino.models.heads import DINOHead
 from meddino.models.transfer import send
 from meddino.models.vit import Noise, VisionTransformer
-from meddino.pretrain import losses
+from meddino.pretrain import losses, quality
 from meddino.pretrain.crops import Crops
 from meddino.pretrain.options import Optimisation, StageOptions
 from meddino.pretrain.schedules import linear_warmup_cosine
@@ -238,6 +238,10 @@ class Engine(nn.Module):
         if side == student_side:
             return patches
         return losses.resize_features(patches, (side, side), (student_side, student_side))
+
+    def signals(self, slices: Tensor) -> dict[str, float]:
+        """Signals of collapse of the teacher on int16 slices (B, S, S): `quality.signals`."""
+        return quality.signals(self.teacher.backbone, slices, self.gram)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:

@@ -281,7 +281,7 @@ class StageOptions:
     log_every: int = 10
     """Iterations between lines of the history."""
     quality_every: int = 500
-    """Iterations between signals of collapse (`meddino.pretrain.quality`); not under fsdp."""
+    """Iterations between signals of collapse (`meddino.pretrain.quality`)."""
     checkpoint_every: int = 500
     """Iterations between checkpoints that a killed run resumes from; the last two are kept."""
     processes: int | None = None

@@ -19,13 +19,13 @@ from meddino.core.errors import MeddinoError, Stopped
 from meddino.core.progress import track
 from meddino.ct3m.loader import SliceLoader
 from meddino.models import checkpoints, distributed, loading, transfer
+from meddino.models.checkpoints import Writer
 from meddino.models.distributed import Team
 from meddino.pretrain import budget, checkpoint, sharing, views
 from meddino.pretrain import engine as ssl
 from meddino.pretrain.checkpoint import Source
 from meddino.pretrain.meter import Meter, step_flops
 from meddino.pretrain.options import PretrainOptions, Resolution
-from meddino.pretrain.quality import signals
 from meddino.pretrain.views import Drawn
 
 WATCHED_SLICES = 16
@@ -78,7 +78,11 @@ class Trainer:
         if self.stage.compile:
             self.engine.compile_parts()
         self.model = sharing.share(
-            self.engine, team, self.stage.sharding, self.engine.blocks(), methods=["targets"]
+            self.engine,
+            team,
+            self.stage.sharding,
+            self.engine.blocks(),
+            methods=["targets", "signals"],
         )
         groups = ssl.parameter_groups(self.engine.student, self.stage.optim)
         # Unfused, AdamW takes a third of the step of a small ViT on a CPU.
@@ -106,14 +110,16 @@ class Trainer:
         meter = Meter(team.device, team.size)
         iterations = range(self.iteration, stage.iterations)
         architecture = self.engine.student.backbone.architecture
-        # A GPU that is asked for its losses stands still until it has been given more to do.
-        lag = 1 if team.device.type == "cuda" else 0
         unread: deque[Losses] = deque()
         values = {"stop": 0.0}
         steps: Any = iterations
         if team.leads:
             steps = track(iterations, f"{self.options.name}: pretraining", len(iterations))
-        with distributed.on_signals(self._note), ThreadPoolExecutor(1) as ahead:
+        with (
+            distributed.on_signals(self._note),
+            ThreadPoolExecutor(1) as ahead,
+            checkpoints.writer() as writer,
+        ):
             batches = self._batches(ahead)
             for iteration in steps:
                 batch = next(batches)
@@ -121,23 +127,21 @@ class Trainer:
                 self.iteration = iteration + 1
                 flops = step_flops(architecture, stage, batch.resolution, team.size)
                 meter.step(stage.batch_size, flops * stage.batch_size)
-                while len(unread) > (0 if self._due_now() else lag):
+                while len(unread) > (0 if self._due_now() or values["stop"] > 0 else lag(team)):
                     values = self._settle(unread.popleft())
                 collapse = self._collapse_signals()
                 if team.leads and (collapse or self._due(stage.log_every)):
                     speed = meter.read(stage.iterations - self.iteration)
                     self._log(values | collapse, speed)
-                if self.iteration in stage.snapshots:
-                    self._snapshot(state / f"{self.iteration:06d}.pth")
-                if values["stop"] > 0:
-                    self._checkpoint(state)
+                stopping = values["stop"] > 0
+                self._store(state, writer, stopping)
+                if stopping:
+                    writer.wait()
                     team.wait()  # those that end first have the others ended soon
                     raise Stopped(
                         f"{self.options.name}: stopped by a signal after iteration"
                         f" {self.iteration}; a checkpoint is kept, rerun to go on"
                     )
-                if self._due(stage.checkpoint_every):
-                    self._checkpoint(state)
 
     def _due(self, every: int) -> bool:
         """Whether it is time for what happens every `every` iterations and at the end."""
@@ -150,16 +154,18 @@ class Trainer:
         return any(map(self._due, periods)) or self.iteration in stage.snapshots
 
     def _collapse_signals(self) -> dict[str, float]:
-        """Signals of collapse, when they are due."""
+        """Signals of collapse, when they are due: all processes compute the same.
+
+        Under FSDP none could without the others' parameters, and under DDP the others would wait.
+        """
         stage = self.stage
-        sharded = self.team.size > 1 and stage.sharding == "fsdp"
-        if not (self.team.leads and self._due(stage.quality_every)) or sharded:
+        if not self._due(stage.quality_every):
             return {}
         if self.watched is None:
             watched = range(min(WATCHED_SLICES, stage.batch_size))
             self.watched = self.loader.batch(0, watched).to(self.team.device)
         with self._autocast():
-            return signals(self.engine.teacher.backbone, self.watched, self.engine.gram)
+            return self.engine.signals(self.watched)
 
     def _note(self, number: int, _: Any) -> None:
         """A signal came: stop after this iteration, when all processes can."""
@@ -255,26 +261,59 @@ class Trainer:
         text = ", ".join(f"{key} {value:.4g}" for key, value in printed.items())
         print(f"iteration {self.iteration}: {text}", file=sys.stderr, flush=True)
 
-    def _snapshot(self, path: Path) -> None:
-        """Store what later stages and finetuning start from."""
-        content = checkpoint.gathered(self.engine.student, self.engine.teacher)
-        meta = {
+    def _store(self, state: Path, writer: Writer, stopping: bool) -> None:
+        """Gather what is due, all processes together; the first writes it while they go on.
+
+        Raises:
+            MeddinoError: what was due before could not be written.
+        """
+        stage, student = self.stage, self.engine.student
+        writer.check()
+        snapshot_due = self.iteration in stage.snapshots
+        checkpoint_due = stopping or self._due(stage.checkpoint_every)
+        if not (snapshot_due or checkpoint_due):
+            return
+        writer.wait()  # before there are two copies
+        networks = checkpoint.gathered(student, self.engine.teacher)
+        snapshot = {**networks, "meta": self._meta()} if snapshot_due else None
+        resumable: dict[str, Any] | None = None
+        if checkpoint_due:
+            optimizer = checkpoint.gathered_optimizer(student, self.optimizer)
+            progress = {"iteration": self.iteration, "history": list(self.history)}
+            resumable = {**networks, "optimizer": optimizer, **progress}
+        if self.team.leads:
+            writer.start(partial(_write, state, self.iteration, snapshot, resumable))
+
+    def _meta(self) -> dict[str, Any]:
+        """What a snapshot says of itself."""
+        return {
             "stage": self.options.name,
             "iteration": self.iteration,
             "backbone": self.options.backbone,
             "norm_eps": self.engine.teacher.backbone.architecture.norm_eps,
             "origin": self.origin,
         }
-        if self.team.leads:
-            checkpoints.write(path, {**content, "meta": meta})
 
-    def _checkpoint(self, state: Path) -> None:
-        student = self.engine.student
-        content = checkpoint.gathered(student, self.engine.teacher)
-        content["optimizer"] = checkpoint.gathered_optimizer(student, self.optimizer)
-        content |= {"iteration": self.iteration, "history": self.history}
-        if self.team.leads:
-            checkpoints.save(state, self.iteration, content)
+
+def _write(
+    state: Path,
+    iteration: int,
+    snapshot: dict[str, Any] | None,
+    resumable: dict[str, Any] | None,
+) -> None:
+    """Write what later stages and finetuning start from, and what a killed run resumes from.
+
+    In this order: a run that resumed after a snapshot would not make it any more.
+    """
+    if snapshot is not None:
+        checkpoints.write(state / f"{iteration:06d}.pth", snapshot)
+    if resumable is not None:
+        checkpoints.save(state, iteration, resumable)
+
+
+def lag(team: Team) -> int:
+    """Iterations whose losses are read later; a GPU stands still while it is asked for them."""
+    return 1 if team.device.type == "cuda" else 0
 
 
 def spread(options: PretrainOptions, team: Team) -> list[range]:

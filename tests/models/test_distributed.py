@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ def fail(team: Team, how: str, folder: Path) -> None:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "full disk":
-            with full_after(1000):
-                checkpoints.write(folder / "000001.pth", {"weights": torch.zeros(1000)})
+            content = {"weights": torch.zeros(1000)}
+            with full_after(1000), checkpoints.writer() as writer:
+                writer.start(partial(checkpoints.write, folder / "000001.pth", content))
         if how == "signal":
             raise Stopped("a checkpoint is kept")
         raise ValueError("a mistake of ours")
