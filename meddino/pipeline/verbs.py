@@ -148,7 +148,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         module="meddino.pretrain.pretrain",
-        revision=4,
+        revision=5,
         summary="run one stage of self-supervised pretraining",
         options=pretrain.pretrain_options,
         beside=("[0-9]*.pth",),
