@@ -4,10 +4,10 @@
 
 Phantoms are converted, planned and preprocessed by the study's own verbs; the full-size form takes
 some minutes for that. Both trainers then load and augment as nnU-Net does, and step as they do in
-training (fp16 and a gradient scaler on a GPU). nnU-Net's has its default optimiser and compiles on
-a GPU; ours is measured as configured, and compiled. One after the other, since two would not fit
-into a GPU's memory. At last the augmentation alone, with more and more workers: how many cores a
-GPU needs. Prints two Markdown tables. Small, on a CPU:
+training, with cuDNN's algorithms tuned on a GPU. nnU-Net's has its default optimiser, fp16 and a
+gradient scaler, and compiles on a GPU; ours is measured as configured, and not compiled. One after
+the other, since two would not fit into a GPU's memory. At last the augmentation alone, with more
+and more workers: how many cores a GPU needs. Prints two Markdown tables. Small, on a CPU:
 
     python benchmarks/finetuning.py --backbone vittiny8 --size-px 128 --image-px 96 --slices 16 \
         --batch 2 --workers 0 --loaders 1 2 --steps 5 --seconds 5 --device cpu
@@ -47,6 +47,7 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.finetune.settings import Settings, read_settings, write_settings
+from meddino.finetune.speed import tune_convolutions
 from meddino.finetune.trainer import StudyTrainer
 from meddino.models.architectures import ARCHITECTURES, named
 from meddino.models.device import choose
@@ -94,11 +95,12 @@ def main() -> None:
         print("| trainer | it/s | slices/s | step, s | waiting for data | peak memory |")
         print("|---|---:|---:|---:|---:|---:|")
         kinds: dict[str, tuple[type, bool]] = {
-            "nnU-Net's": (PlainTrainer, False),
-            "meddino": (StudyTrainer, False),
+            "nnU-Net's": (PlainTrainer, True),
+            "meddino": (StudyTrainer, True),
         }
         if device.type == "cuda":
-            kinds["meddino, compiled"] = (StudyTrainer, True)
+            tune_convolutions()
+            kinds["meddino, not compiled"] = (StudyTrainer, False)
         steps = [
             _trained(name, kind, method, compiled, folder, given, device)
             for name, (kind, compiled) in kinds.items()
@@ -198,7 +200,7 @@ def _trainer(
     write_settings(plans, Settings(method=method, training=training))
     with quiet(), folders(workers, preprocessed=folder.parent, results=folder.parent / "results"):
         made = kind(plans, CONFIGURATION, 0, read_json(folder / "dataset.json"), device)
-        made.initialize()
+        made.set_up() if kind is StudyTrainer else made.initialize()
         made.network.train()
         made.dataloader_train, made.dataloader_val = made.get_dataloaders()
         _stop(made.dataloader_val)

@@ -398,7 +398,7 @@ class Training(Options):
     which makes a run repeatable to the bit on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
-    compile: bool = False
+    compile: bool = True
     """Whether to `torch.compile` on a GPU (nnU-Net's default); changes speed, not the method."""
 
 

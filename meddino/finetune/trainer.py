@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -15,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from meddino.core.errors import MeddinoError, Stopped
-from meddino.finetune import nnunet_patches
+from meddino.finetune import nnunet_patches, speed
 from meddino.finetune.networks import build_network
 from meddino.finetune.precision import autocast_to
 from meddino.finetune.schedule import PolySchedule, make_optimizer
@@ -78,6 +79,8 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Set up network, optimiser and loss as nnU-Net does, in one process or several."""
         if autocast_to(self.settings.method, self.device) == torch.bfloat16:
             self.grad_scaler = None  # its range is that of fp32
+        if self.device.type == "cuda":
+            speed.tune_convolutions()
         network_sharing = nnunet_patches.any_network_in_any_process(self.device)
         with network_sharing if self.is_ddp else nullcontext():
             super().initialize()
@@ -111,7 +114,19 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
             super().set_deep_supervision_enabled(enabled)
 
     def _do_i_compile(self) -> bool:
-        return self.settings.training.compile and super()._do_i_compile()
+        return self.compiles
+
+    @cached_property
+    def compiles(self) -> bool:
+        """Whether to compile network and loss; where that is known to fail, a line says why."""
+        if not (self.settings.training.compile and super()._do_i_compile()):
+            return False
+        obstacle = speed.obstacle_to_compiling()
+        if obstacle is None:
+            speed.survive_the_compiler()
+        elif self.local_rank == 0:
+            print(f"training without torch.compile, slower: {obstacle}", file=sys.stderr)
+        return obstacle is None
 
     def get_training_transforms(
         self, patch_size: Any, rotation: Any, scales: Any, *arguments: Any, **named: Any

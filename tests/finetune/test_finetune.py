@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+import torch._dynamo
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from pydantic import ValidationError
+from torch._dynamo.utils import counters
+from torch.backends import cudnn
+from torch.utils import _triton
 
 from meddino.core.errors import MeddinoError
 from meddino.datasets.options import FolderLayout
-from meddino.finetune import convert, plan, predict, preprocess
+from meddino.finetune import convert, plan, predict, preprocess, speed
 from meddino.finetune import finetune as finetune_verb
+from meddino.finetune.nnunet import folders
 from meddino.finetune.options import (
     AdapterSize,
     Benchmark,
@@ -33,6 +40,7 @@ from meddino.finetune.options import (
 )
 from meddino.finetune.schedule import PolySchedule, make_optimizer
 from meddino.models import checkpoints
+from meddino.models.distributed import Team
 from meddino.models.options import WeightsOptions
 from meddino.models.weights import run as fetch_weights
 
@@ -395,6 +403,104 @@ def test_killed_run_resumes_to_the_bit(
         for model in (whole, resumed)
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+Backend = Callable[[torch.fx.GraphModule, Any], Callable[..., Any]]
+
+
+@pytest.fixture
+def compile_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Backend], None]]:
+    """Have nnU-Net compile on a CPU too, with a backend that a test chooses."""
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(speed, "obstacle_to_compiling", lambda: None)
+    compile_ = torch.compile
+
+    def choose(backend: Backend) -> None:
+        monkeypatch.setattr(torch, "compile", partial(compile_, backend=backend))
+
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(suppress_errors=False):
+        yield choose
+
+
+@pytest.mark.parametrize("name", ["unet", "primus"])
+def test_a_run_may_go_on_with_or_without_compiling(
+    name: str,
+    preprocessed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compile_with: Callable[[Backend], None],
+) -> None:
+    """Weights, optimiser and their names are the same; each forward pass is one graph."""
+    train = partial(finetune, preprocessed=preprocessed, row=method(name), epochs=2)
+    train = partial(train, checkpoint_every=1)
+    whole = tensors(train(tmp_path / "whole", compile=False))
+    assert not counters["frames"]
+
+    def die(history: list[dict[str, Any]], _: Path) -> None:
+        if len(history) == 2:
+            raise Killed
+
+    compile_with(lambda graph, _: graph.forward)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(finetune_verb, "_report", die)
+        train(tmp_path / "resumed", compile=True)
+    frames = dict(counters["frames"])
+    assert frames["ok"] == frames["total"] > 0 and not counters["graph_break"]
+    resumed = tensors(train(tmp_path / "resumed", compile=False))
+    assert counters["frames"] == frames
+    assert resumed.keys() == whole.keys()
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value), key
+
+
+def test_a_compiler_that_fails_costs_speed_alone(
+    preprocessed: Path, tmp_path: Path, compile_with: Callable[[Backend], None]
+) -> None:
+    failures = []
+
+    def fail(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        failures.append(graph)
+        raise RuntimeError("no kernel")
+
+    compile_with(fail)
+    model = finetune(tmp_path, preprocessed, method("unet"), compile=True)
+    assert failures and model.exists()
+
+
+def test_what_is_missing_to_compile_is_said_on_one_line(
+    preprocessed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(_triton, "has_triton", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch, "compile", None)
+    finetune(tmp_path, preprocessed, method("unet"), epochs=0, compile=True)
+    line = "training without torch.compile, slower: there is no C compiler"
+    assert capsys.readouterr().err.count(line) == 1
+    monkeypatch.setenv("CC", "cc")
+    assert speed.obstacle_to_compiling() is None
+    monkeypatch.setattr(_triton, "has_triton", lambda: False)
+    assert "no Triton" in str(speed.obstacle_to_compiling())
+
+
+def test_convolutions_are_tuned_on_gpus_alone(
+    preprocessed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(tmp_path, preprocessed, method("unet"), epochs=0)
+    assert not torch.backends.cudnn.benchmark
+    options = FinetuneOptions(method=method("unet"), training=training(compile=False))
+    monkeypatch.setattr(nnUNetTrainer, "initialize", lambda self: None)
+    with folders(preprocessed=preprocessed.parent.parent, results=tmp_path), cudnn.flags():
+        trainer = finetune_verb._trainer(options, preprocessed.parent, Team(torch.device("cpu")))
+        trainer.device = torch.device("cuda")
+        trainer.set_up()
+        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
 
 
 def test_wrong_inputs_are_refused_before_training(preprocessed: Path, tmp_path: Path) -> None:
