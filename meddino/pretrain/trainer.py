@@ -120,8 +120,8 @@ class Trainer:
     def _collapse_signals(self) -> dict[str, float]:
         """Signals of collapse, when they are due."""
         stage = self.stage
-        sharded = self.team.size > 1 and stage.sharding == "fsdp"
-        if not (self.team.leads and self._due(stage.quality_every)) or sharded:
+        wanted = self.team.leads and self._due(stage.quality_every)
+        if not wanted or sharing.is_sharded(self.model):
             return {}
         if self.watched is None:
             watched = range(min(WATCHED_SLICES, stage.batch_size))
