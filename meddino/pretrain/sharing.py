@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from meddino.models.distributed import Team
@@ -28,9 +29,9 @@ def share(
         methods: of the engine, beside `forward`, that compute with its parameters.
 
     Returns:
-        What to call in place of the engine.
+        What to call in place of the engine: itself, where no process group was made.
     """
-    if team.size == 1:
+    if not dist.is_initialized():
         return engine
     if sharding == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
