@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-short test check format watch status cost verify accept schema golden rulegraph docs lock audit \
-  container image container-test slurm-test chaos chaos-short clean
+  container image container-test slurm-test gpu-test chaos chaos-short clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ demo-short: setup  ## every stage and every method on one phantom benchmark
 WORKERS ?= logical
 test: setup  ## all tests, one process a core (WORKERS=2)
 	@python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+
+# Needs no set-up where torch is there; with `make setup`, nnU-Net is compared as well.
+gpu-test:  ## all that needs a GPU, 20 minutes on one; writes gpu-test.json (PEER=clone of facebookresearch/dinov3)
+	@python3 benchmarks/gpu.py $(if $(PEER),--peer $(PEER))
 
 chaos: setup  ## 50 faults at random moments of a small study (hours); writes docs/faults.md
 	@python tests/chaos/campaign.py --write

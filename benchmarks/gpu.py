@@ -56,6 +56,8 @@ CHECKS = (
     Check("finetuning", "gpu_checks.others:finetuning", 1200),
     Check("public", "gpu_checks.others:public", 600),
 )
+LOG_LINES = 20
+"""Of what a failed check has printed."""
 SEND_BACK = """
 Send back {name}: attach it to an issue of this project, or give it to whoever asked you for this.
 It tells of the GPU, the driver, the libraries and the figures above. It holds no name of you or of
@@ -177,11 +179,12 @@ def _outcome(check: Check, settings: dict[str, Any], folder: Path) -> dict[str, 
             ending = f"stopped, since it took more than {check.limit_s:g} s"
     finally:
         _end(process)
+    outcome: dict[str, Any] = {"status": "failed", "error": ending}
     if result.exists():
-        outcome: dict[str, Any] = read_json(result)
-        return outcome
-    lines = log.read_text("utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return {"status": "failed", "error": "\n".join([ending, *lines[-10:]])}
+        outcome = read_json(result)
+    if outcome["status"] == "failed" and log.exists():
+        outcome["log"] = log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    return outcome
 
 
 def _end(process: Any) -> None:

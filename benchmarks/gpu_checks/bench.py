@@ -88,7 +88,7 @@ def brief_stage(bench: Bench, **changes: Any) -> StageOptions:
     """A stage of few iterations with small heads and everything random that a stage can have."""
     resolution = Resolution(global_px=32, local_px=16, gram_px=64)
     if not bench.small:
-        resolution = Resolution(global_px=128, local_px=64, gram_px=256)
+        resolution = Resolution(global_px=96, local_px=48, gram_px=192)
     values: dict[str, Any] = {
         "data": "leaves",
         "slices_px": 32 if bench.small else 256,
@@ -100,7 +100,7 @@ def brief_stage(bench: Bench, **changes: Any) -> StageOptions:
         "resolutions": (resolution,),
         "optim": Optimisation(lr=1e-5),
         "objective": Objective(gram=2.0),
-        "augmentation": Augmentation(local_crops=2 if bench.small else 8),
+        "augmentation": Augmentation(local_crops=2 if bench.small else 4),
         "dino_head": SMALL_HEAD,
         "ibot_head": SMALL_HEAD,
         "drop_path": 0.2,

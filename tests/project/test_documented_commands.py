@@ -46,6 +46,9 @@ TESTED = {
     "python -m meddino cost --gpu A100 --profile slurm": (
         "tests/cli/test_cost.py::test_the_estimate_is_printed_with_its_foundations"
     ),
+    "python benchmarks/gpu.py --dry-run": (
+        "tests/benchmarks/test_gpu.py::test_every_check_runs_on_a_cpu_or_says_why_not"
+    ),
     "python -m meddino.pipeline.fingerprint": (
         "tests/pipeline/test_fingerprint.py::test_the_record_is_up_to_date"
     ),
