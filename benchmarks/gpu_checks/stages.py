@@ -1,5 +1,7 @@
 """The stages of config.yaml, where no YAML can be read: a bare machine has no reader of it.
 
+Each works on one group of slices at once, so that figures of different GPUs compare.
+
 tests/benchmarks/test_gpu.py holds them against config.yaml.
 """
 
@@ -21,6 +23,7 @@ STAGE1 = StageOptions(
     objective=Objective(teacher_temperature_warmup=10_000),
     drop_path=0.1,
     precision="bf16",
+    activation_checkpointing="auto",
     compile=True,
     log_every=20,
     checkpoint_every=500,
@@ -42,7 +45,6 @@ STAGE3 = replace(
     init="stage2@10000",
     micro_batch=16,
     group_size=16,
-    activation_checkpointing=True,
     resolutions=(
         Resolution(global_px=512, local_px=112, gram_px=768, ratio=0.3),
         Resolution(global_px=768, local_px=112, gram_px=1152, ratio=0.3),
