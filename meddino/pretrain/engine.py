@@ -103,7 +103,7 @@ class Engine(nn.Module):
         self.gram = VisionTransformer(plain) if stage.objective.gram > 0 else None
         for backbone in self.backbones():
             backbone.half_residuals = True  # where there is autocast
-        self.cross_entropy, self.gram_loss = losses.cross_entropy, losses.gram_loss
+        self.kernels, self.gram_loss = losses.PLAIN, losses.gram_loss
         for frozen in (self.teacher, self.gram):
             if frozen is not None:
                 frozen.requires_grad_(False).eval()
@@ -136,7 +136,7 @@ class Engine(nn.Module):
         global_crops, local_crops = student.split([len(crops.globals), len(crops.locals)])
         prototypes = self.student.dino_head.last_layer.weight  # (K, d)
         target = self._assigned(targets.cls)  # (2, B, K)
-        loss = partial(losses.dino_loss, student_temp=temperature, measure=self.cross_entropy)
+        loss = partial(losses.dino_loss, student_temp=temperature, kernels=self.kernels)
         terms = {
             # Without the pairs of a crop with itself: the teacher sees the very same pixels.
             "dino_global": loss(
@@ -180,7 +180,7 @@ class Engine(nn.Module):
             part.masks,
             part.weights,
             self.stage.objective.student_temperature,
-            self.cross_entropy,
+            self.kernels,
         )
 
     def _assigned(self, targets: losses.Assignments) -> Tensor:
@@ -216,7 +216,9 @@ class Engine(nn.Module):
         samples = zip(*map(self._teach, parts), strict=True)  # (2B, d), (M, d') of each part
         heads = (self.teacher.dino_head, self.teacher.ibot_head)
         assigned = [
-            losses.sinkhorn(torch.cat(x), head.last_layer.weight, temperature).split([*map(len, x)])
+            losses.sinkhorn(torch.cat(x), head.last_layer.weight, temperature, self.kernels).split(
+                [*map(len, x)]
+            )
             for head, x in zip(heads, samples, strict=True)
         ]
         return list(map(Targets, *assigned))
@@ -270,7 +272,7 @@ class Engine(nn.Module):
         heads = [head.mlp for x in networks for head in (x.dino_head, x.ibot_head)]
         for module in (*self.blocks(), *heads):
             module.compile()
-        self.cross_entropy = torch.compile(losses.cross_entropy)
+        self.kernels = losses.PLAIN.compiled()
         self.gram_loss = torch.compile(losses.gram_loss)
 
     def blocks(self) -> list[nn.Module]:

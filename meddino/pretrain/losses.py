@@ -5,9 +5,9 @@ under autocast, which would do their matrix products in half precision.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 P = ParamSpec("P")
-CrossEntropy = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 SINKHORN_ITERATIONS = 3
 """Alternations of normalising prototypes and samples, as in SwAV and DINOv3. They do not converge:
@@ -46,6 +45,56 @@ def _sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
+def exponentials(logits: Tensor) -> Tensor:
+    """Exponentials of logits of any precision, float32 of the same shape."""
+    # Logits are cosines times the norms of prototypes, so exp() cannot overflow in float32 at any
+    # sane temperature, but would in half precision (exp(1 / 0.04) is 7e10). The public code
+    # subtracts no maximum either.
+    return logits.float().exp()
+
+
+def shares(exponentials: Tensor, scales: Tensor) -> Tensor:
+    """Exponentials (m, K) times the scales of prototypes (K,), with rows that sum to 1."""
+    scaled = exponentials * scales
+    return scaled.div_(scaled.sum(dim=1, keepdim=True))
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies, and its slope by the logits.
+
+    Args:
+        logits: of C crops, (C, m, K) of any precision.
+        target: shares of the classes, of each crop, float32 (m, K); rows sum to 1.
+        weights: of the rows, float32 (C, m).
+
+    Returns:
+        Float32 scalar, and the precision and shape of the logits.
+    """
+    log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    loss = -(weights * (target * log_probs).sum(dim=-1)).sum()
+    slopes = log_probs.exp_().sub_(target).mul_(weights[..., None])
+    return loss, slopes.to(logits.dtype)
+
+
+class Kernels(NamedTuple):
+    """What is done to each logit. On a GPU, compiling makes one pass of several."""
+
+    exponentials: Callable[[Tensor], Tensor] = exponentials
+    shares: Callable[[Tensor, Tensor], Tensor] = shares
+    cross_entropy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = cross_entropy
+
+    def compiled(self) -> "Kernels":
+        """The same, compiled when each is first called."""
+        return Kernels(
+            torch.compile(self.exponentials),
+            torch.compile(self.shares),
+            torch.compile(self.cross_entropy),
+        )
+
+
+PLAIN = Kernels()
+
+
 def pieces(samples: int, prototypes: int) -> Iterator[slice]:
     """Samples whose logits are held at once."""
     step = max(1, PIECE_LOGITS // prototypes)
@@ -72,6 +121,7 @@ class Assignments:
     """Of prototypes, float32 (K,)."""
     kept: Tensor | None
     """Exponentials of the samples' logits, float32 (n, K), unless they are too many."""
+    kernels: Kernels
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -82,7 +132,7 @@ class Assignments:
         none = [None] * len(sizes)
         kept = none if self.kept is None else self.kept.split(list(sizes))
         pairs = zip(self.samples.split(list(sizes)), kept, strict=True)
-        return [Assignments(samples, self.scales, kept) for samples, kept in pairs]
+        return [replace(self, samples=samples, kept=kept) for samples, kept in pairs]
 
     @torch.no_grad()
     def of(self, rows: slice, prototypes: Tensor) -> Tensor:
@@ -92,15 +142,16 @@ class Assignments:
             rows: the samples.
             prototypes: of the teacher, (K, d).
         """
-        if self.kept is None:
-            assigned = _exponentials(self.samples[rows], prototypes).mul_(self.scales)
-        else:
-            assigned = self.kept[rows] * self.scales
-        return assigned.div_(assigned.sum(dim=1, keepdim=True))
+        if self.kept is not None:
+            return self.kernels.shares(self.kept[rows], self.scales)
+        logits = F.linear(self.samples[rows], prototypes)
+        return self.kernels.shares(self.kernels.exponentials(logits), self.scales)
 
 
 @torch.no_grad()
-def sinkhorn(samples: Tensor, prototypes: Tensor, temperature: float) -> Assignments:
+def sinkhorn(
+    samples: Tensor, prototypes: Tensor, temperature: float, kernels: Kernels = PLAIN
+) -> Assignments:
     """Assign samples to prototypes, so that each gets an equal share of them (Sinkhorn-Knopp).
 
     Args:
@@ -108,7 +159,12 @@ def sinkhorn(samples: Tensor, prototypes: Tensor, temperature: float) -> Assignm
             shares are equal over all processes' samples.
         prototypes: (K, d).
         temperature: of the teacher.
+        kernels: as they are, or compiled.
     """
+
+    def q(rows: slice) -> Tensor:
+        return kernels.exponentials(F.linear(samples[rows], prototypes))
+
     # Divided here and not as logits, of which there are hundreds of times as many numbers.
     samples = samples / temperature
     shape = (len(samples), len(prototypes))
@@ -116,23 +172,15 @@ def sinkhorn(samples: Tensor, prototypes: Tensor, temperature: float) -> Assignm
     if are_kept(*shape):
         kept = torch.empty(shape, device=samples.device)
         for rows in pieces(*shape):
-            kept[rows] = _exponentials(samples[rows], prototypes)
+            kept[rows] = q(rows)
     scales: Tensor | None = None
     for _ in range(SINKHORN_ITERATIONS):
         totals = torch.zeros(shape[1], device=samples.device)
         for rows in pieces(*shape):
-            q = _exponentials(samples[rows], prototypes) if kept is None else kept[rows]
-            totals += _prototype_totals(q, scales)
+            totals += _prototype_totals(q(rows) if kept is None else kept[rows], scales)
         scales = 1 / (shape[1] * _sum_over_processes(totals))
     assert scales is not None, "there is at least one iteration"
-    return Assignments(samples, scales, kept)
-
-
-def _exponentials(samples: Tensor, prototypes: Tensor) -> Tensor:
-    # Logits are cosines times the norms of prototypes, so exp() cannot overflow in float32 at any
-    # sane temperature, but would in half precision (exp(1 / 0.04) is 7e10). The public code
-    # subtracts no maximum either.
-    return F.linear(samples, prototypes).float().exp_()
+    return Assignments(samples, scales, kept, kernels)
 
 
 @full_precision
@@ -142,23 +190,6 @@ def _prototype_totals(q: Tensor, scales: Tensor | None) -> Tensor:
     Without them, in the first iteration, samples weigh what their exponentials do.
     """
     return q.sum(dim=0) if scales is None else (1 / (q @ scales)) @ q
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted sum of cross-entropies, and its slope by the logits.
-
-    Args:
-        logits: of C crops, (C, m, K) of any precision.
-        target: shares of the classes, of each crop, float32 (m, K); rows sum to 1.
-        weights: of the rows, float32 (C, m).
-
-    Returns:
-        Float32 scalar, and the precision and shape of the logits.
-    """
-    log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-    loss = -(weights * (target * log_probs).sum(dim=-1)).sum()
-    slopes = log_probs.exp_().sub_(target).mul_(weights[..., None])
-    return loss, slopes.to(logits.dtype)
 
 
 class _PrototypeLoss(torch.autograd.Function):
@@ -175,7 +206,7 @@ class _PrototypeLoss(torch.autograd.Function):
         prototypes: Tensor,
         targets: Iterable[tuple[slice, Tensor]],
         weights: Tensor,
-        measure: CrossEntropy,
+        kernels: Kernels,
     ) -> Tensor:
         """See `prototype_loss`; samples are in the precision of the matrix products."""
         matrix = prototypes.to(samples.dtype)
@@ -185,7 +216,7 @@ class _PrototypeLoss(torch.autograd.Function):
             # A target of fewer samples is that of one crop after the other.
             crops = (-1, len(target))
             logits = (samples[rows] @ matrix.T).unflatten(0, crops)
-            loss, slopes = measure(logits, target, weights[rows].unflatten(0, crops))
+            loss, slopes = kernels.cross_entropy(logits, target, weights[rows].unflatten(0, crops))
             total += loss
             slopes = slopes.flatten(0, 1)
             sample_slopes[rows] = slopes @ matrix
@@ -207,7 +238,7 @@ def _prototype_loss(
     targets: Iterable[tuple[slice, Tensor]],
     weights: Tensor,
     temperature: float,
-    measure: CrossEntropy,
+    kernels: Kernels,
 ) -> Tensor:
     """Weighted sum of the cross-entropies of samples over prototypes.
 
@@ -217,13 +248,13 @@ def _prototype_loss(
         targets: samples and their assignments, float32 (m, K), piece by piece.
         weights: of the samples, float32 (n,).
         temperature: of the student.
-        measure: `cross_entropy`, or the same compiled.
+        kernels: as they are, or compiled.
     """
     samples, device = samples / temperature, samples.device.type
     if torch.is_autocast_enabled(device):
         samples = samples.to(torch.get_autocast_dtype(device))
     loss: Tensor = _PrototypeLoss.apply(  # type: ignore[no-untyped-call]
-        samples, prototypes, targets, weights, measure
+        samples, prototypes, targets, weights, kernels
     )
     return loss
 
@@ -234,7 +265,7 @@ def dino_loss(
     target: Tensor,
     student_temp: float = 0.1,
     ignore_diagonal: bool = False,
-    measure: CrossEntropy = cross_entropy,
+    kernels: Kernels = PLAIN,
 ) -> Tensor:
     """Mean cross-entropy of every student crop against every teacher crop of the same image.
 
@@ -245,7 +276,7 @@ def dino_loss(
         student_temp: temperature of the student.
         ignore_diagonal: leave out pairs of a crop with itself; student and teacher then have the
             same crops.
-        measure: `cross_entropy`, or the same compiled.
+        kernels: as they are, or compiled.
 
     Returns:
         Scalar.
@@ -263,7 +294,7 @@ def dino_loss(
     )
     weights = torch.full((crops * images,), 1 / (crops * images), device=student.device)
     return _prototype_loss(
-        student.flatten(0, 1), prototypes, targets, weights, student_temp, measure
+        student.flatten(0, 1), prototypes, targets, weights, student_temp, kernels
     )
 
 
@@ -280,7 +311,7 @@ def ibot_loss(
     masks: Tensor,
     masks_weight: Tensor | None = None,
     student_temp: float = 0.1,
-    measure: CrossEntropy = cross_entropy,
+    kernels: Kernels = PLAIN,
 ) -> Tensor:
     """Cross-entropy of masked patches, each image's patches weighing one together.
 
@@ -291,7 +322,7 @@ def ibot_loss(
         masks: bool (B, N) of all images; those without a masked patch count as zero.
         masks_weight: (M,); None is one over the masked patches of the image.
         student_temp: temperature of the student.
-        measure: `cross_entropy`, or the same compiled.
+        kernels: as they are, or compiled.
 
     Returns:
         Scalar.
@@ -300,7 +331,7 @@ def ibot_loss(
         masks_weight = mask_weights(masks)
     # Over all images, as the public code: those without a hidden patch count as zero.
     weights = masks_weight / len(masks)
-    return _prototype_loss(student, prototypes, targets, weights, student_temp, measure)
+    return _prototype_loss(student, prototypes, targets, weights, student_temp, kernels)
 
 
 def mask_weights(masks: Tensor) -> Tensor:
