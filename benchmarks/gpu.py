@@ -89,6 +89,8 @@ def main() -> int:
         "small": arguments.dry_run,
         "peer": arguments.peer and arguments.peer.resolve(),
     }
+    # A scheduler's time limit is an end like Ctrl-C: nothing goes on, and what is done is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run(chosen, settings, arguments.output)
 
 
