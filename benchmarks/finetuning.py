@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from gpu_checks.timing import timed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from phantoms import scanned
 
@@ -235,8 +236,8 @@ def _trained(
         for number in range(given.warmup + given.steps):
             if number == given.warmup:
                 begin = time.perf_counter()
-            waiting, batch = _timed(lambda: next(trainer.dataloader_train), device)
-            working, _ = _timed(lambda batch=batch: trainer.train_step(batch), device)
+            waiting, batch = timed(lambda: next(trainer.dataloader_train), device.type)
+            working, _ = timed(lambda batch=batch: trainer.train_step(batch), device.type)
             if number >= given.warmup:
                 waits.append(waiting)
                 steps.append(working)
@@ -250,16 +251,6 @@ def _trained(
         flush=True,
     )
     return step
-
-
-def _timed(action: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 # ---- loading alone --------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -201,17 +200,12 @@ def _end(process: Any) -> None:
 def _origin() -> dict[str, Any]:
     """Which version of the project this is."""
     import meddino
+    from meddino.core.checkout import checkout
 
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-        )
-        commit = done.stdout.strip()
-    except OSError:  # no git
-        commit = ""
-    return {"meddino": meddino.__version__, "commit": commit or "not known"}
+    commit = "not known"
+    if state := checkout(ROOT):
+        commit = f"{state['commit'][:7]}{'-dirty' * state['dirty']}"
+    return {"meddino": meddino.__version__, "commit": commit}
 
 
 def _print_tables(path: Path) -> int:

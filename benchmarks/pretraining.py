@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from unittest.mock import MagicMock, patch
 import numpy as np
 import torch
 import torch.distributed as dist
+from gpu_checks import timing
 
 from meddino.models.architectures import named
 from meddino.pretrain.crops import Crops, Draws, multi_crop
@@ -280,20 +280,10 @@ def _alternate(
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(count + 2):
         for name, step in steps.items():
-            spent = _timed(step, device)
+            spent = timing.seconds(step, device.type)
             if number >= 2:
                 seconds[name].append(spent)
     return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def _timed(step: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _share(flops: float, device: torch.device) -> str:
@@ -310,9 +300,9 @@ def _print_phases(
     seconds: dict[str, list[float]] = {}
 
     def timed(phase: str, action: Callable[[], Any]) -> Any:
-        result: list[Any] = []
-        seconds[phase][-1] += _timed(lambda: result.append(action()), device)
-        return result[0]
+        spent, result = timing.timed(action, device.type)
+        seconds[phase][-1] += spent
+        return result
 
     phases = ("crops and masks", "teacher's targets", "student, losses", "backward", "update")
     for _ in range(count):

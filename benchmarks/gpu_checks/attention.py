@@ -13,8 +13,7 @@ from gpu_checks.outcomes import Figures
 from gpu_checks.stages import BACKBONE, STAGE1, STAGE3
 from gpu_checks.timing import median_seconds
 from meddino.models.architectures import Architecture, named
-
-GLOBAL_CROPS = 2
+from meddino.pretrain.engine import GLOBAL_CROPS
 
 
 def attention(bench: Bench) -> Figures:
@@ -29,7 +28,7 @@ def attention(bench: Bench) -> Figures:
     }
     figures: Figures = {}
     for label, images, side_px in _shapes(bench):
-        tokens = (side_px // a.patch_size) ** 2 + 1 + a.storage_tokens
+        tokens = a.tokens(side_px)
         run = _pass(bench, a, images, tokens)
         row: dict[str, Any] = {"torch's choice": _milliseconds(run, bench)}
         for name in names:

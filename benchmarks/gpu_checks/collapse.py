@@ -2,7 +2,7 @@
 
 import torch
 
-from gpu_checks.bench import Bench, exact
+from gpu_checks.bench import Bench, exact, largest_of
 from gpu_checks.outcomes import Figures, Missed
 from gpu_checks.stages import BACKBONE
 from gpu_checks.timing import median_seconds
@@ -27,10 +27,7 @@ def collapse(bench: Bench) -> Figures:
     reference = signals(vit, slices[sizes[0]])
     vit.to(bench.device)
     taken = signals(vit, slices[sizes[0]].to(bench.device))
-    difference, name = max(
-        (abs(taken[name] - value) / max(abs(value), 1e-2), name)
-        for name, value in reference.items()
-    )
+    difference, name = largest_of(taken, reference)
     figures: Figures = {"difference": difference, "of": name, "rank_patch": taken["rank_patch"]}
     for px in sizes:
         figures[f"seconds_{px}_px"] = _seconds(vit, slices[px].to(bench.device), bench)

@@ -3,18 +3,25 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
+
+
+def timed(action: Callable[[], T], device: str) -> tuple[float, T]:
+    """Seconds until the device is done, and what the action returns."""
+    _wait(device)
+    start = time.perf_counter()
+    result = action()
+    _wait(device)
+    return time.perf_counter() - start, result
 
 
 def seconds(action: Callable[[], Any], device: str) -> float:
     """What it takes until the device is done."""
-    _wait(device)
-    start = time.perf_counter()
-    action()
-    _wait(device)
-    return time.perf_counter() - start
+    return timed(action, device)[0]
 
 
 def median_seconds(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meddino.cli.snakemake import Job
 from meddino.models.architectures import ARCHITECTURES, Architecture, named
-from meddino.pretrain.options import Head, StageOptions
+from meddino.pretrain.options import StageOptions
 
 if TYPE_CHECKING:
     from meddino.cli.estimate import Estimator
@@ -121,7 +121,7 @@ class Disk:
                 return len(stage.snapshots) * self._snapshot_gb(stage)
             case "finetune":
                 backbone = self._study.methods[wildcards["method"]].backbone
-                return 4 * _parameters(vit(backbone)) / 1e9
+                return 4 * vit(backbone).weights / 1e9
             case "predict":
                 return self._predicted(wildcards["benchmark"]) * assumed.gb_per_prediction.value
         return 0.0
@@ -155,21 +155,10 @@ class Disk:
     def _snapshot_gb(self, stage: StageOptions) -> float:
         """Student and teacher with both heads, in fp32."""
         backbone = named(self._study.pretrain.backbone)
-        heads = sum(
-            _head_parameters(h, backbone.embed_dim) for h in (stage.dino_head, stage.ibot_head)
-        )
-        return 2 * 4 * (_parameters(backbone) + heads) / 1e9
+        heads = sum(head.weights(backbone.embed_dim) for head in (stage.dino_head, stage.ibot_head))
+        return 2 * 4 * (backbone.weights + heads) / 1e9
 
 
 def vit(name: str | None) -> Architecture:
     """One of our ViTs; any other network counts as a ViT-B."""
     return ARCHITECTURES.get(name or "", ARCHITECTURES["vitb16"])
-
-
-def _parameters(a: Architecture) -> float:
-    return a.depth * (4 + 2 * a.ffn_ratio) * a.embed_dim**2 + 3 * a.patch_size**2 * a.embed_dim
-
-
-def _head_parameters(head: Head, width: int) -> float:
-    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    return inner + head.bottleneck * head.prototypes

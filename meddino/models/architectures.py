@@ -38,6 +38,20 @@ class Architecture:
     drop_path: float = 0.0
     """Training: share of images that skip a residual branch."""
 
+    def tokens(self, side_px: int) -> int:
+        """Tokens of a square image."""
+        return (side_px // self.patch_size) ** 2 + 1 + self.storage_tokens
+
+    @property
+    def block_weights(self) -> float:
+        """Weights of a block's matrices."""
+        return (4 + 2 * self.ffn_ratio) * self.embed_dim**2
+
+    @property
+    def weights(self) -> float:
+        """Weights of all matrices, which are nearly all parameters."""
+        return self.depth * self.block_weights + 3 * self.patch_size**2 * self.embed_dim
+
 
 ARCHITECTURES = {
     "vits16": Architecture(embed_dim=384, depth=12, num_heads=6),

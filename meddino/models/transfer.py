@@ -13,14 +13,6 @@ ALIGNMENT = 16
 """Bytes at whose multiples a tensor of any type may start."""
 
 
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device."""
-    # Only from pinned memory does a copy to the GPU go on beside the host's work.
-    if device.type == "cuda":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
-
-
 def packed(content: T, device: torch.device) -> Callable[[], T]:
     """Prepare tensors on the CPU for a device, to which they then go in one copy.
 
@@ -35,6 +27,7 @@ def packed(content: T, device: torch.device) -> Callable[[], T]:
         return lambda: content
     tensors = list(_tensors(content))
     spans, buffer = pack(tensors)
+    # Only from pinned memory does a copy to the GPU go on beside the host's work.
     if device.type == "cuda":
         buffer = buffer.pin_memory()
     shapes = [(x.dtype, x.shape) for x in tensors]

@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pydantic import TypeAdapter
 
 from meddino import __version__
 from meddino.core import records
+from meddino.core.checkout import checkout
 from meddino.core.energy import Energy
 from meddino.core.files import write_json
 from meddino.pipeline import fingerprint
@@ -113,24 +113,6 @@ def _input(path: Path, said: dict[str, records.Entry]) -> records.Entry:
     if found is None or not records.untouched(found):
         found = records.entry(path)
     return {key: found[key] for key in ("path", "sha256", "bytes")}
-
-
-def checkout(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `folder` is the top of, and whether its files were edited.
-
-    None where it is no checkout, as for an installed package, or git cannot read it.
-    """
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch"]
-    try:
-        said = subprocess.run(
-            [*command, "--untracked-files=no"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    commit = next(line.split()[-1] for line in said if line.startswith("# branch.oid"))
-    return {"commit": commit, "dirty": any(not line.startswith("#") for line in said)}
 
 
 def _versions() -> dict[str, str]:

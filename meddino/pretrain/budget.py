@@ -12,7 +12,7 @@ import torch
 from meddino.models.architectures import Architecture
 from meddino.models.distributed import Team
 from meddino.pretrain.losses import KEPT_LOGITS, PIECE_LOGITS
-from meddino.pretrain.meter import head_weights, hidden_patches, tokens
+from meddino.pretrain.meter import hidden_patches
 from meddino.pretrain.options import Resolution, StageOptions
 
 KEPT_VALUES = 26
@@ -42,15 +42,15 @@ def step_bytes(
         checkpointing: whether blocks are computed a second time in place of being kept.
     """
     width = 2 if stage.precision == "bf16" else 4
-    whole = 2 * tokens(a, resolution.global_px)
-    parts = stage.augmentation.local_crops * tokens(a, resolution.local_px)
+    whole = 2 * a.tokens(resolution.global_px)
+    parts = stage.augmentation.local_crops * a.tokens(resolution.local_px)
     block = KEPT_VALUES * width * a.embed_dim * slices  # of a token of each slice
     inputs = width * a.embed_dim * slices
     if checkpointing:
         student = a.depth * inputs * (whole + parts) + block * max(whole, parts)
     else:
         student = a.depth * block * (whole + parts)
-    gram = 0 if resolution.gram_px is None else block * 2 * tokens(a, resolution.gram_px)
+    gram = 0 if resolution.gram_px is None else block * 2 * a.tokens(resolution.gram_px)
     logits = slices * hidden_patches(a, stage, resolution) * stage.ibot_head.prototypes
     losses = LOSS_BYTES * min(logits, PIECE_LOGITS) + 4 * min(logits, KEPT_LOGITS)
     return _state_bytes(a, stage) + max(student + losses, gram)
@@ -58,10 +58,9 @@ def step_bytes(
 
 def _state_bytes(a: Architecture, stage: StageOptions) -> float:
     """Networks and optimiser."""
-    backbone = a.depth * (4 + 2 * a.ffn_ratio) * a.embed_dim**2
-    heads = sum(head_weights(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
-    gram = backbone * STATE_BYTES["teacher"] if stage.objective.gram > 0 else 0
-    return (backbone + heads) * sum(STATE_BYTES.values()) + gram
+    heads = sum(head.weights(a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
+    gram = a.weights * STATE_BYTES["teacher"] if stage.objective.gram > 0 else 0
+    return (a.weights + heads) * sum(STATE_BYTES.values()) + gram
 
 
 def settled(
@@ -83,16 +82,25 @@ def settled(
     # Checkpointing costs a third more time, and larger parts save little of it: the smallest size
     # with it, where a resolution asks for it, is better than a larger one that needs it everywhere.
     checkpointing = stage.activation_checkpointing is True
-
-    def fits(slices: int) -> bool:
-        steps = (
-            step_bytes(a, stage, resolution, slices, checkpointing)
-            for resolution in stage.resolutions
-        )
-        return max(steps) <= USABLE * capacity
-
-    slices = max(filter(fits, sizes), default=min(sizes))
+    fitting = [
+        slices
+        for slices in sizes
+        if all(_fits(a, stage, x, slices, checkpointing, capacity) for x in stage.resolutions)
+    ]
+    slices = max(fitting, default=min(sizes))
     return replace(stage, micro_batch=None if slices == max(sizes) else slices)
+
+
+def _fits(
+    a: Architecture,
+    stage: StageOptions,
+    resolution: Resolution,
+    slices: int,
+    checkpointing: bool,
+    capacity: float,
+) -> bool:
+    """Whether a step with so many slices at once fits so many bytes."""
+    return step_bytes(a, stage, resolution, slices, checkpointing) <= USABLE * capacity
 
 
 def part_sizes(stage: StageOptions, processes: int) -> list[int]:
@@ -135,7 +143,7 @@ def checkpoints(
     """Whether a batch of this kind needs activation checkpointing."""
     if stage.activation_checkpointing != "auto":
         return stage.activation_checkpointing
-    return capacity is not None and step_bytes(a, stage, resolution, slices) > USABLE * capacity
+    return capacity is not None and not _fits(a, stage, resolution, slices, False, capacity)
 
 
 def smallest_memory(team: Team) -> float | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from meddino.models import distributed
 from meddino.models.architectures import Architecture
 from meddino.models.heads import DINOHead
-from meddino.models.transfer import send
+from meddino.models.transfer import packed
 from meddino.models.vit import Noise, VisionTransformer
 from meddino.pretrain import losses, quality
 from meddino.pretrain.crops import Crops
@@ -48,29 +48,36 @@ class Network(nn.ModuleDict):
             self[name] = DINOHead(width, size.prototypes, size.hidden, size.bottleneck)
 
 
+class Hidden(NamedTuple):
+    """Patches of global crops that the student does not see."""
+
+    masks: Tensor
+    """Bool (2B, N)."""
+    places: Tensor
+    """Theirs among all 2B * N, int64 (M,)."""
+    weights: Tensor
+    """Theirs in iBOT's loss, float32 (M,)."""
+
+    @classmethod
+    def of(cls, masks: Tensor) -> "Hidden":
+        """Count them, while masks are on the CPU: a GPU would be waited for."""
+        return cls(masks, masks.flatten().nonzero().flatten(), losses.mask_weights(masks))
+
+
 @dataclass(frozen=True)
 class Part:
     """What a process works on at once: some of the step's slices."""
 
     crops: Crops
     """Of B slices."""
-    masks: Tensor
-    """Patches that the student does not see, bool (2B, N)."""
-    hidden: Tensor
-    """Places of these patches among all 2B * N, int64 (M,)."""
-    weights: Tensor
-    """Their weights in iBOT's loss, float32 (M,)."""
+    hidden: Hidden
     noise: Sequence[Noise | None] | None
     """Of the student on the global and on the local crops; None lets it draw by itself."""
 
     @classmethod
     def of(cls, crops: Crops, masks: Tensor, noise: Sequence[Noise | None] | None = None) -> "Part":
-        """Count hidden patches while masks are on the CPU: a GPU would be waited for."""
-        device = crops.globals.device
-        hidden = masks.flatten().nonzero().flatten()
-        weights = losses.mask_weights(masks)
-        masks, hidden, weights = (send(x, device) for x in (masks, hidden, weights))
-        return cls(crops, masks, hidden, weights, noise)
+        """From masks on the CPU, which follow the crops to their device."""
+        return cls(crops, packed(Hidden.of(masks), crops.globals.device)(), noise)
 
 
 class Targets(NamedTuple):
@@ -129,7 +136,7 @@ class Engine(nn.Module):
         # The Gram teacher's large crops come before the student's activations fill the memory.
         anchor = None if self.gram is None else self._gram_target(crops)
         globals_, locals_ = self.student.backbone.forward_features(
-            [crops.globals, crops.locals], [part.masks, None], part.noise
+            [crops.globals, crops.locals], [part.hidden.masks, None], part.noise
         )
         cls, patches = globals_["x_norm_clstoken"], globals_["x_norm_patchtokens"]  # (2B, [N,] D)
         student = self.student.dino_head.bottleneck(torch.cat([cls, locals_["x_norm_clstoken"]]))
@@ -169,16 +176,16 @@ class Engine(nn.Module):
     def _ibot(self, patches: Tensor, part: Part, targets: losses.Assignments) -> Tensor:
         """The loss of the hidden ones among patches (2B, N, D)."""
         student, teacher = self.student.ibot_head, self.teacher.ibot_head.last_layer.weight
-        hidden = student.bottleneck(patches.flatten(0, 1)[part.hidden])  # (M, d)
+        samples = student.bottleneck(patches.flatten(0, 1)[part.hidden.places])  # (M, d)
         return losses.ibot_loss(
-            hidden,
+            samples,
             student.last_layer.weight,
             (
                 (rows, targets.of(rows, teacher))
                 for rows in losses.pieces(len(targets), len(teacher))
             ),
-            part.masks,
-            part.weights,
+            part.hidden.masks,
+            part.hidden.weights,
             self.stage.objective.student_temperature,
             self.kernels,
         )
@@ -226,7 +233,7 @@ class Engine(nn.Module):
     def _teach(self, part: Part) -> tuple[Tensor, Tensor]:
         """What the teacher's heads make of class tokens (2B, d) and hidden patches (M, d')."""
         tokens = self.teacher.backbone.forward_features(part.crops.globals)
-        patches = tokens["x_norm_patchtokens"].flatten(0, 1)[part.hidden]  # (M, D)
+        patches = tokens["x_norm_patchtokens"].flatten(0, 1)[part.hidden.places]  # (M, D)
         cls = self.teacher.dino_head.bottleneck(tokens["x_norm_clstoken"])
         return cls, self.teacher.ibot_head.bottleneck(patches)
 

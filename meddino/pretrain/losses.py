@@ -208,7 +208,7 @@ class _PrototypeLoss(torch.autograd.Function):
         weights: Tensor,
         kernels: Kernels,
     ) -> Tensor:
-        """See `prototype_loss`; samples are in the precision of the matrix products."""
+        """See `_prototype_loss`; samples are in the precision of the matrix products."""
         matrix = prototypes.to(samples.dtype)
         sample_slopes, matrix_slopes = torch.empty_like(samples), torch.zeros_like(prototypes)
         total = torch.zeros((), device=samples.device)

@@ -7,7 +7,7 @@ import torch
 
 from meddino.models.architectures import Architecture
 from meddino.pretrain.losses import SINKHORN_ITERATIONS, are_kept
-from meddino.pretrain.options import Head, Resolution, StageOptions
+from meddino.pretrain.options import Resolution, StageOptions
 
 PEAK_FLOPS = {
     "V100": 125e12,
@@ -30,32 +30,15 @@ def forward_flops(a: Architecture, side_px: int, kept: float = 1.0) -> float:
         side_px: side of the image.
         kept: share of the images that take a branch, where drop path leaves some out.
     """
-    patches, count = (side_px // a.patch_size) ** 2, tokens(a, side_px)
-    per_token = (4 + 2 * a.ffn_ratio) * a.embed_dim**2
-    block = count * per_token + 2 * count**2 * a.embed_dim
+    patches, tokens = (side_px // a.patch_size) ** 2, a.tokens(side_px)
+    block = tokens * a.block_weights + 2 * tokens**2 * a.embed_dim
     return 2 * (kept * a.depth * block + patches * 3 * a.patch_size**2 * a.embed_dim)
-
-
-def tokens(a: Architecture, side_px: int) -> int:
-    """Tokens of a square image."""
-    return (side_px // a.patch_size) ** 2 + 1 + a.storage_tokens
 
 
 def hidden_patches(a: Architecture, stage: StageOptions, resolution: Resolution) -> float:
     """Patches that iBOT hides of a slice, in the mean."""
     masked = stage.masking.probability * sum(stage.masking.ratio) / 2
     return 2 * masked * (resolution.global_px // a.patch_size) ** 2
-
-
-def head_weights(head: Head, width: int, passes: int = 1) -> int:
-    """Weights of a head, its prototypes counted `passes` times."""
-    inner = width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    return inner + passes * head.bottleneck * head.prototypes
-
-
-def _head_flops(head: Head, width: int, passes: int = 1) -> float:
-    """Those of one sample; `passes` of the prototypes."""
-    return 2 * head_weights(head, width, passes)
 
 
 def step_flops(
@@ -65,12 +48,12 @@ def step_flops(
     crops = stage.augmentation.local_crops
     kept = 1 - stage.drop_path
     hidden = hidden_patches(a, stage, resolution)
-    dino, ibot = (_head_flops(head, a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
+    dino, ibot = (2 * head.weights(a.embed_dim) for head in (stage.dino_head, stage.ibot_head))
     teacher = 2 * forward_flops(a, resolution.global_px)
     for head, samples in ((stage.dino_head, 2), (stage.ibot_head, hidden)):
         process_samples = int(samples * stage.batch_size / processes)
         passes = 1 if are_kept(process_samples, head.prototypes) else SINKHORN_ITERATIONS + 1
-        teacher += samples * _head_flops(head, a.embed_dim, passes)
+        teacher += samples * 2 * head.weights(a.embed_dim, passes)
     student = 2 * forward_flops(a, resolution.global_px, kept)
     student += crops * forward_flops(a, resolution.local_px, kept)
     student += (2 + crops) * dino + hidden * ibot

@@ -139,6 +139,11 @@ class Head:
         """Check ranges."""
         _check((min(self.prototypes, self.hidden, self.bottleneck) < 1, "sizes must be positive"))
 
+    def weights(self, width: int, passes: int = 1) -> int:
+        """Weights of the matrices for tokens of `width`, with prototypes counted `passes` times."""
+        inner = width * self.hidden + self.hidden**2 + self.hidden * self.bottleneck
+        return inner + passes * self.bottleneck * self.prototypes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:

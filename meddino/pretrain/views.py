@@ -15,9 +15,8 @@ from torch import Tensor
 
 from meddino.models.architectures import Architecture
 from meddino.models.vit import Branch, Noise, kept_images
-from meddino.pretrain import losses
 from meddino.pretrain.crops import Draws, Views, cut_views, draw_views
-from meddino.pretrain.engine import GLOBAL_CROPS, Part
+from meddino.pretrain.engine import GLOBAL_CROPS, Hidden, Part
 from meddino.pretrain.masks import draw_masks
 from meddino.pretrain.options import Resolution, StageOptions
 
@@ -45,17 +44,14 @@ class Drawn:
     slices: Tensor
     """Int16 (B, S, S) in HU."""
     views: Views
-    masks: Tensor
-    """Bool (2B, N), and what `Part` says of them."""
-    hidden: Tensor
-    weights: Tensor
+    hidden: Hidden
     noise: Sequence[Noise]
     """Of global and of local crops."""
 
     def part(self, stage: StageOptions, resolution: Resolution) -> Part:
         """Cut the crops, on the device that the slices are on."""
         crops = cut_views(self.slices, self.views, resolution, stage.augmentation)
-        return Part(crops, self.masks, self.hidden, self.weights, self.noise)
+        return Part(crops, self.hidden, self.noise)
 
 
 def draw_part(
@@ -95,15 +91,12 @@ def draw_part(
         ).unflatten(0, (GLOBAL_CROPS, stage.group))
         for group in groups
     ]
-    # Crops come crop-major: crop 0 of all groups, then crop 1.
-    mask = torch.cat(masks, dim=1)[:, share].flatten(0, 1)
     places = range(first, first + len(slices))
     return Drawn(
         slices,
         draw_views(slices.shape[1:], resolution, stage.augmentation, draws),
-        mask,
-        hidden=mask.flatten().nonzero().flatten(),
-        weights=losses.mask_weights(mask),
+        # Crops come crop-major: crop 0 of all groups, then crop 1.
+        Hidden.of(torch.cat(masks, dim=1)[:, share].flatten(0, 1)),
         noise=[
             draw_noise(stage, iteration, entry, depth=architecture.depth, slices=places)
             for entry in range(2)

@@ -15,6 +15,7 @@ import pytest
 from meddino.__main__ import main
 from meddino.cli import verify
 from meddino.core import records
+from meddino.core.checkout import checkout
 from meddino.core.energy import Energy
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256
@@ -212,7 +213,7 @@ def test_an_unwritable_record_is_an_error_that_leaves_the_result(
 
 
 def test_commit_and_edits_of_a_checkout(tmp_path: Path) -> None:
-    assert recorder.checkout(tmp_path) is None
+    assert checkout(tmp_path) is None
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -224,9 +225,9 @@ def test_commit_and_edits_of_a_checkout(tmp_path: Path) -> None:
     git("add", ".")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD")
-    assert recorder.checkout(tmp_path) == {"commit": commit, "dirty": False}
+    assert checkout(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "code.py").write_text("a = 2\n")
-    assert recorder.checkout(tmp_path) == {"commit": commit, "dirty": True}
+    assert checkout(tmp_path) == {"commit": commit, "dirty": True}
 
 
 def test_a_record_is_written_by_an_installed_package_too(root: Path, tmp_path: Path) -> None:
