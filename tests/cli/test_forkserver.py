@@ -124,7 +124,7 @@ def endless(server: dict[str, str], tmp_path: Path) -> Iterator[Endless]:
     (process,) = [
         child
         for child in children(os.getpid())
-        if "meddino.cli.forkserver" in Path(f"/proc/{child}/cmdline").read_text()
+        if server[ADDRESS] in Path(f"/proc/{child}/cmdline").read_text()  # other tests have theirs
     ]
     wait_until(lambda: children(process))
     (fork,) = children(process)
