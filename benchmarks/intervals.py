@@ -19,7 +19,7 @@ from meddino.evaluate import statistics
 Floats = npt.NDArray[np.float64]
 
 CASES = (3, 6, 10, 30, 100)
-DRAWS = 2000
+DRAWS = 1000
 SHARED = 0.5
 """Of the variance on the scale of logits, what a case's structures have in common."""
 STRUCTURES = {
@@ -41,7 +41,7 @@ STRUCTURES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2000, help="of intervals and single tests")
+    parser.add_argument("--runs", type=int, default=1000, help="of intervals and single tests")
     parser.add_argument("--tables", type=int, default=400)
     asked = parser.parse_args()
     rng = np.random.default_rng(0)

@@ -36,6 +36,10 @@ class Contrast(NamedTuple):
     p: float
 
 
+UNKNOWN = Contrast(*[float("nan")] * 4)
+"""Where there is nothing to compare."""
+
+
 def mean(values: Floats) -> float:
     """Mean over the cases of each structure, then over structures (section 4.1, authors' script).
 
@@ -73,13 +77,13 @@ def contrast(first: Floats, second: Floats) -> Contrast:
         second: the same cases and structures.
 
     Returns:
-        NaN where a method has no value; no `p` below `FEWEST_CASES` cases.
+        `UNKNOWN` where a method has no value; no `p` below `FEWEST_CASES` cases.
     """
     scored = ~(np.isnan(first) & np.isnan(second)).all(axis=1)
     first, second = first[scored], second[scored]
     difference = mean(first) - mean(second)
     if np.isnan(difference):
-        return Contrast(*[float("nan")] * 4)
+        return UNKNOWN
     errors = _errors(first) - _errors(second)
     low, high = _t_interval(difference, errors, np.fmin(_counts(first), _counts(second)))
     p = _exchange(first, second) if len(first) >= FEWEST_CASES else float("nan")

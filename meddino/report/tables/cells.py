@@ -9,15 +9,22 @@ from typing import Any
 
 import pandas as pd
 
+from meddino.evaluate.statistics import FEWEST_CASES
 from meddino.report.tables.metrics import METRICS
 
-NUMBERS = ("ours", "low", "high", "paper", "difference", "p")
-"""Columns of a table's lines that a cell shows; `low` and `high` are ends of its interval."""
+NUMBERS = (
+    *("ours", "low", "high", "paper", "difference"),
+    *("contrast", "contrast_low", "contrast_high", "p"),
+)
+"""Columns of a table's lines that a cell shows; `low` and `high` are ends of intervals."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A method's result in one column: numbers, None where there is none, and their texts."""
+    """A method's result in one column: numbers, None where there is none, and their texts.
+
+    `difference` is to the paper, `contrast` to the row that the table compares with.
+    """
 
     metric: str
     cases: int
@@ -26,6 +33,9 @@ class Cell:
     high: float | None
     paper: float | None
     difference: float | None
+    contrast: float | None
+    contrast_low: float | None
+    contrast_high: float | None
     p: float | None
     best_ours: bool
     best_paper: bool
@@ -50,14 +60,19 @@ class Cell:
         """Both ends of the interval."""
         if self.low is None or self.high is None:
             return None
-        return f"{self.low:.2f}", f"{self.high:.2f}"
+        return f"{self.low:.1f}", f"{self.high:.1f}"
 
     @property
-    def p_text(self) -> str:
-        """What follows the letter p."""
-        if self.p is None:
+    def contrast_text(self) -> str:
+        """This row less the one it is compared with, its interval, and p where there was a test."""
+        if self.contrast is None:
             return ""
-        return "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
+        text = f"{self.contrast:+.2f}"
+        if self.contrast_low is not None and self.contrast_high is not None:
+            text += f" [{self.contrast_low:+.1f}, {self.contrast_high:+.1f}]"
+        if self.p is not None:
+            text += ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.3f}"
+        return text
 
 
 def column_cells(lines: pd.DataFrame, benchmark: str, metric: str) -> dict[str, Cell]:
@@ -77,7 +92,8 @@ def column_cells(lines: pd.DataFrame, benchmark: str, metric: str) -> dict[str, 
             cases=int(line["cases"]),
             **{key: number(line[key]) for key in NUMBERS},
             # A value that is missing is NaN, which equals nothing.
-            best_ours=rank(line["ours"]) == best["ours"],
+            # Few cases do not tell which method is the best.
+            best_ours=rank(line["ours"]) == best["ours"] and line["cases"] >= FEWEST_CASES,
             best_paper=rank(line["paper"]) == best["paper"],
         )
         for line in column.drop_duplicates("method").to_dict("records")
@@ -90,7 +106,7 @@ def number(value: Any) -> float | None:
 
 
 def plain(cell: Cell, *, interval: bool) -> str:
-    """A cell in one line: this run, its interval, the paper and the difference, and p.
+    """A cell in one line: this run, its interval, and the paper.
 
     Args:
         cell: what it shows.
@@ -104,7 +120,5 @@ def plain(cell: Cell, *, interval: bool) -> str:
     if interval and cell.interval_texts:
         text += f" [{', '.join(cell.interval_texts)}]"
     if cell.paper_text:
-        text += f" ({cell.paper_text}, {cell.difference_text})"
-    if cell.p_text:
-        text += f", p {cell.p_text}"
+        text += f" ({cell.paper_text})"
     return text

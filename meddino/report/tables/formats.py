@@ -7,7 +7,7 @@ import pandas as pd
 
 from meddino.report.options import TableOptions
 from meddino.report.tables.cells import column_cells, plain
-from meddino.report.tables.footnote import footnote
+from meddino.report.tables.footnotes import footnotes
 from meddino.report.tables.metrics import METRICS
 from meddino.report.tables.remarks import remarks
 
@@ -28,33 +28,50 @@ class Row(NamedTuple):
 
 
 def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
-    """The table with its heading, footnote and remarks, in GitHub's Markdown.
+    """The table with its heading, footnotes and remarks, in GitHub's Markdown.
 
     Args:
         options: rows and columns.
         lines: of its protocol, as of `results.table_lines`.
     """
-    description, heads = _descriptive_heads(options), _heads(options)
-    texts = [[*description, *map(_markdown, heads)]]
-    texts += [row.styled(_markdown, "**{}**".format) for row in _rows(options, lines)]
-    first, *others = (f"| {' | '.join(row)} |" for row in texts)
-    alignment = f"|{'---|' * len(description)}{'---:|' * len(heads)}"
-    body = "\n".join([first, alignment, *others])
-    notes = "\n\n".join([footnote(options, lines), *remarks(options, lines)])
-    return f"## {options.table.title}\n\n{body}\n\n{notes}\n"
+    notes = [*footnotes(options, lines), *remarks(options, lines)]
+    blocks = [_markdown_block(options, lines, metric) for metric in options.table.metrics]
+    listed = "\n".join(f"- {note}" for note in notes)
+    return "\n\n".join([f"## {options.table.title}", *blocks, listed]) + "\n"
 
 
 def latex(options: TableOptions, lines: pd.DataFrame) -> str:
     """The same as a LaTeX table, which needs the package booktabs."""
-    description, heads = _descriptive_heads(options), _heads(options)
-    notes = " ".join([footnote(options, lines), *remarks(options, lines)])
-    caption = f"{_latex(options.table.title)}. {_latex(notes)}"
-    rows = [row.styled(_latex, r"\textbf{{{}}}".format) for row in _rows(options, lines)]
+    notes = " ".join([*footnotes(options, lines), *remarks(options, lines)])
+    blocks = [_latex_block(options, lines, metric) for metric in options.table.metrics]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{caption}}}",
+            rf"\caption{{{_latex(options.table.title)}. {_latex(notes)}}}",
+            "\n\n\\medskip\n".join(blocks),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _markdown_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> str:
+    """The columns of a metric."""
+    description, heads = _descriptive_heads(options), _heads(options, metric)
+    texts = [[*description, *map(_markdown, heads)]]
+    texts += [row.styled(_markdown, "**{}**".format) for row in _rows(options, lines, metric)]
+    first, *others = (f"| {' | '.join(row)} |" for row in texts)
+    alignment = f"|{'---|' * len(description)}{'---:|' * len(heads)}"
+    return "\n".join([first, alignment, *others])
+
+
+def _latex_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> str:
+    """The columns of a metric."""
+    description, heads = _descriptive_heads(options), _heads(options, metric)
+    rows = [row.styled(_latex, r"\textbf{{{}}}".format) for row in _rows(options, lines, metric)]
+    return "\n".join(
+        [
             rf"\begin{{tabular}}{{{'l' * len(description)}{'r' * len(heads)}}}",
             r"\toprule",
             rf"{' & '.join([*description, *map(_latex, heads)])} \\",
@@ -62,22 +79,16 @@ def latex(options: TableOptions, lines: pd.DataFrame) -> str:
             *(rf"{' & '.join(row)} \\" for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
-            r"\end{table}",
-            "",
         ]
     )
 
 
-def _columns(options: TableOptions) -> list[tuple[str, str]]:
-    """Benchmark and metric of each column."""
-    return [(b, metric) for metric in options.table.metrics for b in options.table.benchmarks]
-
-
-def _heads(options: TableOptions) -> list[str]:
-    units = {name: "" if m.unit == "%" else f" ({m.unit})" for name, m in METRICS.items()}
+def _heads(options: TableOptions, metric: str) -> list[str]:
+    """Heads of a metric's columns; a table whose metrics stood side by side would be too wide."""
+    unit = METRICS[metric].unit
+    name = metric if unit == "%" else f"{metric} ({unit})"
     return [
-        f"{options.benchmark_labels[benchmark]} {metric}{units[metric]}"
-        for benchmark, metric in _columns(options)
+        f"{options.benchmark_labels[benchmark]} {name}" for benchmark in options.table.benchmarks
     ]
 
 
@@ -86,18 +97,21 @@ def _descriptive_heads(options: TableOptions) -> list[str]:
     return ["Method", "CT-3M"] if set(options.method_data.values()) != {"none"} else ["Method"]
 
 
-def _rows(options: TableOptions, lines: pd.DataFrame) -> list[Row]:
-    columns = [column_cells(lines, *column) for column in _columns(options)]
-    length = len(_descriptive_heads(options))
+def _rows(options: TableOptions, lines: pd.DataFrame, metric: str) -> list[Row]:
+    """A row for each method, and below it how it compares, where the table compares it."""
+    columns = [column_cells(lines, b, metric) for b in options.table.benchmarks]
+    length, base = len(_descriptive_heads(options)), options.table.compare_with
     rows = []
     for method in options.table.rows:
         data = options.method_data[method]
+        cells = [column[method] for column in columns]
         description = [options.method_labels[method], "-" if data == "none" else data]
-        cells = [
-            (plain(column[method], interval=options.table.intervals), column[method].best_ours)
-            for column in columns
-        ]
-        rows.append(Row(description[:length], cells))
+        texts = [(plain(c, interval=options.table.intervals), c.best_ours) for c in cells]
+        rows.append(Row(description[:length], texts))
+        if base is not None and any(cell.contrast_text for cell in cells):
+            description = [f"less {options.method_labels[base]}", ""]
+            contrasts = [(cell.contrast_text, False) for cell in cells]
+            rows.append(Row(description[:length], contrasts))
     return rows
 
 

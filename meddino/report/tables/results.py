@@ -38,33 +38,48 @@ def table_lines(
 
     Returns:
         Columns `table`, `row` (label), `method`, `data`, `recipe`, `benchmark`, `metric`, `unit`,
-        `protocol`, `ours`, `low` and `high` (95 % interval), `paper`, `difference`, `p`, `cases`,
-        `planned_px` (empty where unknown).
+        `protocol`, `ours`, `low` and `high` (95 % interval), `paper`, `difference` (from the
+        paper), `compared_with` (the method whose `ours` the next ones are about), `contrast`
+        (`ours` less that), `contrast_low` and `contrast_high` (95 % interval), `p` (corrected over
+        all tests of the protocol), `tests` (their number), `cases`, `few` (structures with fewer
+        than `statistics.FEWEST_CASES` cases, such as `cyst 3; tumour 5`), `planned_px` (empty where
+        unknown).
     """
-    return pd.DataFrame(
+    lines = pd.DataFrame(
         {**line, "planned_px": planned_px.get(benchmark, "")}
         for metric in options.table.metrics
         for benchmark in options.table.benchmarks
         for protocol in PROTOCOLS
         for line in _column_lines(options, scores, benchmark, metric, protocol)
     )
+    # A reader of a table looks at all of its tests, so that all of them are one family.
+    tests = lines.groupby("protocol")["p"]
+    return lines.assign(
+        p=tests.transform(lambda p: statistics.holm(p.to_numpy())), tests=tests.transform("count")
+    )
 
 
 def _column_lines(
     options: TableOptions, scores: pd.DataFrame, benchmark: str, metric: str, protocol: str
 ) -> Iterator[dict[str, Any]]:
-    """Lines of a column's cells, row by row."""
-    methods = options.table.rows
+    """Lines of a column's cells, row by row; `p` is not corrected yet."""
     of_benchmark = scores[scores["benchmark"] == benchmark]
-    values = [
-        case_values(of_benchmark[of_benchmark["method"] == method], metric, protocol)
-        for method in methods
-    ]
+    tables = {
+        method: case_values(of_benchmark[of_benchmark["method"] == method], metric, protocol)
+        for method in options.table.rows
+    }
     # The authors' script counts by protocol `paper`: their values stand beside no other.
     printed = paper_values().get(options.name, {}) if protocol == "paper" else {}
-    p_values = _p_values(options, values)
-    for method, table, p in zip(methods, values, p_values, strict=True):
-        ours, (low, high) = float(table.mean().mean()), statistics.interval(table.to_numpy())
+    smallest, largest = METRICS[metric].bounds
+    base = options.table.compare_with
+    for method, table in tables.items():
+        ours = statistics.mean(table.to_numpy())
+        low, high = np.clip(statistics.interval(table.to_numpy()), smallest, largest)
+        contrast = statistics.UNKNOWN
+        if base is not None and method != base:
+            both = table.align(tables[base], join="inner")
+            contrast = statistics.contrast(*(values.to_numpy() for values in both))
+        ends = np.clip((contrast.low, contrast.high), smallest - largest, largest - smallest)
         paper = printed.get(method, {}).get(benchmark, {}).get(metric, math.nan)
         yield {
             "table": options.name,
@@ -81,9 +96,25 @@ def _column_lines(
             "high": high,
             "paper": paper,
             "difference": ours - paper,
-            "p": p,
+            "compared_with": base if base != method else None,
+            "contrast": contrast.difference,
+            "contrast_low": ends[0],
+            "contrast_high": ends[1],
+            "p": contrast.p,
             "cases": len(table),
+            "few": "; ".join(f"{name} {count}" for name, count in few_cases(table).items()),
         }
+
+
+def few_cases(table: pd.DataFrame) -> dict[str, int]:
+    """Structures with a value in too few cases for a test, and in how many.
+
+    Args:
+        table: cases by structures, NaN where nothing is counted.
+    """
+    counts = table.count()
+    few = counts[(counts > 0) & (counts < statistics.FEWEST_CASES)]
+    return {str(name): int(count) for name, count in few.items()}
 
 
 def case_values(scores: pd.DataFrame, metric: str, protocol: str) -> pd.DataFrame:
@@ -97,27 +128,9 @@ def case_values(scores: pd.DataFrame, metric: str, protocol: str) -> pd.DataFram
         metric: a key of `METRICS`.
         protocol: `paper` or `area`.
     """
-    name, unit, _ = METRICS[metric]
-    column = name.format(protocol=protocol)
+    unit, column = METRICS[metric].unit, METRICS[metric].column.format(protocol=protocol)
     # HD95 and volumes have no protocols of their own: they count where the DSC does.
     counted = scores[column].where(scores[f"dsc_{protocol}"].notna())
     values = counted * 100 if unit == "%" else counted
     table = scores.assign(value=values)
     return table.pivot(index=["fold", "case"], columns="structure", values="value")
-
-
-def _p_values(options: TableOptions, values: list[pd.DataFrame]) -> list[float]:
-    """The p of each row against the one it is compared with, corrected for the number of rows."""
-    base = options.table.compare_with
-    if base is None:
-        return [math.nan] * len(values)
-    reference = values[options.table.rows.index(base)]
-    uncorrected = [
-        math.nan
-        if method == base
-        else statistics.wilcoxon(
-            *(table.to_numpy() for table in own.align(reference, join="inner"))
-        )
-        for method, own in zip(options.table.rows, values, strict=True)
-    ]
-    return statistics.holm(np.array(uncorrected)).tolist()

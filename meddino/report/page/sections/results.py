@@ -9,7 +9,7 @@ from meddino.report.page.charts.chart import Chart
 from meddino.report.page.charts.results import against_paper
 from meddino.report.page.names import benchmark_label
 from meddino.report.tables.cells import column_cells, number
-from meddino.report.tables.footnote import footnote
+from meddino.report.tables.footnotes import footnotes
 from meddino.report.tables.remarks import remarks
 
 COLUMNS = 4
@@ -17,7 +17,7 @@ COLUMNS = 4
 
 
 def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
-    """One table: its title, footnote, remarks, and blocks by protocol.
+    """One table: its title, footnotes, remarks, and blocks by protocol.
 
     Args:
         options: names, and the tables of the study.
@@ -33,7 +33,7 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
         "title": table.table.title if table else name,
         "shown": blocks.pop(protocol),
         "others": blocks,
-        "footnote": footnote(table, printed) if table else "",
+        "footnotes": footnotes(table, printed) if table else [],
         "remarks": remarks(table, printed) if table else [],
         "metrics": lines["metric"].drop_duplicates().tolist(),
         "benchmarks": [

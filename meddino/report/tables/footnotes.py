@@ -1,0 +1,128 @@
+"""The footnotes of a table: what its numbers are, in sentences."""
+
+import pandas as pd
+
+from meddino.evaluate import statistics
+from meddino.report.options import TableOptions
+from meddino.report.tables.metrics import METRICS
+
+PROTOCOLS = {
+    "paper": "a structure that the reference lacks is left out",
+    "area": "a structure predicted where the reference lacks it counts as 0",
+}
+VARIANTS = {
+    "paper": "CT-3M paper: pretraining saw all test images, as the authors' did.",
+    "leak-free": "CT-3M leak-free: it saw no validation case and no copy of one.",
+}
+RECIPES = {
+    "controlled": ("rows differ as they say, in nothing else", "the authors' code differs"),
+    "official": ("rows as in the authors' code", "`controlled` differs"),
+}
+"""What a recipe is, and how its footnote introduces where the other one differs."""
+
+
+def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
+    """The sentences that apply to a table.
+
+    Args:
+        options: rows and columns.
+        lines: of its protocol, as of `results.table_lines`.
+    """
+    metrics, protocol = options.table.metrics, options.table.protocol
+    shares = " and ".join(metric for metric in metrics if METRICS[metric].unit == "%")
+    variants = set(options.method_data.values())
+    sentences = {
+        _cell(options, lines): True,
+        f"{shares} in %.": bool(shares),
+        f"Protocol {protocol}: mean over cases, then over structures; {PROTOCOLS[protocol]}.": True,
+        _within(options): "NSD" in metrics,
+        "HD95 by area, where both have the structure.": "HD95" in metrics,
+        "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
+        **{text: variant in variants for variant, text in VARIANTS.items()},
+        _recipe(options): True,
+        **_counts(options, lines),
+    }
+    return [text for text, applies in sentences.items() if applies]
+
+
+def _cell(options: TableOptions, lines: pd.DataFrame) -> str:
+    """What stands in a cell, and in the one below it."""
+    intervals, base = options.table.intervals, options.table.compare_with
+    printed = lines["paper"].notna().any()
+    text = f"This run{' [95 % interval]' if intervals else ''}{' (the paper)' if printed else ''}"
+    if base is not None:
+        text += f"; below it, this run less {options.method_labels[base]} [95 % interval]"
+    text += ". Bold: the best of a column."
+    if intervals or base is not None:
+        text += " Intervals are over cases, by Student's t, each for itself."
+    tests = int(lines["tests"].max())
+    if tests:
+        text += (
+            " p: paired permutation test of the same difference, corrected (Holm) over all"
+            f" {tests} tests of the table."
+        )
+    return text
+
+
+def _counts(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
+    """Sentences on numbers of cases, and whether they apply."""
+    fewest = statistics.FEWEST_CASES
+    cases = lines.groupby("benchmark", sort=False)["cases"].max()
+    counts = ", ".join(f"{options.benchmark_labels[str(b)]} {n}" for b, n in cases.items())
+    structures = "; ".join(
+        f"{options.benchmark_labels[str(benchmark)]}: {', '.join(names)}"
+        for benchmark, few in lines.groupby("benchmark", sort=False)["few"]
+        # Of a benchmark with few cases, all structures have few.
+        if cases[benchmark] >= fewest and (names := _few(few))
+    )
+    return {
+        f"Cases: {counts}.": True,
+        f"With fewer than {fewest} cases there is no p, which could not fall below 0.05, and no"
+        " bold.": bool((cases < fewest).any()),
+        f"Structures with fewer than {fewest} cases, which say little ({structures}).": bool(
+            structures
+        ),
+    }
+
+
+def _few(few: pd.Series) -> list[str]:
+    """The structures that some lines of a benchmark name as having few cases."""
+    # Empty texts are NaN once read from CSV.
+    texts = [text for text in few.dropna() if text]
+    return list(dict.fromkeys(name for text in texts for name in text.split("; ")))
+
+
+def _within(options: TableOptions) -> str:
+    """How the NSD counts surfaces, and within which distances."""
+    if options.table.protocol == "paper":
+        return f"NSD by edge voxels within {options.tolerance_mm:g} mm."
+    exceptions = []
+    for benchmark in options.table.benchmarks:
+        by_mm: dict[float, list[str]] = {}
+        for structure, mm in options.tolerances_mm.get(benchmark, {}).items():
+            by_mm.setdefault(mm, []).append(structure)
+        groups = [f"{', '.join(names)} {mm:g} mm" for mm, names in sorted(by_mm.items())]
+        if groups:
+            exceptions.append(f"{options.benchmark_labels[benchmark]}: {'; '.join(groups)}")
+    but = f" but for some ({'. '.join(exceptions)})" if exceptions else ""
+    return f"NSD by area within {options.tolerance_mm:g} mm{but}."
+
+
+def _recipe(options: TableOptions) -> str:
+    """Which recipe ran, and for which rows the other one has other values."""
+    by_methods: dict[tuple[str, ...], list[str]] = {}
+    for key, methods in options.recipe_changes.items():
+        by_methods.setdefault(tuple(methods), []).append(key)
+    changes = "; ".join(
+        f"{', '.join(keys)} ({_names(options, methods)})" for methods, keys in by_methods.items()
+    )
+    meaning, introduction = RECIPES[options.recipe]
+    differences = f"; {introduction} in {changes}" if changes else ""
+    return f"Recipe {options.recipe}: {meaning}{differences}."
+
+
+def _names(options: TableOptions, methods: tuple[str, ...]) -> str:
+    """Rows by their labels, which have commas of their own."""
+    if set(methods) == set(options.table.rows):
+        return "all rows"
+    return "; ".join(options.method_labels[method] for method in methods)
