@@ -2,8 +2,8 @@
 
 Tables 1 and 3 of a small study (profiles/directions/study.yaml), once for each seed of pretraining
 and finetuning, through the workflow; what is finished is not run again. Prints the DSC of each row
-and, for each of the paper's steps, the difference: by seed, its mean, and the 95 % bootstrap
-interval over cases of the mean over seeds. Half an hour a seed on one core.
+and, for each of the paper's steps, the difference: by seed, its mean, and the 95 % interval over
+cases of the mean over seeds. Half an hour a seed on one core.
 """
 
 import argparse

@@ -208,7 +208,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tables": Verb(
         module="meddino.report.tables.tables",
-        revision=6,
+        revision=7,
         summary="write one of the paper's tables, beside the paper's values",
         options=report.tables_options,
         beside=("{stem}.md", "{stem}.tex"),
@@ -253,7 +253,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         module="meddino.report.page.report",
-        revision=7,
+        revision=8,
         summary="write the HTML report",
         options=report.report_options,
     ),

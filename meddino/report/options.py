@@ -23,9 +23,10 @@ class Table(Options):
     protocol: Literal["paper", "area"] = "paper"
     """How it is counted; the CSV holds both."""
     intervals: bool = False
-    """Whether to show 95 % bootstrap intervals over cases; the CSV holds them in any case."""
+    """Whether to show 95 % intervals over cases; the CSV holds them in any case."""
     compare_with: str | None = None
-    """Row that each other one is tested against (paired Wilcoxon, corrected within a column)."""
+    """Row that each other one is compared with: the difference, its interval, and a paired
+    permutation test, corrected over all tests of the table."""
 
 
 class TableOptions(Options):

@@ -143,10 +143,18 @@ def test_the_report_says_what_was_left_out_and_why(page: Page) -> None:
 
 def test_a_table_shows_the_paper_the_difference_and_the_best(study: dict[str, Any]) -> None:
     text = made.report(study).read_text(encoding="utf-8")
-    assert "41.50 to 58.25" in text and "p &lt; 0.001" in text and "not run" not in text
+    assert "41.5 to 58.2" in text and "not run" not in text
+    minus = "\N{MINUS SIGN}"
+    assert f"&Delta; {minus}2.00 [{minus}3.5, {minus}0.5], p &lt; 0.001" in text
     assert "75.00" in text and "\N{MINUS SIGN}25.00" in text
     assert "<b>50.00</b>" in text and "<b>48.00</b>" not in text and "<b>75.00</b>" in text
-    assert "NSD by edge voxels" not in text and "DSC in %." in text, "the table's footnote"
+    assert "NSD by edge voxels" not in text and "DSC in %." in text, "the table's footnotes"
+
+
+def test_structures_with_few_cases_are_marked(study: dict[str, Any], page: Page) -> None:
+    text = made.report(study).read_text(encoding="utf-8")
+    assert "fewer than 6 cases, which say little (LiTS: " in text
+    assert "liver (n = 2)" in text, "the chart of structures"
 
 
 def test_remarks_stand_below_their_table(study: dict[str, Any]) -> None:
@@ -159,7 +167,7 @@ def test_remarks_stand_below_their_table(study: dict[str, Any]) -> None:
 
 def test_missing_runs_are_in_the_report(study: dict[str, Any]) -> None:
     lines = made.table_lines()
-    lines.loc[lines["method"] == "nnunet", ["ours", "low", "high", "p", "difference"]] = np.nan
+    lines.loc[lines["method"] == "nnunet", made.RESULTS] = np.nan
     lines.loc[lines["method"] == "nnunet", "cases"] = 0
     path = study["root"] / "missing.csv"
     lines.assign(metric="HD95", unit="mm").to_csv(path, index=False)

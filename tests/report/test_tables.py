@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
@@ -82,17 +81,18 @@ def test_mean_over_cases_then_structures_without_absent_ones(
 def test_markdown_and_latex_show_it(files: list[Path], tmp_path: Path) -> None:
     tables.run(options(), scores=files, output=tmp_path / "table2.csv")
     markdown = (tmp_path / "table2.md").read_text()
-    assert r"| Method | CT-3M | LiTS\|CT DSC | LiTS\|CT NSD |" in markdown
+    assert r"| Method | CT-3M | LiTS\|CT DSC |" in markdown
+    assert r"| Method | CT-3M | LiTS\|CT NSD |" in markdown
     assert "| nnU-Net | - |" in markdown and "| my_method | leak-free |" in markdown
     assert "leak-free: it saw no validation case" in markdown and "CT-3M paper:" not in markdown
     assert "NSD by edge voxels within 1.5 mm" in markdown
-    assert "| nnU-Net | - | **50.00 (75.00, -25.00)** |" in markdown
+    assert "| nnU-Net | - | 50.00 (75.00) |" in markdown
     assert "| my_method | leak-free | 25.00 |" in markdown
     latex = (tmp_path / "table2.tex").read_text()
     assert r"my\_method" in latex and r"A \& B\_1" in latex
     assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
     widths = {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")}
-    assert widths == {3}
+    assert widths == {2}
 
 
 def test_a_missing_run_is_shown_as_missing(
@@ -103,12 +103,12 @@ def test_a_missing_run_is_shown_as_missing(
     assert "table2: mine on lits is missing: not run" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "table2.csv").set_index(["method", "metric", "protocol"])
     row = table.loc[("mine", "DSC", "paper")]
-    assert row["cases"] == 0 and row[["ours", "low", "high", "difference", "p"]].isna().all()
+    assert row["cases"] == 0 and row[["ours", "low", "difference", "contrast", "p"]].isna().all()
     assert table.loc[("nnunet", "DSC", "paper"), "ours"] == 50
     markdown = (tmp_path / "table2.md").read_text()
-    assert "| my_method | leak-free | not run | not run |" in markdown
-    assert "**50.00" in markdown and "LiTS|CT 2." in markdown
-    assert "not run & not run" in (tmp_path / "table2.tex").read_text()
+    assert "| my_method | leak-free | not run |" in markdown and "| less" not in markdown
+    assert "| 50.00 " in markdown and "LiTS|CT 2." in markdown
+    assert "leak-free & not run" in (tmp_path / "table2.tex").read_text()
 
 
 def test_a_missing_run_of_the_paper_keeps_the_papers_value(
@@ -127,7 +127,7 @@ def test_a_table_without_any_run_is_an_error(files: list[Path], tmp_path: Path) 
 
 
 def test_tables_say_which_recipe_ran(files: list[Path], tmp_path: Path) -> None:
-    changes = {"backbone_lr": ["mine"], "segformer.variant": ["nnunet", "mine"]}
+    changes = {"backbone_lr": ["mine"], "segformer.variant": ["nnunet", "mine"], "lr": ["mine"]}
     for recipe, said in (
         ("controlled", "Recipe controlled: rows differ as they say, in nothing else; the authors'"),
         ("official", "Recipe official: rows as in the authors' code; `controlled` differs in back"),
@@ -136,7 +136,7 @@ def test_tables_say_which_recipe_ran(files: list[Path], tmp_path: Path) -> None:
         tables.run(asked, scores=files, output=tmp_path / "table2.csv")
         markdown = (tmp_path / "table2.md").read_text()
         assert said in markdown
-        assert "backbone_lr (my_method), segformer.variant (nnU-Net; my_method)." in markdown
+        assert "backbone_lr, lr (my_method); segformer.variant (all rows)." in markdown
         assert f"Recipe {recipe}" in (tmp_path / "table2.tex").read_text()
         assert set(pd.read_csv(tmp_path / "table2.csv")["recipe"]) == {recipe}
 
@@ -148,8 +148,8 @@ def test_distances_and_volumes_are_in_their_units(files: list[Path], tmp_path: P
         table.assign(hd95_mm=mm, volume_difference_ml=volumes).to_parquet(path)
     tables.run(options(metrics=("HD95", "VD")), scores=files, output=tmp_path / "table2.csv")
     markdown = (tmp_path / "table2.md").read_text()
-    assert r"| LiTS\|CT HD95 (mm) | LiTS\|CT VD (ml) |" in markdown
-    assert "| **4.00** | -9.00 |" in markdown and "| 6.00 | **+2.50** |" in markdown
+    assert r"LiTS\|CT HD95 (mm) |" in markdown and r"LiTS\|CT VD (ml) |" in markdown
+    assert "| 4.00 |" in markdown and "| -9.00 |" in markdown and "| +2.50 |" in markdown
     assert "predicted less reference" in markdown and "in %" not in markdown
     table = pd.read_csv(tmp_path / "table2.csv").set_index(["method", "metric", "protocol"])
     assert table.loc[("mine", "VD", "area"), "ours"] == pytest.approx((2.5 + 501.25) / 2)
@@ -173,8 +173,8 @@ def test_the_footnote_names_protocol_and_tolerances(
     assert expected[protocol] in text
 
 
-def many(folder: Path, method: str, shift: float, cases: int = 40) -> Path:
-    rng = np.random.default_rng(0)
+def many(folder: Path, method: str, shift: float, cases: int = 40, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     values = [
         (f"c{n}", structure, float(mean + 0.1 * rng.standard_normal() + shift))
         for n in range(cases)
@@ -184,63 +184,77 @@ def many(folder: Path, method: str, shift: float, cases: int = 40) -> Path:
 
 
 def test_intervals_and_tests_are_shown_when_asked(tmp_path: Path) -> None:
-    found = [many(tmp_path, "nnunet", 0.0), many(tmp_path, "mine", -0.05)]
+    files = [many(tmp_path, "nnunet", 0.0), many(tmp_path, "mine", -0.05, seed=1)]
     asked = options(metrics=("DSC",), intervals=True, compare_with="nnunet")
-    tables.run(asked, scores=found, output=tmp_path / "a/table2.csv")
-    tables.run(options(metrics=("DSC",)), scores=found, output=tmp_path / "b/table2.csv")
+    tables.run(asked, scores=files, output=tmp_path / "a/table2.csv")
+    tables.run(options(metrics=("DSC",)), scores=files, output=tmp_path / "b/table2.csv")
     table = pd.read_csv(tmp_path / "a/table2.csv").set_index(["method", "protocol"])
     row, base = table.loc[("mine", "paper")], table.loc[("nnunet", "paper")]
-    assert row["low"] < row["ours"] < row["high"] < row["low"] + 6
-    assert row["p"] < 1e-6 and np.isnan(base["p"])
+    assert row["low"] < row["ours"] < row["high"] < row["low"] + 8
+    assert row["compared_with"] == "nnunet" and pd.isna(base["compared_with"])
+    assert row["contrast"] == pytest.approx(row["ours"] - base["ours"], abs=1e-3)
+    assert row["contrast_low"] < row["contrast"] < row["contrast_high"] < 0
+    assert row["p"] < 0.001 and np.isnan(base["p"]) and (table["tests"] == 1).all()
     text = (tmp_path / "a/table2.md").read_text()
-    assert f"{row['ours']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p < 0.001 |" in text
-    assert "against nnU-Net" in text and text.count("the paper has none") == 2
+    assert f"{row['ours']:.2f} [{row['low']:.1f}, {row['high']:.1f}] |" in text
+    ends = f"[{row['contrast_low']:+.1f}, {row['contrast_high']:+.1f}]"
+    assert f"| less nnU-Net |  | {row['contrast']:+.2f} {ends}, p < 0.001 |" in text
+    assert "Student's t" in text
     latex = (tmp_path / "a/table2.tex").read_text()
-    assert r"p \textless{} 0.001" in latex and r"95 \% bootstrap" in latex
+    assert f"less nnU-Net &  & {row['contrast']:+.2f} {ends}, p \\textless{{}} 0.001" in latex
+    assert r"[95 \% interval]" in latex
     plain = pd.read_csv(tmp_path / "b/table2.csv").set_index(["method", "protocol"])
     assert plain.loc[("mine", "paper"), "low"] == row["low"], "the CSV has them in any case"
-    assert plain["p"].isna().all()
+    assert plain["p"].isna().all() and plain["contrast"].isna().all()
     assert "[" not in (tmp_path / "b/table2.md").read_text()
 
 
-def test_the_interval_is_that_of_the_mean() -> None:
-    rng = np.random.default_rng(3)
-    values = rng.normal(50, 10, (200, 3)) + rng.normal(0, 5, (200, 1))
-    low, high = statistics.interval(values)
-    error = values.mean(axis=1).std(ddof=1) / np.sqrt(200)
-    assert (low, high) == pytest.approx(values.mean() + 1.96 * error * np.array([-1, 1]), abs=0.15)
-    assert statistics.interval(values) == (low, high), "seeded"
-    assert statistics.interval(values, seed=1) != (low, high)
+def test_all_tests_of_a_table_are_one_family(tmp_path: Path) -> None:
+    files = [many(tmp_path, "nnunet", 0.0), many(tmp_path, "mine", -0.05, seed=1)]
+    p = {}
+    for metrics in (("DSC",), ("NSD",), ("DSC", "NSD")):
+        asked = options(metrics=metrics, compare_with="nnunet")
+        tables.run(asked, scores=files, output=tmp_path / "table2.csv")
+        table = pd.read_csv(tmp_path / "table2.csv").set_index(["method", "metric", "protocol"])
+        p |= {(name, len(metrics)): table.loc[("mine", name, "paper"), "p"] for name in metrics}
+        assert (table["tests"] == len(metrics)).all()
+    one, two = ([p[name, length] for name in ("DSC", "NSD")] for length in (1, 2))
+    assert two == pytest.approx(statistics.holm(np.array(one)), rel=1e-4)
+    assert two != one
+    assert "over the table's tests, 2 in all." in (tmp_path / "table2.md").read_text()
 
 
-def test_intervals_leave_out_what_the_mean_leaves_out() -> None:
-    values = np.random.default_rng(0).uniform(0, 1, (30, 2))
-    with_absent = np.concatenate([values, np.full((5, 2), NAN)])
-    assert statistics.interval(with_absent) == statistics.interval(values)
-    rare = np.full((30, 1), NAN)
-    rare[0] = 0.5  # in two of three draws
-    low, high = statistics.interval(np.concatenate([values, rare], axis=1))
-    assert values.min() < low < high < values.max()
-    assert np.isnan(statistics.interval(values[:1])).all()
-    assert np.isnan(statistics.interval(np.empty((0, 0)))).all()
+@pytest.mark.parametrize("cases", [5, 6])
+def test_few_cases_give_neither_p_nor_bold(tmp_path: Path, cases: int) -> None:
+    files = [many(tmp_path, "nnunet", 0.0, cases), many(tmp_path, "mine", -0.2, cases)]
+    asked = options(metrics=("DSC",), compare_with="nnunet")
+    tables.run(asked, scores=files, output=tmp_path / "table2.csv")
+    text = (tmp_path / "table2.md").read_text()
+    enough = cases == 6
+    assert ("p = 0.031" in text, "**" in text) == (enough, enough)
+    assert ("there is no p, which could not fall below 0.05" in text) == (not enough)
+    assert "less nnU-Net |  | -20.00 [-20.0, -20.0]" in text, "the difference is shown"
 
 
-def test_the_paired_test_is_scipys_on_means_of_cases() -> None:
-    rng = np.random.default_rng(0)
-    first = rng.uniform(0, 1, (25, 3))
-    second = first + rng.normal(0.02, 0.05, first.shape)
-    expected = stats.wilcoxon((first - second).mean(axis=1)).pvalue
-    assert statistics.wilcoxon(first, second) == expected
-    second[3:, 1] = NAN  # a structure that only one method has a distance for
-    shared = np.nanmean(first - second, axis=1)
-    assert statistics.wilcoxon(first, second) == stats.wilcoxon(shared).pvalue
-    assert statistics.wilcoxon(first, first) == 1
-    assert np.isnan(statistics.wilcoxon(first, np.full_like(first, NAN)))
+def test_structures_with_few_cases_are_named(tmp_path: Path) -> None:
+    values = [(f"c{n}", s, 0.5) for n in range(8) for s in ("liver", "tumour")]
+    rare = [(c, s, NAN if s == "tumour" and c > "c1" else v) for c, s, v in values]
+    tables.run(
+        options(rows=("nnunet",), metrics=("DSC",)),
+        scores=[scores(tmp_path, "nnunet", rare)],
+        output=tmp_path / "table2.csv",
+    )
+    table = pd.read_csv(tmp_path / "table2.csv").set_index("protocol")
+    assert table.loc["paper", "few"] == "tumour 2" and pd.isna(table.loc["area", "few"])
+    text = (tmp_path / "table2.md").read_text()
+    assert "with fewer than 6 cases, which say little (LiTS|CT: tumour 2)." in text
 
 
-def test_holm_steps_down() -> None:
-    found = statistics.holm(np.array([0.04, NAN, 0.01, 0.03, 0.9]))
-    np.testing.assert_allclose(found, [0.09, NAN, 0.04, 0.09, 0.9])
+def test_intervals_stay_within_the_values_that_a_metric_can_have(tmp_path: Path) -> None:
+    files = [scores(tmp_path, "mine", [("a", "liver", 0.99), ("b", "liver", 0.1)])]
+    tables.run(options(rows=("mine",)), scores=files, output=tmp_path / "table2.csv")
+    table = pd.read_csv(tmp_path / "table2.csv").set_index(["metric", "protocol"])
+    assert tuple(table.loc[("DSC", "paper"), ["low", "high"]]) == (0, 100)
 
 
 def test_only_a_table_of_nsd_gives_its_tolerance(files: list[Path], tmp_path: Path) -> None:
@@ -257,7 +271,7 @@ def test_a_table_of_ones_own_has_no_paper_values(files: list[Path], tmp_path: Pa
     mine = options(rows=("mine",))
     tables.run(mine, scores=files[1:], output=tmp_path / "table9.csv")
     assert pd.read_csv(tmp_path / "table9.csv")["paper"].isna().all()
-    assert "| my_method | leak-free | **25.00** |" in (tmp_path / "table9.md").read_text()
+    assert "| my_method | leak-free | 25.00 |" in (tmp_path / "table9.md").read_text()
 
 
 def test_every_cell_of_the_papers_tables_has_its_value(root: Path) -> None:

@@ -26,7 +26,7 @@ AXES = {name: f"{name} ({metric.unit})" for name, metric in SHOWN.items()}
 
 TABLE_COLUMNS = {
     *("table", "row", "method", "data", "benchmark", "metric", "unit", "protocol", "cases"),
-    "planned_px",
+    *("tests", "few", "planned_px"),
     *NUMBERS,
 }
 

@@ -38,6 +38,7 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
         _within(options): "NSD" in metrics,
         "HD95 by area, where both have the structure.": "HD95" in metrics,
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
+        **_uncertainty(options, lines),
         **{text: variant in variants for variant, text in VARIANTS.items()},
         _recipe(options): True,
         **_counts(options, lines),
@@ -47,21 +48,24 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
 
 def _cell(options: TableOptions, lines: pd.DataFrame) -> str:
     """What stands in a cell, and in the one below it."""
-    intervals, base = options.table.intervals, options.table.compare_with
-    printed = lines["paper"].notna().any()
-    text = f"This run{' [95 % interval]' if intervals else ''}{' (the paper)' if printed else ''}"
-    if base is not None:
-        text += f"; below it, this run less {options.method_labels[base]} [95 % interval]"
-    text += ". Bold: the best of a column."
-    if intervals or base is not None:
-        text += " Intervals are over cases, by Student's t, each for itself."
+    paper = " (the paper)" if lines["paper"].notna().any() else ""
+    text = f"This run{' [95 % interval]' if options.table.intervals else ''}{paper}"
+    if options.table.compare_with is not None:
+        label = options.method_labels[options.table.compare_with]
+        text += f"; below it, this run less {label} [95 % interval]"
+    return f"{text}."
+
+
+def _uncertainty(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
+    """Sentences on intervals and p, and whether they apply."""
     tests = int(lines["tests"].max())
-    if tests:
-        text += (
-            " p: paired permutation test of the same difference, corrected (Holm) over all"
-            f" {tests} tests of the table."
-        )
-    return text
+    compared = options.table.compare_with is not None
+    return {
+        "Intervals: over cases, by Student's t, each for itself.": options.table.intervals
+        or compared,
+        "p: paired permutation test of the difference, corrected (Holm) over the table's tests,"
+        f" {tests} in all.": tests > 0,
+    }
 
 
 def _counts(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
@@ -77,6 +81,7 @@ def _counts(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
     )
     return {
         f"Cases: {counts}.": True,
+        "Bold: the best of a column.": bool((cases >= fewest).any()),
         f"With fewer than {fewest} cases there is no p, which could not fall below 0.05, and no"
         " bold.": bool((cases < fewest).any()),
         f"Structures with fewer than {fewest} cases, which say little ({structures}).": bool(

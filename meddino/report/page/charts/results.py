@@ -111,24 +111,24 @@ def structures(means: list[Row], methods: Sequence[str], title: str, better: str
     """Means of structures by method, shaded.
 
     Args:
-        means: `structure`, `method`, `value` (None: nothing to count).
+        means: `structure`, its `label`, `method`, `value` (None: nothing to count).
         methods: their names, in order.
         title: of the values.
         better: `high` or `low`: which end is darker.
     """
     rows = [entry for entry in means if entry["value"] is not None]
-    order = list(dict.fromkeys(entry["structure"] for entry in means))
+    order = list(dict.fromkeys(entry["label"] for entry in means))
     base = alt.Chart().encode(
         x=alt.X("method:N", title=None, sort=list(methods), axis=on_top()),
-        y=alt.Y("structure:N", title=None, sort=order, axis=alt.Axis(labelLimit=170)),
+        y=alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=170)),
         tooltip=[
-            alt.Tooltip("structure:N"),
+            alt.Tooltip("label:N", title="structure"),
             alt.Tooltip("method:N"),
             alt.Tooltip("value:Q", title=title, format=".1f"),
         ],
     )
     shade = _shade("value:Q", alt.Scale(zero=False, reverse=better == "low"))
-    columns = [("structure", "Structure"), ("method", "Method")]
+    columns = [("label", "Structure"), ("method", "Method")]
     return _matrix(base, rows, (len(order), len(methods)), shade, ".1f", title, columns)
 
 

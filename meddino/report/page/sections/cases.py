@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from meddino.evaluate.statistics import FEWEST_CASES
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts import results
 from meddino.report.page.charts.chart import Chart
@@ -98,29 +99,41 @@ def case_charts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, Chart
 
 
 def _structure_means(options: ReportOptions, scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Means of the column `value` by structure and method, with printed names."""
+    """Means of the column `value` by structure and method, with printed names.
+
+    The `label` of a structure says so where all of its means are of few cases.
+    """
     ordered = scores.sort_values("label", kind="stable")
-    means = ordered.groupby(["structure", "method"], sort=False)["value"].mean().reset_index()
+    values = ordered.groupby(["structure", "method"], sort=False)["value"]
+    means = values.agg(["mean", "count"]).reset_index()
+    cases = means.groupby("structure")["count"].max()
+    few = {name: f"{name} (n = {n})" for name, n in cases.items() if 0 < n < FEWEST_CASES}
     return [
         {
             "structure": row["structure"],
+            "label": few.get(row["structure"], row["structure"]),
             "method": options.methods.get(row["method"], row["method"]),
-            "value": number(round(row["value"], 2)),
+            "value": number(round(row["mean"], 2)),
         }
         for row in means.to_dict("records")
     ]
 
 
 def structure_rows(options: ReportOptions, scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean of each structure, for every run; printed names, None where nothing was counted."""
+    """Mean of each structure, for every run, and the number of cases whose DSC is counted.
+
+    Names are the printed ones; a mean is None where nothing was counted.
+    """
     columns = [column for column, _ in SCORE_COLUMNS.values()]
     keys = ["benchmark", "structure", "method"]
-    means = scores.groupby(keys, sort=False, as_index=False)[columns].mean()
+    groups = scores.groupby(keys, sort=False)
+    means = groups[columns].mean().assign(cases=groups[columns[0]].count()).reset_index()
     return [
         {
             "benchmark": benchmark_label(options, row["benchmark"]),
             "structure": row["structure"],
             "method": options.methods.get(row["method"], row["method"]),
+            "cases": row["cases"],
             "values": [number(row[column] * factor) for column, factor in SCORE_COLUMNS.values()],
         }
         for row in means.to_dict("records")
