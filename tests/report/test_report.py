@@ -145,7 +145,9 @@ def test_a_table_shows_the_paper_the_difference_and_the_best(study: dict[str, An
     text = made.report(study).read_text(encoding="utf-8")
     assert "41.5 to 58.2" in text and "not run" not in text
     minus = "\N{MINUS SIGN}"
-    assert f"&Delta; {minus}2.00 [{minus}3.5, {minus}0.5], p &lt; 0.001" in text
+    assert f"&Delta; {minus}2.00, p &lt; 0.001</small>" in text
+    assert f"{minus}3.5 to {minus}0.5</small>" in text
+    assert "&Delta;: this run less that of MedDINOv3" in text
     assert "75.00" in text and "\N{MINUS SIGN}25.00" in text
     assert "<b>50.00</b>" in text and "<b>48.00</b>" not in text and "<b>75.00</b>" in text
     assert "NSD by edge voxels" not in text and "DSC in %." in text, "the table's footnotes"

@@ -64,15 +64,22 @@ class Cell:
 
     @property
     def contrast_text(self) -> str:
-        """This row less the one it is compared with, its interval, and p where there was a test."""
-        if self.contrast is None:
+        """This row less the one it is compared with, with its sign."""
+        return "" if self.contrast is None else f"{self.contrast:+.2f}"
+
+    @property
+    def contrast_interval_texts(self) -> tuple[str, str] | None:
+        """Both ends of the interval of the contrast, with their signs."""
+        if self.contrast_low is None or self.contrast_high is None:
+            return None
+        return f"{self.contrast_low:+.1f}", f"{self.contrast_high:+.1f}"
+
+    @property
+    def p_text(self) -> str:
+        """What follows the letter p."""
+        if self.p is None:
             return ""
-        text = f"{self.contrast:+.2f}"
-        if self.contrast_low is not None and self.contrast_high is not None:
-            text += f" [{self.contrast_low:+.1f}, {self.contrast_high:+.1f}]"
-        if self.p is not None:
-            text += ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.3f}"
-        return text
+        return "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
 
 
 def column_cells(lines: pd.DataFrame, benchmark: str, metric: str) -> dict[str, Cell]:
@@ -121,4 +128,14 @@ def plain(cell: Cell, *, interval: bool) -> str:
         text += f" [{', '.join(cell.interval_texts)}]"
     if cell.paper_text:
         text += f" ({cell.paper_text})"
+    return text
+
+
+def plain_contrast(cell: Cell) -> str:
+    """How a cell compares, in one line: the difference, its interval, and p if there is a test."""
+    text = cell.contrast_text
+    if cell.contrast_interval_texts:
+        text += f" [{', '.join(cell.contrast_interval_texts)}]"
+    if cell.p_text:
+        text += f", p {cell.p_text}"
     return text

@@ -32,7 +32,6 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
     shares = " and ".join(metric for metric in metrics if METRICS[metric].unit == "%")
     variants = set(options.method_data.values())
     sentences = {
-        _cell(options, lines): True,
         f"{shares} in %.": bool(shares),
         f"Protocol {protocol}: mean over cases, then over structures; {PROTOCOLS[protocol]}.": True,
         _within(options): "NSD" in metrics,
@@ -44,16 +43,6 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
         **_counts(options, lines),
     }
     return [text for text, applies in sentences.items() if applies]
-
-
-def _cell(options: TableOptions, lines: pd.DataFrame) -> str:
-    """What stands in a cell, and in the one below it."""
-    paper = " (the paper)" if lines["paper"].notna().any() else ""
-    text = f"This run{' [95 % interval]' if options.table.intervals else ''}{paper}"
-    if options.table.compare_with is not None:
-        label = options.method_labels[options.table.compare_with]
-        text += f"; below it, this run less {label} [95 % interval]"
-    return f"{text}."
 
 
 def _uncertainty(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from meddino.report.options import TableOptions
-from meddino.report.tables.cells import column_cells, plain
+from meddino.report.tables.cells import column_cells, plain, plain_contrast
 from meddino.report.tables.footnotes import footnotes
 from meddino.report.tables.metrics import METRICS
 from meddino.report.tables.remarks import remarks
@@ -34,7 +34,7 @@ def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
         options: rows and columns.
         lines: of its protocol, as of `results.table_lines`.
     """
-    notes = [*footnotes(options, lines), *remarks(options, lines)]
+    notes = _notes(options, lines)
     blocks = [_markdown_block(options, lines, metric) for metric in options.table.metrics]
     listed = "\n".join(f"- {note}" for note in notes)
     return "\n\n".join([f"## {options.table.title}", *blocks, listed]) + "\n"
@@ -42,7 +42,7 @@ def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
 
 def latex(options: TableOptions, lines: pd.DataFrame) -> str:
     """The same as a LaTeX table, which needs the package booktabs."""
-    notes = " ".join([*footnotes(options, lines), *remarks(options, lines)])
+    notes = " ".join(_notes(options, lines))
     blocks = [_latex_block(options, lines, metric) for metric in options.table.metrics]
     return "\n".join(
         [
@@ -54,6 +54,16 @@ def latex(options: TableOptions, lines: pd.DataFrame) -> str:
             "",
         ]
     )
+
+
+def _notes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
+    """What stands where in these formats, and what the numbers are."""
+    paper = " (the paper)" if lines["paper"].notna().any() else ""
+    cells = f"This run{' [95 % interval]' if options.table.intervals else ''}{paper}"
+    if options.table.compare_with is not None:
+        label = options.method_labels[options.table.compare_with]
+        cells += f"; below it, this run less {label} [95 % interval]"
+    return [f"{cells}.", *footnotes(options, lines), *remarks(options, lines)]
 
 
 def _markdown_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> str:
@@ -110,7 +120,7 @@ def _rows(options: TableOptions, lines: pd.DataFrame, metric: str) -> list[Row]:
         rows.append(Row(description[:length], texts))
         if base is not None and any(cell.contrast_text for cell in cells):
             description = [f"less {options.method_labels[base]}", ""]
-            contrasts = [(cell.contrast_text, False) for cell in cells]
+            contrasts = [(plain_contrast(cell), False) for cell in cells]
             rows.append(Row(description[:length], contrasts))
     return rows
 

@@ -17,7 +17,7 @@ COLUMNS = 4
 
 
 def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
-    """One table: its title, footnotes, remarks, and blocks by protocol.
+    """One table: its title, the row it compares with, footnotes, remarks, and blocks by protocol.
 
     Args:
         options: names, and the tables of the study.
@@ -33,6 +33,7 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
         "title": table.table.title if table else name,
         "shown": blocks.pop(protocol),
         "others": blocks,
+        "base": table.method_labels.get(table.table.compare_with or "") if table else None,
         "footnotes": footnotes(table, printed) if table else [],
         "remarks": remarks(table, printed) if table else [],
         "metrics": lines["metric"].drop_duplicates().tolist(),
