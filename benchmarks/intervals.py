@@ -41,13 +41,13 @@ STRUCTURES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="of intervals and single tests")
-    parser.add_argument("--tables", type=int, default=400)
+    parser.add_argument("--intervals", type=int, default=1000, help="of each kind")
+    parser.add_argument("--tables", type=int, default=200)
+    parser.add_argument("--tests", type=int, default=500, help="of each kind")
     asked = parser.parse_args()
-    rng = np.random.default_rng(0)
-    print_coverage(rng, asked.runs)
-    print_tables(rng, asked.tables)
-    print_directions(rng, asked.runs)
+    print_coverage(np.random.default_rng(0), asked.intervals)
+    print_tables(np.random.default_rng(0), asked.tables)
+    print_directions(np.random.default_rng(0), asked.tests)
 
 
 def draw(rng: np.random.Generator, kind: str, cases: int) -> Floats:
@@ -184,8 +184,7 @@ def signed_rank(first: Floats, second: Floats) -> float:
 
 
 RARE_GAINS = {"symmetric, mean 0": 0.0, "skewed, mean 0": 36.0, "skewed, mean +4": 76.0}
-"""What a method gains in one of ten cases (% DSC);
-in the others it loses 4 where skewed."""
+"""What a method gains in one of ten cases (% DSC); in the others it loses 4 where skewed."""
 
 
 def print_directions(rng: np.random.Generator, runs: int) -> None:

@@ -68,7 +68,7 @@ def table_lines() -> pd.DataFrame:
         | {"planned_px": "48 x 64"}
         | {"data": "paper" if method == "meddinov3" else "none"}
         | {"unit": "%", "protocol": protocol, "ours": 50.0 - 2 * (method == "nnunet"), "cases": 8}
-        | {"low": 41.5, "high": 58.25, "tests": 1, "few": f"{LESION} 1"}
+        | {"low": 41.5, "high": 58.25, "tests": 1, "few": json.dumps({LESION: 1})}
         | dict.fromkeys(("contrast", "contrast_low", "contrast_high", "p"))
         | (
             {"contrast": -2.0, "contrast_low": -3.5, "contrast_high": -0.5}

@@ -245,7 +245,7 @@ def test_structures_with_few_cases_are_named(tmp_path: Path) -> None:
         output=tmp_path / "table2.csv",
     )
     table = pd.read_csv(tmp_path / "table2.csv").set_index("protocol")
-    assert table.loc["paper", "few"] == "tumour 2" and pd.isna(table.loc["area", "few"])
+    assert table.loc["paper", "few"] == '{"tumour": 2}' and table.loc["area", "few"] == "{}"
     text = (tmp_path / "table2.md").read_text()
     assert "with fewer than 6 cases, which say little (LiTS|CT: tumour 2)." in text
 

@@ -1,5 +1,7 @@
 """The footnotes of a table: what its numbers are, in sentences."""
 
+import json
+
 import pandas as pd
 
 from meddino.evaluate import statistics
@@ -80,10 +82,12 @@ def _counts(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
 
 
 def _few(few: pd.Series) -> list[str]:
-    """The structures that some lines of a benchmark name as having few cases."""
-    # Empty texts are NaN once read from CSV.
-    texts = [text for text in few.dropna() if text]
-    return list(dict.fromkeys(name for text in texts for name in text.split("; ")))
+    """Structures of a benchmark with few cases, each with the fewest that any of its lines has."""
+    counts: dict[str, int] = {}
+    for text in few:
+        for name, count in json.loads(text).items():
+            counts[name] = min(count, counts.get(name, count))
+    return [f"{name} {count}" for name, count in counts.items()]
 
 
 def _within(options: TableOptions) -> str:

@@ -1,5 +1,6 @@
 """The numbers of a table: means, intervals and tests of its runs, beside the paper's values."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -41,8 +42,8 @@ def table_lines(
         `protocol`, `ours`, `low` and `high` (95 % interval), `paper`, `difference` (from the
         paper), `compared_with` (the method whose `ours` the next ones are about), `contrast`
         (`ours` less that), `contrast_low` and `contrast_high` (95 % interval), `p` (corrected over
-        all tests of the protocol), `tests` (their number), `cases`, `few` (structures with fewer
-        than `statistics.FEWEST_CASES` cases, such as `cyst 3; tumour 5`), `planned_px` (empty where
+        all tests of the protocol), `tests` (their number), `cases`, `few` (JSON: structures with
+        fewer than `statistics.FEWEST_CASES` cases, and how many), `planned_px` (empty where
         unknown).
     """
     lines = pd.DataFrame(
@@ -102,7 +103,7 @@ def _column_lines(
             "contrast_high": ends[1],
             "p": contrast.p,
             "cases": len(table),
-            "few": "; ".join(f"{name} {count}" for name, count in few_cases(table).items()),
+            "few": json.dumps(few_cases(table)),
         }
 
 
