@@ -250,6 +250,19 @@ def test_structures_with_few_cases_are_named(tmp_path: Path) -> None:
     assert "with fewer than 6 cases, which say little (LiTS|CT: tumour 2)." in text
 
 
+def test_a_missing_interval_is_explained(tmp_path: Path) -> None:
+    values = [(f"c{n}", "liver", 0.5 + n / 20) for n in range(6)] + [("c0", "tumour", 0.4)]
+    files = [scores(tmp_path, "nnunet", values)]
+    asked = options(rows=("nnunet",), metrics=("DSC",), intervals=True)
+    tables.run(asked, scores=files, output=tmp_path / "table2.csv")
+    text = (tmp_path / "table2.md").read_text()
+    assert "**51.25 (75.00)**" in text and "No interval where a single case has" in text
+    tables.run(
+        asked, scores=[scores(tmp_path, "nnunet", values[:6])], output=tmp_path / "table2.csv"
+    )
+    assert "No interval" not in (tmp_path / "table2.md").read_text()
+
+
 def test_intervals_stay_within_the_values_that_a_metric_can_have(tmp_path: Path) -> None:
     files = [scores(tmp_path, "mine", [("a", "liver", 0.99), ("b", "liver", 0.1)])]
     tables.run(options(rows=("mine",)), scores=files, output=tmp_path / "table2.csv")

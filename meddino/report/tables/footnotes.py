@@ -50,10 +50,12 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
 def _uncertainty(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
     """Sentences on intervals and p, and whether they apply."""
     tests = int(lines["tests"].max())
-    compared = options.table.compare_with is not None
+    shown = options.table.intervals or options.table.compare_with is not None
+    missing = bool((lines["ours"].notna() & lines["low"].isna()).any())
     return {
-        "Intervals: over cases, by Student's t, each for itself.": options.table.intervals
-        or compared,
+        "Intervals: over cases, by Student's t, each for itself.": shown,
+        "No interval where a single case has a structure, whose spread is then unknown.": shown
+        and missing,
         "p: paired permutation test of the difference, corrected (Holm) over the table's tests,"
         f" {tests} in all.": tests > 0,
     }
