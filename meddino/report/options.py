@@ -60,10 +60,10 @@ class FigureOptions(Options):
     dpi: int = Field(110, ge=50, le=600)
     """Dots per inch."""
     colours: tuple[Colour, ...] = Field(
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"),
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#44AA99", "#882255", "#56B4E9"),
         min_length=3,
     )
-    """Colours of methods and structures; the default can be told apart by everyone."""
+    """Colours of methods and structures; dashes and shapes tell apart what looks alike to some."""
     window_hu: tuple[float, float] = (40.0, 400.0)
     """Centre and width of the grey scale of CT (HU)."""
 
