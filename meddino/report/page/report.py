@@ -9,8 +9,17 @@ import yaml
 from meddino.core.files import atomic
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
+from meddino.report.page.charts.chart import key
 from meddino.report.page.render import render
-from meddino.report.page.sections import cases, checkpoints, curation, glance, pictures, results
+from meddino.report.page.sections import (
+    cases,
+    checkpoints,
+    curation,
+    glance,
+    opening,
+    pictures,
+    results,
+)
 from meddino.report.page.sections.training import (
     finetuning_charts,
     pretraining_charts,
@@ -42,7 +51,7 @@ def run(
         options: title, notes, names, prices, and the configuration.
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
-        card: the data card beside its `figures.json`; none where the study makes no CT-3M.
+        card: the data card beside its `figures.json`; none where nothing is curated.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -66,19 +75,39 @@ def run(
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
         **(curation.overlap_chart(data) if data else {}),
     }
+    records = inputs.read_object(provenance, "summary", "without", "records")
+    quarantines = [inputs.read_object(path, "quarantined") for path in quarantine]
+    made_of = [*tables, *figures, scores, *overlays, *pretraining, *finetuning, *probes]
+    badge, other_files = opening.verified(records, [*made_of, *quarantine, *([card] if card else [])])
+    has_paper = bool(lines["paper"].notna().any())
     page = {
         **_study(options),
-        **_jobs(options, inputs.read_object(provenance, "summary", "without", "records")),
+        **_jobs(options, records),
         **_results(options, lines, all_scores),
-        **_curation(data, [inputs.read_object(path, "quarantined") for path in quarantine]),
+        **_curation(data, quarantines),
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "figures": pictures.pictures([*curation.figures(card), *figures]),
+        "figures": pictures.pictures([*curation.figures(card), *figures], charted=False),
+        "charted": pictures.pictures([*curation.figures(card), *figures], charted=True),
         "charts": {key: chart._asdict() for key, chart in charts.items()},
+        "keys": [key(n)._asdict() for n in range(max((len(c.series) for c in charts.values()), default=0))],
+        "has_paper": has_paper,
+        "summary": opening.summary(options, lines),
+        "segmentation": opening.segmentation(options, overlays),
+        "other_files": other_files,
         "snapshots": [
             entry for path in pretraining for entry in checkpoints.snapshots(options, path)
         ],
     }
-    page["steps"] = glance.steps(page["provenance"]["summary"], data, page["counts"])
+    page["badges"] = [
+        badge,
+        opening.partial(lines),
+        opening.left_out(page["quarantined"]),
+        opening.leak(options, lines, data),
+        opening.collapse(options, pretraining),
+    ]
+    page["steps"] = glance.steps(
+        page["provenance"]["summary"], data, page["counts"], has_paper=has_paper
+    )
     with atomic(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
 
@@ -119,7 +148,7 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
 
 
 def _curation(card: dict[str, Any] | None, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """CT-3M, and what was left out of it and of the benchmarks."""
+    """The slices pretrained on, and what was left out of them and of the benchmarks."""
     return {
         "card": card,
         "quarantined": curation.quarantined(reports),

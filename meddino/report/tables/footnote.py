@@ -3,6 +3,7 @@
 import pandas as pd
 
 from meddino.evaluate import statistics
+from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
 from meddino.report.tables.metrics import METRICS
 
@@ -11,8 +12,8 @@ PROTOCOLS = {
     "area": "a structure predicted where the reference lacks it counts as 0",
 }
 VARIANTS = {
-    "paper": "CT-3M paper: pretraining saw all test images, as the authors' did.",
-    "leak-free": "CT-3M leak-free: it saw no validation case and no copy of one.",
+    "paper": "pretraining saw all of it, test images too.",
+    "leak-free": "pretraining saw no validation case and no copy of one.",
 }
 RECIPES = {
     "controlled": ("rows differ as they say, in nothing else", "the authors' code differs"),
@@ -34,14 +35,17 @@ def footnote(options: TableOptions, lines: pd.DataFrame) -> str:
     shares = " and ".join(metric for metric in metrics if METRICS[metric].unit == "%")
     variants = set(options.method_data.values())
     sentences = {
-        "This run (the paper, the difference).": True,
+        "This run (the paper, the difference).": bool(lines["paper"].notna().any()),
         f"{shares} in %.": bool(shares),
         f"Protocol {protocol}: mean over cases, then over structures; {PROTOCOLS[protocol]}.": True,
         _within(options): "NSD" in metrics,
         "HD95 by area, where both have the structure.": "HD95" in metrics,
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
         **_uncertainty(options),
-        **{text: variant in variants for variant, text in VARIANTS.items()},
+        **{
+            f"{options.corpus} {variant_label(options.corpus, variant)}: {text}": variant in variants
+            for variant, text in VARIANTS.items()
+        },
         _recipe(options): True,
         f"Cases: {counts}.": True,
     }

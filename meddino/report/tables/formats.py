@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
 from meddino.report.tables.cells import column_cells, plain
 from meddino.report.tables.footnote import footnote
@@ -82,8 +83,8 @@ def _heads(options: TableOptions) -> list[str]:
 
 
 def _descriptive_heads(options: TableOptions) -> list[str]:
-    """Heads of the columns that describe a row; CT-3M only where some row has seen it."""
-    return ["Method", "CT-3M"] if set(options.method_data.values()) != {"none"} else ["Method"]
+    """Heads of the columns that describe a row: what it was pretrained on where some row was."""
+    return ["Method", options.corpus] if set(options.method_data.values()) != {"none"} else ["Method"]
 
 
 def _rows(options: TableOptions, lines: pd.DataFrame) -> list[Row]:
@@ -92,7 +93,7 @@ def _rows(options: TableOptions, lines: pd.DataFrame) -> list[Row]:
     rows = []
     for method in options.table.rows:
         data = options.method_data[method]
-        description = [options.method_labels[method], "-" if data == "none" else data]
+        description = [options.method_labels[method], "-" if data == "none" else variant_label(options.corpus, data)]
         cells = [
             (plain(column[method], interval=options.table.intervals), column[method].best_ours)
             for column in columns

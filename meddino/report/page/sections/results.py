@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from meddino.report.corpus import variant_label
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts.chart import Chart, span
 from meddino.report.page.charts.results import column
@@ -58,7 +59,7 @@ def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
     rows = [
         {
             "label": row["row"],
-            "data": row["data"],
+            "data": "–" if row["data"] == "none" else variant_label(options.corpus, row["data"]),
             "cells": [column[row["method"]] for column in columns],
         }
         for row in lines.drop_duplicates("method").to_dict("records")
@@ -67,7 +68,12 @@ def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
         (f"{metric} ({unit})", [benchmark_label(options, b) for m, b in pairs if m == metric])
         for metric, unit in units.items()
     ]
-    return {"groups": groups, "lines": rows, "seen": bool((lines["data"] != "none").any())}
+    return {
+        "groups": groups,
+        "lines": rows,
+        "seen": bool((lines["data"] != "none").any()),
+        "paper": bool(lines["paper"].notna().any()),
+    }
 
 
 def table_charts(lines: pd.DataFrame) -> dict[str, Chart]:
