@@ -146,7 +146,9 @@ def legend(axis: Any, **more: Any) -> None:
     """Put a legend of what `axis` shows to the right of all panels."""
     handles, labels = axis.get_legend_handles_labels()
     look = {"fontsize": 9, "handlelength": 3.6, "labelspacing": 0.7, **more}
-    axis.figure.legend(handles, labels, loc="outside right upper", **look)
+    drawn = axis.figure.legend(handles, labels, loc="outside right upper", **look)
+    for handle in drawn.legend_handles:
+        handle.set_alpha(1)  # where dots of the panels let others shine through
 
 
 def whole_numbers(axis: Any) -> None:

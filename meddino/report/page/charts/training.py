@@ -29,8 +29,8 @@ HEIGHT = 240
 LINE, LETTER, LEADER, LONGEST = 13, 6, 22, 165
 """Height of a line's name, width of a letter, length of the rule that leads to a name, and the
 longest name (px)."""
-PADDING = {"left": 5, "top": 5, "bottom": 5}
-"""Room around a chart (px) but on its right."""
+AXES = 190
+"""Least width of the axes (px)."""
 
 MEASURES: dict[str, tuple[str, dict[str, str]]] = {
     "losses": ("Loss", LOSSES),
@@ -99,11 +99,9 @@ def curves(rows: list[Row], series: Sequence[str], x: str, y: str, describe: str
     dots = base.mark_point(filled=True, size=45, fillOpacity=shown, strokeOpacity=shown)
     dots = dots.encode(shape=shape_of("series", names))
     named, room = _named_ends(rows, names, along, domain)
-    chart = alt.layer(lines, dots, *named).properties(
-        width="container", height=HEIGHT, padding={**PADDING, "right": room}
-    )
+    chart = alt.layer(lines, dots, *named).properties(width="container", height=HEIGHT)
     columns = [("series", "What"), ("x", x), ("y", y)]
-    return Chart(specification(chart, describe), names, columns, 200 + room)
+    return Chart(specification(chart, describe), names, columns, AXES + room)
 
 
 def _fixed(domain: list[float]) -> alt.Scale:
@@ -244,11 +242,11 @@ def probes(chain: list[Row], classes: int) -> Chart:
         strokeDash=[4, 3], color="var(--muted)"
     )
     named, room = _named_ends(rows, names, along, domain)
-    chart = alt.layer(rule.encode(y=y), lines, dots, *named).properties(
-        width="container", height=HEIGHT, padding={**PADDING, "right": room}
-    )
+    chart = alt.layer(rule.encode(y=y), lines, dots, *named)
+    chart = chart.properties(width="container", height=HEIGHT)
     columns = [("x", "Checkpoint"), ("series", "Probe"), ("y", "Balanced accuracy (%)")]
-    return Chart(specification(chart, "Accuracy of probes by checkpoint"), names, columns, 420)
+    describe = "Accuracy of probes by checkpoint"
+    return Chart(specification(chart, describe), names, columns, 2 * AXES + room)
 
 
 def _thinned(points: Iterable[tuple[int, float | None]]) -> list[Row]:

@@ -63,7 +63,7 @@ def leak(options: ReportOptions, lines: pd.DataFrame, card: Mapping[str, Any] | 
     leaked = [b for b in saw_all if options.benchmark_datasets.get(str(b)) in curated]
     if not leaked:
         return Badge("Leak", "none", "good", "data")
-    finding = f"pretraining saw {counted(len(leaked), 'benchmark')}"
+    finding = f"{counted(len(leaked), 'benchmark')} seen"
     return Badge("Leak", finding, "warn", "data")
 
 
@@ -105,7 +105,7 @@ def verified(provenance: Mapping[str, Any], files: Iterable[Path]) -> tuple[Badg
     paths = {records.located(path): path for path in files}
     other = [name for name, path in paths.items() if recorded.get(name) != sha256(path)]
     if other:
-        finding = f"{len(other)} of {counted(len(paths), 'file')} not as recorded"
+        finding = f"{len(other)} of {counted(len(paths), 'file')} differ"
         return Badge("Verified", finding, "bad", "provenance"), other
     return Badge("Verified", counted(len(paths), "file"), "good", "provenance"), other
 
