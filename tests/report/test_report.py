@@ -312,13 +312,20 @@ def test_pictures_show_a_slice_undistorted_and_labels_in_their_colours(tmp_path:
     assert layers.fitted((100, 50), (1.0, 2.0), 64) == (64, 64)
     assert layers.fitted((100, 50), (1.0, 1.0), 64) == (32, 64)
     labels = np.array([[0, 1], [2, 7]])
-    path = tmp_path / f"layer{layers.SUFFIX}"
-    path.write_bytes(layers.layer(labels, {1: "#0072b2", 2: "#d55e00"}, (4, 4)))
-    pixels = np.asarray(Image.open(path).convert("RGBA"))
-    assert pixels.shape == (4, 4, 4)
-    assert pixels[0, 3].tolist() == [0, 0x72, 0xB2, 255]
-    assert pixels[3, 0].tolist() == [0xD5, 0x5E, 0, 255]
-    assert pixels[0, 0, 3] == pixels[3, 3, 3] == 0
+    path = tmp_path / f"labels{layers.SUFFIX}"
+    path.write_bytes(layers.label_maps(np.stack([labels, labels.T]), [2, 1], (4, 4)))
+    places = Image.open(path).convert("L")
+    pixels = np.asarray(places)
+    assert pixels.shape == (8, 4), "two slices, one below the other"
+    assert pixels[:4, 3].tolist() == [2, 2, 0, 0], "a place among the structures"
+    assert pixels[:4, 0].tolist() == [0, 0, 1, 1] and pixels[7, 0] == 2
+    first = places.crop((0, 0, 4, 4))
+    shown = layers.overlaid(Image.new("L", (4, 4), 100), first, ["#0072b2", "#d55e00"], 40)
+    assert shown.size == (40, 40)
+    assert shown.getpixel((0, 0)) == (100, 100, 100), "no structure"
+    assert shown.getpixel((20, 0)) == (0xD5, 0x5E, 0), "a border"
+    red, green, blue = shown.getpixel((30, 9))
+    assert 100 < red < 0xD5 and blue < green < 100, "the inside lets the image through"
     many = layers.colours(FigureOptions().colours, [f"s{n}" for n in range(24)])
     assert len(set(many.values())) == 24
 
@@ -328,10 +335,22 @@ def test_cases_are_spread_from_worst_to_best_and_not_picked() -> None:
         {"case": [f"c{n:02d}" for n in range(50)], "dsc_paper": np.arange(50) / 50}
     )
     shuffled = scores.sample(frac=1, random_state=0)
-    assert overlays.spread(shuffled, 100) == scores["case"].tolist()
-    assert overlays.spread(shuffled, 6) == ["c00", "c10", "c20", "c29", "c39", "c49"]
-    assert overlays.spread(scores.assign(dsc_paper=np.nan), 3) == ["c00", "c24", "c49"]
-    assert overlays.spread(scores, 1) == ["c00"]
+    ranking = overlays.ranked(shuffled)
+    assert overlays.spread(ranking, 100) == scores["case"].tolist()
+    assert overlays.spread(ranking, 6) == ["c00", "c10", "c20", "c29", "c39", "c49"]
+    unknown = overlays.ranked(scores.assign(dsc_paper=np.nan))
+    assert overlays.spread(unknown, 3) == ["c00", "c24", "c49"]
+    assert overlays.spread(ranking, 1) == ["c00"]
+
+
+def test_slices_are_spread_over_those_that_hold_structures() -> None:
+    labels = np.zeros((40, 4, 4), np.uint8)
+    labels[10:31, 0, 0] = 1
+    labels[17, 1, 1] = 2
+    assert layers.shown_slices(labels, 1) == [17]
+    assert layers.shown_slices(labels, 5) == [10, 17, 20, 25, 30], "the telling one is among them"
+    assert layers.shown_slices(labels, 99) == list(range(10, 31))
+    assert layers.shown_slices(np.zeros_like(labels), 5) == [20]
 
 
 def test_the_overlays_index_lists_what_was_drawn(study: dict[str, Any], tmp_path: Path) -> None:
@@ -343,7 +362,10 @@ def test_the_overlays_index_lists_what_was_drawn(study: dict[str, Any], tmp_path
     assert found["scored"] == 2
     assert [entry["name"] for entry in found["structures"]] == ["liver", made.LESION]
     (case,) = found["cases"]
-    assert case["slice"] == 3 and case["slices"] == 4 and case["size_px"] == [64, 53]
+    assert case["shown"] == [2, 3] and case["shown"][case["first"]] == 3
+    assert case["slices"] == 4 and case["size_px"] == [64, 53] and case["rank"] == "median"
+    for name in (case["image"], case["reference"], *case["methods"].values()):
+        assert Image.open(output.parent / name).size == (64, 2 * 53)
     assert set(case["methods"]) == set(made.METHODS)
     named = {case["image"], case["reference"], *case["methods"].values()}
     assert named == {path.name for path in output.parent.iterdir()} - {"index.json"}
@@ -371,7 +393,7 @@ def test_a_scored_case_that_is_gone_is_one_clear_error(
 def test_long_histories_are_thinned_to_means() -> None:
     lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(12_000)]
     (chart,) = training.pretraining("Stage 1", lines).values()
-    (rows,) = chart.spec["datasets"].values()
+    rows, _ = chart.spec["datasets"].values()
     assert len(rows) == training.POINTS and {row["series"] for row in rows} == {"total"}
     assert all(row["y"] == 0.5 for row in rows)
 
@@ -381,7 +403,7 @@ def test_a_method_has_one_colour_in_all_charts() -> None:
     some = results.cases(every[3:5], every, "DSC (%)").spec
     assert some["layer"][0]["encoding"]["color"]["scale"]["range"] == ["var(--c4)", "var(--c5)"]
     lines = training.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
-    assert lines["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
+    assert lines["layer"][0]["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
 
 
 def job(verb: str, start: str, wall_s: float, gpus: list[str], energy: float | None = None) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from PIL import Image, features
+from scipy import ndimage
 
 from meddino.core.errors import MeddinoError
 from meddino.report.pixels import grey
@@ -155,11 +156,8 @@ def overlaid(
     shades = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC))
     places = np.asarray(labels.convert("L").resize(size, Image.Resampling.NEAREST))
     palette = np.array([(0, 0, 0), *map(rgb, colours)], np.float32)
-    border = np.zeros(places.shape, bool)
-    for axis in (0, 1):
-        differ = np.diff(places.astype(int), axis=axis) != 0
-        border |= np.pad(differ, [(0, int(axis == other)) for other in (0, 1)])
-    opacity = np.where(border, 1.0, OPACITY)[..., None] * (places > 0)[..., None]
+    deep = ndimage.grey_erosion(places, size=3) == ndimage.grey_dilation(places, size=3)
+    opacity = np.where(deep, OPACITY, 1.0)[..., None] * (places > 0)[..., None]
     mixed = shades[..., None] * (1 - opacity) + palette[places] * opacity
     return Image.fromarray(mixed.round().astype(np.uint8))
 

@@ -15,7 +15,6 @@ from meddino.report.figures import layers
 from meddino.report.options import OverlayOptions
 from meddino.volumes import reader
 
-
 METHOD = "method."
 """How the key of a method's picture begins."""
 
@@ -130,9 +129,7 @@ def _case(
     spacing = (image.GetSpacing()[1], image.GetSpacing()[0])
     size = layers.fitted((labels.shape[1], labels.shape[2]), spacing, options.size_px)
     pictures = {
-        "image": layers.images(
-            sitk.GetArrayViewFromImage(image)[shown], options.window_hu, size
-        ),
+        "image": layers.images(sitk.GetArrayViewFromImage(image)[shown], options.window_hu, size),
         "reference": layers.label_maps(labels[shown], values, size),
     }
     for method, prediction in predicted:

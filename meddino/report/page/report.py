@@ -9,7 +9,7 @@ import yaml
 from meddino.core.files import atomic
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
-from meddino.report.page.charts.chart import key
+from meddino.report.page.charts.chart import Chart, key
 from meddino.report.page.render import render
 from meddino.report.page.sections import (
     cases,
@@ -76,37 +76,32 @@ def run(
         **(curation.overlap_chart(data) if data else {}),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
-    quarantines = [inputs.read_object(path, "quarantined") for path in quarantine]
-    made_of = [*tables, *figures, scores, *overlays, *pretraining, *finetuning, *probes]
-    badge, other_files = opening.verified(records, [*made_of, *quarantine, *([card] if card else [])])
-    has_paper = bool(lines["paper"].notna().any())
+    reports = [inputs.read_object(path, "quarantined") for path in quarantine]
+    files = [*tables, *figures, *([card] if card else []), scores, *overlays]
+    files += [*pretraining, *finetuning, *probes, *quarantine]
+    verified, other_files = opening.verified(records, files)
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
-        **_curation(data, quarantines),
+        **_curation(data, reports),
+        **_drawn([*curation.figures(card), *figures], charts),
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "figures": pictures.pictures([*curation.figures(card), *figures], charted=False),
-        "charted": pictures.pictures([*curation.figures(card), *figures], charted=True),
-        "charts": {key: chart._asdict() for key, chart in charts.items()},
-        "keys": [key(n)._asdict() for n in range(max((len(c.series) for c in charts.values()), default=0))],
-        "has_paper": has_paper,
-        "summary": opening.summary(options, lines),
         "segmentation": opening.segmentation(options, overlays),
         "other_files": other_files,
+        "badges": [
+            opening.partial(lines),
+            verified,
+            opening.left_out(reports),
+            opening.leak(options, lines, data),
+            opening.collapse(options, pretraining),
+        ],
         "snapshots": [
             entry for path in pretraining for entry in checkpoints.snapshots(options, path)
         ],
     }
-    page["badges"] = [
-        badge,
-        opening.partial(lines),
-        opening.left_out(page["quarantined"]),
-        opening.leak(options, lines, data),
-        opening.collapse(options, pretraining),
-    ]
     page["steps"] = glance.steps(
-        page["provenance"]["summary"], data, page["counts"], has_paper=has_paper
+        records["summary"], data, page["counts"], has_paper=page["has_paper"]
     )
     with atomic(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
@@ -138,6 +133,8 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
     """Tables, and scores of cases and structures."""
     return {
         "headlines": glance.headlines(options, lines),
+        "summary": opening.summary(options, lines),
+        "has_paper": bool(lines["paper"].notna().any()),
         "tables": [
             results.table_section(options, part) for _, part in lines.groupby("table", sort=False)
         ],
@@ -153,4 +150,15 @@ def _curation(card: dict[str, Any] | None, reports: list[dict[str, Any]]) -> dic
         "card": card,
         "quarantined": curation.quarantined(reports),
         "remarks": curation.remarks(reports),
+    }
+
+
+def _drawn(figures: list[Path], charts: dict[str, Chart]) -> dict[str, Any]:
+    """Charts, how each of their series is drawn, and the figures that are pictures."""
+    most = max((len(chart.series) for chart in charts.values()), default=0)
+    return {
+        "charts": {name: chart._asdict() for name, chart in charts.items()},
+        "keys": [key(number)._asdict() for number in range(most)],
+        "figures": pictures.pictures(figures, charted=False),
+        "charted": pictures.pictures(figures, charted=True),
     }

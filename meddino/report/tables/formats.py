@@ -84,7 +84,9 @@ def _heads(options: TableOptions) -> list[str]:
 
 def _descriptive_heads(options: TableOptions) -> list[str]:
     """Heads of the columns that describe a row: what it was pretrained on where some row was."""
-    return ["Method", options.corpus] if set(options.method_data.values()) != {"none"} else ["Method"]
+    return (
+        ["Method", options.corpus] if set(options.method_data.values()) != {"none"} else ["Method"]
+    )
 
 
 def _rows(options: TableOptions, lines: pd.DataFrame) -> list[Row]:
@@ -93,7 +95,10 @@ def _rows(options: TableOptions, lines: pd.DataFrame) -> list[Row]:
     rows = []
     for method in options.table.rows:
         data = options.method_data[method]
-        description = [options.method_labels[method], "-" if data == "none" else variant_label(options.corpus, data)]
+        description = [
+            options.method_labels[method],
+            "-" if data == "none" else variant_label(options.corpus, data),
+        ]
         cells = [
             (plain(column[method], interval=options.table.intervals), column[method].best_ours)
             for column in columns

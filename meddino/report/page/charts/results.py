@@ -76,7 +76,9 @@ def cases(methods: Sequence[str], series: Sequence[str], title: str) -> Chart:
         title: name of the axis.
     """
     names = list(methods)
-    colours = alt.Scale(domain=names, range=[key(list(series).index(name)).colour for name in names])
+    colours = alt.Scale(
+        domain=names, range=[key(list(series).index(name)).colour for name in names]
+    )
     y = alt.Y("method:N", title=None, sort=names, scale=alt.Scale(domain=names))
     y = y.axis(labelLimit=170)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from meddino.report.options import Prices, ReportOptions
+from meddino.report.page.names import benchmark_label
 
 Record = dict[str, Any]
 
@@ -115,7 +116,8 @@ def steps(
          ("convert", "plan", "preprocess", "finetune")),
         ("Segment", "validation cases", counted(sum(counts["cases"].values()), "case"),
          ("predict",)),
-        ("Score", f"DSC and NSD{', beside the paper' if has_paper else ''}", counted(counts["scores"], "score"),
+        ("Score", "DSC and NSD, beside the paper" if has_paper else "DSC and NSD",
+         counted(counts["scores"], "score"),
          ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
     ]  # fmt: skip
     return [
@@ -150,8 +152,8 @@ def headlines(options: ReportOptions, lines: pd.DataFrame) -> dict[str, list[str
     scores = lines[(lines["protocol"] == "paper") & (lines["metric"] == "DSC")]
     best: dict[str, list[str]] = {}
     for benchmark, part in scores.dropna(subset=["ours"]).groupby("benchmark", sort=False):
-        row = part.loc[part["ours"].idxmax(), "row"]
-        best.setdefault(row, []).append(options.benchmarks.get(str(benchmark), str(benchmark)))
+        row = part.sort_values("ours", kind="stable")["row"].iloc[-1]
+        best.setdefault(str(row), []).append(benchmark_label(options, str(benchmark)))
     return best
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -48,10 +49,11 @@ class Badge(NamedTuple):
 # ---- badges -------------------------------------------------------------------------------------
 
 
-def left_out(quarantined: Sequence[Any]) -> Badge:
-    """Whether volumes were left out."""
-    finding = counted(len(quarantined), "volume") if quarantined else "none"
-    return Badge("Left out", finding, "warn" if quarantined else "good", "quarantine")
+def left_out(reports: Iterable[Mapping[str, Any]]) -> Badge:
+    """Whether volumes were left out, by the reports of curation and conversion."""
+    count = sum(len(report["quarantined"]) for report in reports)
+    finding = counted(count, "volume") if count else "none"
+    return Badge("Left out", finding, "warn" if count else "good", "quarantine")
 
 
 def leak(options: ReportOptions, lines: pd.DataFrame, card: Mapping[str, Any] | None) -> Badge:
@@ -113,12 +115,12 @@ def verified(provenance: Mapping[str, Any], files: Iterable[Path]) -> tuple[Badg
 def partial(lines: pd.DataFrame) -> Badge:
     """Whether runs that a table shows are missing, or have scored fewer cases than others."""
     most = lines.groupby("benchmark")["cases"].transform("max")
-    runs = lines.assign(part=(lines["cases"] < most) | (lines["cases"] == 0))
-    runs = runs.groupby(["benchmark", "method"])["part"].any()
-    if runs.any():
-        finding = f"{int(runs.sum())} of {counted(len(runs), 'run')} missing"
+    fewer = lines.assign(fewer=(lines["cases"] < most) | (lines["cases"] == 0))
+    missing = fewer.groupby(["benchmark", "method"])["fewer"].any()
+    if missing.any():
+        finding = f"{int(missing.sum())} of {counted(len(missing), 'run')} missing"
         return Badge("Partial", finding, "warn", "tables")
-    return Badge("Complete", f"all {counted(len(runs), 'run')}", "good", "tables")
+    return Badge("Complete", counted(len(missing), "run"), "good", "tables")
 
 
 # ---- the main table -----------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def summary(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any] | Non
     if table is None:
         return None
     part = lines[(lines["table"] == table.name) & (lines["protocol"] == table.table.protocol)]
-    metric = table.table.metrics[0]
+    metric = str(part["metric"].iloc[0])
     columns = [column_cells(part, b, metric) for b in table.table.benchmarks]
     unit = part.loc[part["metric"] == metric, "unit"].iloc[0]
     return {
@@ -189,14 +191,15 @@ def segmentation(options: ReportOptions, overlays: Sequence[Path]) -> dict[str, 
     case = next((c for c in index["cases"] if c["rank"] == "median"), (index["cases"] or [None])[0])
     if case is None:
         return None
-    rows = [table.table.compare_with, *table.table.rows]
-    methods = [m for m in dict.fromkeys(rows) if m in case["methods"]][:2]
+    base = table.table.compare_with
+    rows = dict.fromkeys([*([base] if base else []), *table.table.rows])
+    methods = [method for method in rows if method in case["methods"]][:2]
     files = {"Reference": case["reference"]}
     files |= {table.method_labels[method]: case["methods"][method] for method in methods}
     image = _slice_of(path.with_name(case["image"]), path, case)
     maps = {title: _slice_of(path.with_name(file), path, case) for title, file in files.items()}
     colours = [entry["colour"] for entry in index["structures"]]
-    visible = set().union(*(labels.convert("L").getdata() for labels in maps.values()))
+    visible = np.unique([np.asarray(labels.convert("L")) for labels in maps.values()])
     return {
         "case": case["case"],
         "rank": case["rank"],

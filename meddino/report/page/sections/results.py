@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 
-from meddino.report.corpus import variant_label
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts.chart import Chart, span
 from meddino.report.page.charts.results import column
@@ -59,7 +58,7 @@ def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
     rows = [
         {
             "label": row["row"],
-            "data": "–" if row["data"] == "none" else variant_label(options.corpus, row["data"]),
+            "data": row["data"],
             "cells": [column[row["method"]] for column in columns],
         }
         for row in lines.drop_duplicates("method").to_dict("records")
