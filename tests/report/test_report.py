@@ -17,12 +17,16 @@ import report_data as made
 from PIL import Image
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import read_json, write_json
+from meddino.core.files import read_json, sha256, write_json
+from meddino.report import corpus
 from meddino.report.cards.card import _markdown, remarks_by_kind
 from meddino.report.figures import figures, layers, overlays
 from meddino.report.options import FigureOptions, PlotOptions, Prices
+from meddino.report.page import report
 from meddino.report.page.charts import results, training
-from meddino.report.page.sections import glance
+from meddino.report.page.charts.chart import Chart
+from meddino.report.page.sections import glance, opening
+from meddino.report.page.sections import results as section
 from meddino.study.jobs.report import report_options
 from meddino.study.model import Study, load
 
@@ -404,6 +408,133 @@ def test_a_method_has_one_colour_in_all_charts() -> None:
     assert some["layer"][0]["encoding"]["color"]["scale"]["range"] == ["var(--c4)", "var(--c5)"]
     lines = training.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
     assert lines["layer"][0]["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
+
+
+def domain(chart: Chart) -> list[float]:
+    (axis,) = {tuple(layer["encoding"]["x"]["scale"]["domain"]) for layer in chart.spec["layer"]}
+    return list(axis)
+
+
+def test_the_charts_of_a_table_share_an_axis_for_each_unit() -> None:
+    lines = made.table_lines()
+    better = lines.assign(benchmark="btcv", ours=lines["ours"] + 40, high=lines["high"] + 40)
+    distance = lines.assign(metric="HD95", unit="mm", ours=9.0, low=8.0, high=12.0, paper=np.nan)
+    other = lines.assign(table="table3", paper=np.nan)
+    charts = section.table_charts(pd.concat([lines, better, distance, other]))
+    lits, btcv = (charts[f"table/table2/{b}/DSC"] for b in ("lits", "btcv"))
+    low, high = domain(lits)
+    assert domain(btcv) == [low, high] and low <= 41.5 and high >= 98.25
+    assert domain(charts["table/table2/lits/HD95"])[1] < 13, "millimetres are no per cent"
+    assert domain(charts["table/table3/lits/DSC"])[1] < 60, "each table has its own"
+    assert lits.series == ["this run", "the paper"]
+    assert charts["table/table3/lits/DSC"].series == ["this run"]
+
+
+def test_lines_bear_their_names_and_the_names_do_not_overlap() -> None:
+    names = [f"method {n}" for n in range(10)]
+    ends = [0.5, 0.5, 0.5, 0.51, 0.9, 0.1, 0.1, 0.1, 0.12, 0.3]
+    rows = [
+        {"series": name, "x": x, "y": y if x else 0.0}
+        for name, y in zip(names, ends, strict=True)
+        for x in (0, 1)
+    ]
+    chart = training.curves(rows, names, "Epoch", "Dice", "describes")
+    _, named = chart.spec["datasets"].values()
+    assert [entry["series"] for entry in named] == names
+    low, high = chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    places = sorted((entry["label_y"] - low) / (high - low) * training.HEIGHT for entry in named)
+    assert places[0] >= 0 and places[-1] <= training.HEIGHT
+    assert min(b - a for a, b in itertools.pairwise(places)) >= training.LINE - 1e-6
+    alone = named[4]
+    assert alone["label_y"] == pytest.approx(alone["y"], abs=0.01), "where there is room"
+
+
+# ---- the first screen ---------------------------------------------------------------------------
+
+
+def test_badges_say_what_was_found(study: dict[str, Any], tmp_path: Path) -> None:
+    lines, options = made.table_lines(), made.report_options()
+    assert opening.left_out([{"quarantined": [1, 2]}, {"quarantined": []}])[1:3] == (
+        "2 volumes",
+        "warn",
+    )
+    assert opening.left_out([{"quarantined": []}]).state == "good"
+    assert opening.partial(lines)[:3] == ("Complete", "2 runs", "good")
+    fewer = lines.assign(cases=np.where(lines["method"] == "nnunet", 1, 2))
+    assert opening.partial(fewer)[:3] == ("Partial", "1 of 2 runs missing", "warn")
+    card = {"datasets": [{"dataset": "lits"}]}
+    seen = options.model_copy(update={"benchmark_datasets": {"lits": "lits"}})
+    assert opening.leak(seen, lines, card)[1:3] == ("1 benchmark seen", "warn")
+    assert opening.leak(seen, lines.assign(data="leak-free"), card).state == "good"
+    assert opening.leak(options, lines, card).state == "good", "its cases are of another dataset"
+    assert opening.leak(options, lines, None).state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [
+        ({"rank_patch": 18.0, "rank_cls": 9.0, "patch_similarity": 0.4}, "good"),
+        ({"rank_patch": 9.0, "rank_cls": 9.0, "patch_similarity": 0.4}, "bad"),
+        ({"rank_patch": 18.0, "rank_cls": 9.0, "patch_similarity": 0.97}, "bad"),
+    ],
+)
+def test_collapse_is_told_from_the_signals_of_training(
+    tmp_path: Path, last: dict[str, float], state: str
+) -> None:
+    first = {"rank_patch": 20.0, "rank_cls": 10.0, "patch_similarity": 0.3}
+    history = made.write_lines(tmp_path / "stage1/history.jsonl", [{"loss": 1.0}, first, last])
+    badge = opening.collapse(made.report_options(), [history])
+    assert badge.state == state and badge.finding == ("none" if state == "good" else "Stage 1")
+    unmeasured = made.write_lines(tmp_path / "stage2/history.jsonl", [{"loss": 1.0}])
+    assert opening.collapse(made.report_options(), [unmeasured]).state == "unknown"
+
+
+def test_files_are_verified_against_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("a.csv"), Path("b.csv")]
+    for path in paths:
+        path.write_text(path.name)
+    outputs = [{"path": str(path), "sha256": sha256(path)} for path in paths]
+    provenance = {"records": {"x": {"outputs": outputs}}}
+    badge, other = opening.verified(provenance, paths)
+    assert (badge.finding, badge.state, other) == ("2 files", "good", [])
+    paths[1].write_text("edited")
+    badge, other = opening.verified(provenance, paths)
+    assert (badge.finding, badge.state, other) == ("1 of 2 files differ", "bad", ["b.csv"])
+
+
+def test_the_first_screen_shows_the_median_case_beside_its_reference(page: Page) -> None:
+    pictures = [a for tag, a in page.elements if tag == "img" and " on case " in str(a["alt"])]
+    assert [str(a["alt"]).partition(" on ")[0] for a in pictures] == [
+        "Reference",
+        "nnU-Net",
+        "MedDINOv3",
+    ]
+    assert "the median by DSC" in page.text
+    assert "Highest DSC: meddinov3 on LiTS." in " ".join(page.text.split())
+
+
+def test_own_data_do_not_wear_the_papers_clothes(study: dict[str, Any]) -> None:
+    lines = made.table_lines().assign(paper=np.nan, difference=np.nan)
+    table = study["root"] / "own.csv"
+    lines.to_csv(table, index=False)
+    card = study["root"] / "ct3m/card/own.json"
+    write_json(card, {**read_json(study["report"]["card"]), "paper_slices": None})
+    options = made.report_options(corpus=corpus.OWN)
+    own = options.tables[0].model_copy(update={"corpus": corpus.OWN})
+    options = options.model_copy(update={"tables": (own,)})
+    output = study["root"] / "own.html"
+    report.run(options, **{**study["report"], "tables": [table], "card": card}, output=output)
+    text = output.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "CT-3M" not in text and "beside the paper" not in text
+    assert "here; the paper has" not in page.text and "the paper's value" not in page.text
+    assert 'class="paper"' not in text and "(the paper, the difference)" not in text
+    assert "Pretraining data all: nothing was held back" in page.text
+    heads = [a.get("data-of") for tag, a in page.elements if tag == "th" and "data-of" in a]
+    assert heads == ["LiTS, DSC (%)"] * 2, "one column for each protocol"
 
 
 def job(verb: str, start: str, wall_s: float, gpus: list[str], energy: float | None = None) -> Any:
