@@ -4,11 +4,13 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import report_data as made
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -342,11 +344,16 @@ def test_choices_change_charts_and_tables(opened: Open) -> None:
     Select(one(driver, "#case-structure")).select_by_visible_text(made.LESION)
     until(driver, lambda: "\N{EN DASH}" in texts(driver, cells))
     until(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, DOT)) == len(made.METHODS))
-    cell = one(driver, '[data-chart="structures"] .mark-rect path')
-    ActionChains(driver).move_to_element(shown(driver, cell)).click().perform()
-    until(
-        driver, lambda: Select(one(driver, "#case-structure")).first_selected_option.text == "liver"
-    )
+
+    def pick_liver() -> bool:
+        # The chart is drawn anew after a choice, so that a click may meet the one before.
+        with suppress(StaleElementReferenceException):
+            cell = one(driver, '[data-chart="structures"] .mark-rect path')
+            ActionChains(driver).move_to_element(shown(driver, cell)).click().perform()
+        structure = Select(one(driver, "#case-structure")).first_selected_option.text
+        return structure == "liver"
+
+    until(driver, pick_liver)
 
 
 def test_a_legend_leaves_what_is_picked_by_keyboard_too(opened: Open) -> None:
