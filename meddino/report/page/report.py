@@ -68,41 +68,26 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     charts = {
-        **results.table_charts(lines),
-        **cases.case_charts(options, all_scores),
+        **_result_charts(options, lines, all_scores, data),
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-        **(curation.overlap_chart(data) if data else {}),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays]
-    files += [*pretraining, *finetuning, *probes, *quarantine]
-    verified, other_files = opening.verified(records, files)
+    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *figures], charts),
-        "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "segmentation": opening.segmentation(options, overlays),
-        "other_files": other_files,
-        "badges": [
-            opening.partial(lines),
-            verified,
-            opening.left_out(reports),
-            opening.leak(options, lines, data),
-            opening.collapse(options, pretraining),
-        ],
-        "snapshots": [
-            entry for path in pretraining for entry in checkpoints.snapshots(options, path)
-        ],
+        **_cases(options, overlays),
+        **_verified(records, [*files, *pretraining, *finetuning, *probes]),
+        "badges": opening.checks(options, lines, data, reports, pretraining),
+        "snapshots": checkpoints.snapshots(options, pretraining),
     }
-    page["steps"] = glance.steps(
-        records["summary"], data, page["counts"], has_paper=page["has_paper"]
-    )
+    page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
 
@@ -150,6 +135,34 @@ def _curation(card: dict[str, Any] | None, reports: list[dict[str, Any]]) -> dic
         "card": card,
         "quarantined": curation.quarantined(reports),
         "remarks": curation.remarks(reports),
+    }
+
+
+def _verified(provenance: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    """Whether the files of the page are those that were recorded, and which are not."""
+    badge, other_files = opening.verified(provenance, files)
+    return {"verified": badge, "other_files": other_files}
+
+
+def _cases(options: ReportOptions, overlays: list[Path]) -> dict[str, Any]:
+    """Pictures of cases, and the one of the first screen."""
+    return {
+        "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
+        "segmentation": opening.segmentation(options, overlays),
+    }
+
+
+def _result_charts(
+    options: ReportOptions,
+    lines: pd.DataFrame,
+    scores: pd.DataFrame,
+    card: dict[str, Any] | None,
+) -> dict[str, Chart]:
+    """Charts of tables, of cases and of copies."""
+    return {
+        **results.table_charts(lines),
+        **cases.case_charts(options, scores),
+        **(curation.overlap_chart(card) if card else {}),
     }
 
 

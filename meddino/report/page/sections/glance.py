@@ -90,7 +90,6 @@ def steps(
     summary: dict[str, Any],
     card: dict[str, Any] | None,
     counts: dict[str, Any],
-    *,
     has_paper: bool,
 ) -> list[Any]:
     """The pipeline as boxes: `title`, `what` it does, its `result`, and `wall_s` of all its jobs.

@@ -49,6 +49,30 @@ class Badge(NamedTuple):
 # ---- badges -------------------------------------------------------------------------------------
 
 
+def checks(
+    options: ReportOptions,
+    lines: pd.DataFrame,
+    card: Mapping[str, Any] | None,
+    reports: Sequence[Mapping[str, Any]],
+    histories: Sequence[Path],
+) -> list[Badge]:
+    """All badges of a study but the one of its records.
+
+    Args:
+        options: names, and the benchmarks' datasets.
+        lines: of all tables.
+        card: the data card; None where nothing is curated.
+        reports: of curation and of conversion.
+        histories: `pretrain/<stage>/history.jsonl`.
+    """
+    return [
+        partial(lines),
+        left_out(reports),
+        leak(options, lines, card),
+        collapse(options, histories),
+    ]
+
+
 def left_out(reports: Iterable[Mapping[str, Any]]) -> Badge:
     """Whether volumes were left out, by the reports of curation and conversion."""
     count = sum(len(report["quarantined"]) for report in reports)
