@@ -30,7 +30,7 @@ from selenium import webdriver
 
 from meddino.core.files import read_json, write_json, write_lines
 from meddino.report.cards.card import PAPER_SLICES
-from meddino.report.figures import curves, overlays, strips
+from meddino.report.figures import curves, layers, overlays, strips
 from meddino.report.page import report
 from meddino.report.page.charts.training import MEASURES
 from meddino.report.pixels import grey
@@ -41,7 +41,7 @@ from meddino.study.model import Study, load
 
 CASES = {"amos22": 72, "btcv": 6, "kits23": 98, "lits": 26}
 """Validation cases of one fold, an 80/20 split of docs/datasets.md's labelled cases."""
-SIDE_PX, SLICES = 512, 4
+SIDE_PX, SLICES = 512, 12
 STAGE_ITERATIONS = {"stage1": 100_000, "stage2": 10_000, "stage3": 10_000}
 
 
@@ -66,7 +66,7 @@ def main() -> None:
         report.run(jobs.report.report_options(study), **files, output=root / "report.html")
         took = time.monotonic() - started
         indices = {b: read_json(root / f"overlays/{b}/index.json") for b in CASES}
-        charts = peer_charts(study, files, root)
+        charts = peer_charts(files)
         pages = {
             "report": root / "report.html",
             "report, no cases": root / "light.html",
@@ -132,9 +132,10 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
         for run in targets.runs(study)
     ]
     drawn = [overlaid(study, benchmark, root, scores, rng) for benchmark in CASES]
+    files = {"scores": scores, "pretraining": pretraining, "finetuning": finetuning}
     return {
         "tables": csv,
-        "figures": [pictures(study, root / "figures", rng)],
+        "figures": [pictures(study, root / "figures", rng), curves_of(study, files, root)],
         "card": card(study, root / "card", rng),
         "scores": root / "scores.parquet",
         "overlays": drawn,
@@ -256,6 +257,20 @@ def pictures(study: Study, folder: Path, rng: np.random.Generator) -> Path:
     return folder / "figures.json"
 
 
+def curves_of(study: Study, files: dict[str, Any], root: Path) -> Path:
+    """The charts as pictures, by the code of the verb `figures`."""
+    folder = root / "pictures"
+    look = jobs.report.figures_options(study)
+    runs = [root / run.benchmark / run.method / "fold0/done.json" for run in targets.runs(study)]
+    entries = [
+        *curves.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
+        *curves.finetuning_curves(look, files["finetuning"], folder),
+        *strips.structure_scores(look, files["scores"], runs, folder),
+    ]
+    write_json(folder / "figures.json", [entry._asdict() for entry in entries])
+    return folder / "figures.json"
+
+
 def card(study: Study, folder: Path, rng: np.random.Generator) -> Path:
     """A data card of all datasets, with a contact sheet."""
     names = list(study.ct3m.datasets)
@@ -314,31 +329,28 @@ def provenance(path: Path, runs: int) -> Path:
 # ---- the peer ---------------------------------------------------------------------------------
 
 
-def peer_charts(study: Study, files: dict[str, Any], root: Path) -> list[bytes]:
-    """The charts as pictures, by the verb `figures`."""
-    folder = root / "pictures"
-    look, scores = jobs.report.figures_options(study), pd.read_parquet(files["scores"])
-    runs = [root / run.benchmark / run.method / "fold0/done.json" for run in targets.runs(study)]
-    entries = [
-        *curves.pretraining_curves(look, files["pretraining"], folder / "pretraining.png"),
-        *curves.finetuning_curves(look, files["finetuning"], folder),
-        *strips.structure_scores(look, scores, runs, folder),
-    ]
-    others = [path.parent / e["file"] for path in files["figures"] for e in read_json(path)]
-    others.append(files["card"].with_name("slices.png"))
-    return [path.read_bytes() for path in [*(folder / entry.file for entry in entries), *others]]
+def peer_charts(files: dict[str, Any]) -> list[bytes]:
+    """All figures, as they lie on the disk."""
+    paths = [path.parent / e["file"] for path in files["figures"] for e in read_json(path)]
+    paths.append(files["card"].with_name("slices.png"))
+    return [path.read_bytes() for path in paths]
 
 
 def composites(root: Path, indices: dict[str, Any]) -> Iterator[bytes]:
-    """Each case's image, and it under the labels of reference and methods, as PNGs."""
+    """Each slice's image, and it under the labels of reference and methods, as PNGs."""
     for benchmark, index in indices.items():
         folder = root / f"overlays/{benchmark}"
         for case in index["cases"]:
-            image = Image.open(folder / case["image"]).convert("RGBA")
-            yield png(image)
-            for name in (case["reference"], *case["methods"].values()):
-                layer = Image.open(folder / name).convert("RGBA")
-                yield png(Image.blend(image, Image.alpha_composite(image, layer), 0.5))
+            width, height = case["size_px"]
+            names = (case["reference"], *case["methods"].values())
+            image, *labels = (Image.open(folder / name) for name in (case["image"], *names))
+            colours = [entry["colour"] for entry in index["structures"]]
+            for row in range(len(case["shown"])):
+                box = (0, row * height, width, (row + 1) * height)
+                yield png(image.crop(box))
+                for picture in labels:
+                    parts = image.crop(box), picture.crop(box)
+                    yield png(layers.overlaid(*parts, colours, max(width, height)))
 
 
 def png(picture: Image.Image) -> bytes:

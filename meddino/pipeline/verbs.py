@@ -220,14 +220,14 @@ VERBS: dict[str, Verb] = {
     ),
     "card": Verb(
         module="meddino.report.cards.card",
-        revision=3,
+        revision=4,
         summary="write the data card of CT-3M",
         options=data.card_options,
         beside=("card.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
         module="meddino.report.figures.figures",
-        revision=6,
+        revision=7,
         summary="draw the figures of the report",
         options=report.figures_options,
         beside=("*.png", "*.pdf"),
@@ -241,6 +241,7 @@ VERBS: dict[str, Verb] = {
     ),
     "overlays": Verb(
         module="meddino.report.figures.overlays",
+        revision=2,
         summary="draw slices of cases with reference and predictions, for the report",
         options=report.overlays_options,
         beside=("*.webp", "*.png"),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from meddino.core.options import Options, Recipe
+from meddino.report import corpus as names
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 
@@ -49,6 +50,8 @@ class TableOptions(Options):
     """Benchmark -> structure -> its own tolerance in protocol `area` (mm), as printed."""
     paper_patch_px: dict[str, int] = {}
     """Benchmark -> side of the square input of `2d` that the paper states (px), where it does."""
+    corpus: str = names.PAPER
+    """Name of the slices that were pretrained on, as printed."""
     recipe: Recipe = "controlled"
     """Whether rows differ in their weights alone, or as in the authors' code."""
     recipe_changes: dict[str, list[str]] = {}
@@ -61,10 +64,10 @@ class FigureOptions(Options):
     dpi: int = Field(110, ge=50, le=600)
     """Dots per inch."""
     colours: tuple[Colour, ...] = Field(
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"),
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#44AA99", "#882255", "#56B4E9"),
         min_length=3,
     )
-    """Colours of methods and structures; the default can be told apart by everyone."""
+    """Colours of methods and structures; dashes and shapes tell apart what looks alike to some."""
     window_hu: tuple[float, float] = (40.0, 400.0)
     """Centre and width of the grey scale of CT (HU)."""
 
@@ -75,8 +78,10 @@ class Overlays(Options):
     size_px: int = Field(256, ge=64, le=1024)
     """Longer side of a picture (px)."""
     cases_per_benchmark: int = Field(100, ge=1)
-    """Most cases of a benchmark that are shown, spread from worst to best by DSC. A case takes some
-    25 kB of the report, which is to stay below 15 MB."""
+    """Most cases of a benchmark that are shown, spread from worst to best by DSC. A slice takes
+    some 25 kB of the report, which is to stay below 15 MB."""
+    slices_per_case: int = Field(12, ge=1, le=15)
+    """Most slices of the best, the median and the worst case; the others show one."""
 
 
 class OverlayOptions(Overlays):
@@ -138,6 +143,8 @@ class CardOptions(Options):
     """Look of the figures."""
     sizes_px: tuple[int, ...]
     """Sizes of the slices, whose disk use is added up."""
+    corpus: str = names.PAPER
+    """Name of the slices, as printed."""
 
 
 class Attribution(Options):
@@ -206,8 +213,12 @@ class ReportOptions(Options):
     """Names of the benchmarks, as printed."""
     stages: dict[str, str] = {}
     """Names of published weights and of the stages of pretraining, as printed."""
+    corpus: str = names.PAPER
+    """Name of the slices that were pretrained on, as printed."""
     datasets: dict[str, str] = {}
-    """Titles of the datasets of CT-3M, as their owners write them."""
+    """Titles of its datasets, as their owners write them."""
+    benchmark_datasets: dict[str, str] = {}
+    """Benchmark -> key of the dataset that its cases are of."""
     prices: Prices = Prices()
     """What time costs."""
     configuration: dict[str, Any] = {}

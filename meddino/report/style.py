@@ -83,6 +83,36 @@ def figure(
         plt.close(drawing)
 
 
+class Pattern(NamedTuple):
+    """Dashes and a shape, which tell lines apart whose colours look alike to some readers.
+
+    Attributes:
+        dashes: lengths drawn and left out in turn (points); empty for an unbroken line.
+        marker: Matplotlib's name of the shape.
+        path: the shape as an SVG path between -1 and 1, as Vega takes it.
+    """
+
+    dashes: tuple[float, ...]
+    marker: str
+    path: str
+
+
+PATTERNS = (
+    Pattern((), "o", "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"),
+    Pattern((7, 3), "^", "M-1,1L0,-1L1,1Z"),
+    Pattern((2, 2), "s", "M-.9,-.9H.9V.9H-.9Z"),
+    Pattern((8, 2.5, 2, 2.5), "D", "M0,-1.2L1.2,0L0,1.2L-1.2,0Z"),
+    Pattern((13, 3), "P", "M-.4,-1H.4V-.4H1V.4H.4V1H-.4V.4H-1V-.4H-.4Z"),
+)
+"""Two lines that share one must differ in colour, under protanopia and deuteranopia too."""
+
+
+def pattern(number: int, colours: int) -> Pattern:
+    """The pattern of a line, counted from 0; where its colour recurs, the pattern is another."""
+    turn, place = divmod(number, colours)
+    return PATTERNS[(place + turn) % len(PATTERNS)]
+
+
 class Mark(NamedTuple):
     """How one of several lines or groups of dots is drawn.
 
@@ -94,27 +124,31 @@ class Mark(NamedTuple):
     """
 
     colour: str
-    dashes: str
+    dashes: Any
     marker: str
     width: float
 
 
 def marks(options: FigureOptions, count: int) -> list[Mark]:
-    """A mark for each of `count` lines; colours recur with other dashes and markers."""
-    shapes = [("-", "o"), ("--", "^"), (":", "s"), ("-.", "D")]
+    """A mark for each of `count` lines."""
+    colours = options.colours
     distinct = []
     for number in range(count):
-        turn, place = divmod(number, len(options.colours))
-        dashes, marker = shapes[turn % len(shapes)]
+        dashes, marker, _ = pattern(number, len(colours))
         width = 3.0 - 1.9 * number / max(count - 1, 1)
-        distinct.append(Mark(options.colours[place], dashes, marker, width))
+        # Matplotlib multiplies dashes by the width of their line.
+        scaled = (0, tuple(length / width for length in dashes)) if dashes else "-"
+        distinct.append(Mark(colours[number % len(colours)], scaled, marker, width))
     return distinct
 
 
 def legend(axis: Any, **more: Any) -> None:
     """Put a legend of what `axis` shows to the right of all panels."""
     handles, labels = axis.get_legend_handles_labels()
-    axis.figure.legend(handles, labels, loc="outside right upper", fontsize=8, **more)
+    look = {"fontsize": 9, "handlelength": 3.6, "labelspacing": 0.7, **more}
+    drawn = axis.figure.legend(handles, labels, loc="outside right upper", **look)
+    for handle in drawn.legend_handles:
+        handle.set_alpha(1)  # where dots of the panels let others shine through
 
 
 def whole_numbers(axis: Any) -> None:

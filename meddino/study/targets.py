@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from meddino.report import corpus as names
 from meddino.study.chain import Snapshot, stage_label
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -72,6 +73,12 @@ def curated_datasets(study: Study) -> list[str]:
     stages = study.pretrain.stages
     needed = any(stages[stage].data != "leaves" for stage in used_stages(study))
     return list(study.ct3m.datasets) if needed else []
+
+
+def corpus(study: Study) -> str:
+    """Name of the slices that are pretrained on: CT-3M, unless they hold data of one's own."""
+    own = set(study.ct3m.datasets) & set(study.datasets)
+    return names.OWN if own else names.PAPER
 
 
 def pretraining_data(study: Study, method: str) -> str:

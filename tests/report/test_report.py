@@ -17,12 +17,16 @@ import report_data as made
 from PIL import Image
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import read_json, write_json
+from meddino.core.files import read_json, sha256, write_json
+from meddino.report import corpus
 from meddino.report.cards.card import _markdown, remarks_by_kind
 from meddino.report.figures import figures, layers, overlays
 from meddino.report.options import FigureOptions, PlotOptions, Prices
+from meddino.report.page import report
 from meddino.report.page.charts import results, training
-from meddino.report.page.sections import glance
+from meddino.report.page.charts.chart import Chart
+from meddino.report.page.sections import glance, opening
+from meddino.report.page.sections import results as section
 from meddino.study.jobs.report import report_options
 from meddino.study.model import Study, load
 
@@ -322,13 +326,20 @@ def test_pictures_show_a_slice_undistorted_and_labels_in_their_colours(tmp_path:
     assert layers.fitted((100, 50), (1.0, 2.0), 64) == (64, 64)
     assert layers.fitted((100, 50), (1.0, 1.0), 64) == (32, 64)
     labels = np.array([[0, 1], [2, 7]])
-    path = tmp_path / f"layer{layers.SUFFIX}"
-    path.write_bytes(layers.layer(labels, {1: "#0072b2", 2: "#d55e00"}, (4, 4)))
-    pixels = np.asarray(Image.open(path).convert("RGBA"))
-    assert pixels.shape == (4, 4, 4)
-    assert pixels[0, 3].tolist() == [0, 0x72, 0xB2, 255]
-    assert pixels[3, 0].tolist() == [0xD5, 0x5E, 0, 255]
-    assert pixels[0, 0, 3] == pixels[3, 3, 3] == 0
+    path = tmp_path / f"labels{layers.SUFFIX}"
+    path.write_bytes(layers.label_maps(np.stack([labels, labels.T]), [2, 1], (4, 4)))
+    places = Image.open(path).convert("L")
+    pixels = np.asarray(places)
+    assert pixels.shape == (8, 4), "two slices, one below the other"
+    assert pixels[:4, 3].tolist() == [2, 2, 0, 0], "a place among the structures"
+    assert pixels[:4, 0].tolist() == [0, 0, 1, 1] and pixels[7, 0] == 2
+    first = places.crop((0, 0, 4, 4))
+    shown = layers.overlaid(Image.new("L", (4, 4), 100), first, ["#0072b2", "#d55e00"], 40)
+    assert shown.size == (40, 40)
+    assert shown.getpixel((0, 0)) == (100, 100, 100), "no structure"
+    assert shown.getpixel((20, 0)) == (0xD5, 0x5E, 0), "a border"
+    red, green, blue = shown.getpixel((30, 9))
+    assert 100 < red < 0xD5 and blue < green < 100, "the inside lets the image through"
     many = layers.colours(FigureOptions().colours, [f"s{n}" for n in range(24)])
     assert len(set(many.values())) == 24
 
@@ -338,10 +349,22 @@ def test_cases_are_spread_from_worst_to_best_and_not_picked() -> None:
         {"case": [f"c{n:02d}" for n in range(50)], "dsc_paper": np.arange(50) / 50}
     )
     shuffled = scores.sample(frac=1, random_state=0)
-    assert overlays.spread(shuffled, 100) == scores["case"].tolist()
-    assert overlays.spread(shuffled, 6) == ["c00", "c10", "c20", "c29", "c39", "c49"]
-    assert overlays.spread(scores.assign(dsc_paper=np.nan), 3) == ["c00", "c24", "c49"]
-    assert overlays.spread(scores, 1) == ["c00"]
+    ranking = overlays.ranked(shuffled)
+    assert overlays.spread(ranking, 100) == scores["case"].tolist()
+    assert overlays.spread(ranking, 6) == ["c00", "c10", "c20", "c29", "c39", "c49"]
+    unknown = overlays.ranked(scores.assign(dsc_paper=np.nan))
+    assert overlays.spread(unknown, 3) == ["c00", "c24", "c49"]
+    assert overlays.spread(ranking, 1) == ["c00"]
+
+
+def test_slices_are_spread_over_those_that_hold_structures() -> None:
+    labels = np.zeros((40, 4, 4), np.uint8)
+    labels[10:31, 0, 0] = 1
+    labels[17, 1, 1] = 2
+    assert layers.shown_slices(labels, 1) == [17]
+    assert layers.shown_slices(labels, 5) == [10, 17, 20, 25, 30], "the telling one is among them"
+    assert layers.shown_slices(labels, 99) == list(range(10, 31))
+    assert layers.shown_slices(np.zeros_like(labels), 5) == [20]
 
 
 def test_the_overlays_index_lists_what_was_drawn(study: dict[str, Any], tmp_path: Path) -> None:
@@ -353,7 +376,10 @@ def test_the_overlays_index_lists_what_was_drawn(study: dict[str, Any], tmp_path
     assert found["scored"] == 2
     assert [entry["name"] for entry in found["structures"]] == ["liver", made.LESION]
     (case,) = found["cases"]
-    assert case["slice"] == 3 and case["slices"] == 4 and case["size_px"] == [64, 53]
+    assert case["shown"] == [2, 3] and case["shown"][case["first"]] == 3
+    assert case["slices"] == 4 and case["size_px"] == [64, 53] and case["rank"] == "median"
+    for name in (case["image"], case["reference"], *case["methods"].values()):
+        assert Image.open(output.parent / name).size == (64, 2 * 53)
     assert set(case["methods"]) == set(made.METHODS)
     named = {case["image"], case["reference"], *case["methods"].values()}
     assert named == {path.name for path in output.parent.iterdir()} - {"index.json"}
@@ -381,7 +407,7 @@ def test_a_scored_case_that_is_gone_is_one_clear_error(
 def test_long_histories_are_thinned_to_means() -> None:
     lines = [{"iteration": n, "loss": float(n % 2), "ibot": None} for n in range(12_000)]
     (chart,) = training.pretraining("Stage 1", lines).values()
-    (rows,) = chart.spec["datasets"].values()
+    rows, _ = chart.spec["datasets"].values()
     assert len(rows) == training.POINTS and {row["series"] for row in rows} == {"total"}
     assert all(row["y"] == 0.5 for row in rows)
 
@@ -391,7 +417,134 @@ def test_a_method_has_one_colour_in_all_charts() -> None:
     some = results.cases(every[3:5], every, "DSC (%)").spec
     assert some["layer"][0]["encoding"]["color"]["scale"]["range"] == ["var(--c4)", "var(--c5)"]
     lines = training.curves([{"series": "m3", "x": 1, "y": 1}], every, "x", "y", "d").spec
-    assert lines["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
+    assert lines["layer"][0]["encoding"]["color"]["scale"]["range"][3] == "var(--c4)"
+
+
+def domain(chart: Chart) -> list[float]:
+    (axis,) = {tuple(layer["encoding"]["x"]["scale"]["domain"]) for layer in chart.spec["layer"]}
+    return list(axis)
+
+
+def test_the_charts_of_a_table_share_an_axis_for_each_unit() -> None:
+    lines = made.table_lines()
+    better = lines.assign(benchmark="btcv", ours=lines["ours"] + 40, high=lines["high"] + 40)
+    distance = lines.assign(metric="HD95", unit="mm", ours=9.0, low=8.0, high=12.0, paper=np.nan)
+    other = lines.assign(table="table3", paper=np.nan)
+    charts = section.table_charts(pd.concat([lines, better, distance, other]))
+    lits, btcv = (charts[f"table/table2/{b}/DSC"] for b in ("lits", "btcv"))
+    low, high = domain(lits)
+    assert domain(btcv) == [low, high] and low <= 41.5 and high >= 98.25
+    assert domain(charts["table/table2/lits/HD95"])[1] < 13, "millimetres are no per cent"
+    assert domain(charts["table/table3/lits/DSC"])[1] < 60, "each table has its own"
+    assert lits.series == ["this run", "the paper"]
+    assert charts["table/table3/lits/DSC"].series == ["this run"]
+
+
+def test_lines_bear_their_names_and_the_names_do_not_overlap() -> None:
+    names = [f"method {n}" for n in range(10)]
+    ends = [0.5, 0.5, 0.5, 0.51, 0.9, 0.1, 0.1, 0.1, 0.12, 0.3]
+    rows = [
+        {"series": name, "x": x, "y": y if x else 0.0}
+        for name, y in zip(names, ends, strict=True)
+        for x in (0, 1)
+    ]
+    chart = training.curves(rows, names, "Epoch", "Dice", "describes")
+    _, named = chart.spec["datasets"].values()
+    assert [entry["series"] for entry in named] == names
+    low, high = chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    places = sorted((entry["label_y"] - low) / (high - low) * training.HEIGHT for entry in named)
+    assert places[0] >= 0 and places[-1] <= training.HEIGHT
+    assert min(b - a for a, b in itertools.pairwise(places)) >= training.LINE - 1e-6
+    alone = named[4]
+    assert alone["label_y"] == pytest.approx(alone["y"], abs=0.01), "where there is room"
+
+
+# ---- the first screen ---------------------------------------------------------------------------
+
+
+def test_badges_say_what_was_found(study: dict[str, Any], tmp_path: Path) -> None:
+    lines, options = made.table_lines(), made.report_options()
+    assert opening.left_out([{"quarantined": [1, 2]}, {"quarantined": []}])[1:3] == (
+        "2 volumes",
+        "warn",
+    )
+    assert opening.left_out([{"quarantined": []}]).state == "good"
+    assert opening.partial(lines)[:3] == ("Complete", "2 runs", "good")
+    fewer = lines.assign(cases=np.where(lines["method"] == "nnunet", 1, 2))
+    assert opening.partial(fewer)[:3] == ("Partial", "1 of 2 runs missing", "warn")
+    card = {"datasets": [{"dataset": "lits"}]}
+    seen = options.model_copy(update={"benchmark_datasets": {"lits": "lits"}})
+    assert opening.leak(seen, lines, card)[1:3] == ("1 benchmark seen", "warn")
+    assert opening.leak(seen, lines.assign(data="leak-free"), card).state == "good"
+    assert opening.leak(options, lines, card).state == "good", "its cases are of another dataset"
+    assert opening.leak(options, lines, None).state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [
+        ({"rank_patch": 18.0, "rank_cls": 9.0, "patch_similarity": 0.4}, "good"),
+        ({"rank_patch": 9.0, "rank_cls": 9.0, "patch_similarity": 0.4}, "bad"),
+        ({"rank_patch": 18.0, "rank_cls": 9.0, "patch_similarity": 0.97}, "bad"),
+    ],
+)
+def test_collapse_is_told_from_the_signals_of_training(
+    tmp_path: Path, last: dict[str, float], state: str
+) -> None:
+    first = {"rank_patch": 20.0, "rank_cls": 10.0, "patch_similarity": 0.3}
+    history = made.write_lines(tmp_path / "stage1/history.jsonl", [{"loss": 1.0}, first, last])
+    badge = opening.collapse(made.report_options(), [history])
+    assert badge.state == state and badge.finding == ("none" if state == "good" else "Stage 1")
+    unmeasured = made.write_lines(tmp_path / "stage2/history.jsonl", [{"loss": 1.0}])
+    assert opening.collapse(made.report_options(), [unmeasured]).state == "unknown"
+
+
+def test_files_are_verified_against_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("a.csv"), Path("b.csv")]
+    for path in paths:
+        path.write_text(path.name)
+    outputs = [{"path": str(path), "sha256": sha256(path)} for path in paths]
+    provenance = {"records": {"x": {"outputs": outputs}}}
+    badge, other = opening.verified(provenance, paths)
+    assert (badge.finding, badge.state, other) == ("2 files", "good", [])
+    paths[1].write_text("edited")
+    badge, other = opening.verified(provenance, paths)
+    assert (badge.finding, badge.state, other) == ("1 of 2 files differ", "bad", ["b.csv"])
+
+
+def test_the_first_screen_shows_the_median_case_beside_its_reference(page: Page) -> None:
+    pictures = [a for tag, a in page.elements if tag == "img" and " on case " in str(a["alt"])]
+    assert [str(a["alt"]).partition(" on ")[0] for a in pictures] == [
+        "Reference",
+        "nnU-Net",
+        "MedDINOv3",
+    ]
+    assert "the median by DSC" in page.text
+    assert "Highest DSC: meddinov3 on LiTS." in " ".join(page.text.split())
+
+
+def test_own_data_do_not_wear_the_papers_clothes(study: dict[str, Any]) -> None:
+    lines = made.table_lines().assign(paper=np.nan, difference=np.nan)
+    table = study["root"] / "own.csv"
+    lines.to_csv(table, index=False)
+    card = study["root"] / "ct3m/card/own.json"
+    write_json(card, {**read_json(study["report"]["card"]), "paper_slices": None})
+    options = made.report_options(corpus=corpus.OWN)
+    own = options.tables[0].model_copy(update={"corpus": corpus.OWN})
+    options = options.model_copy(update={"tables": (own,)})
+    output = study["root"] / "own.html"
+    report.run(options, **{**study["report"], "tables": [table], "card": card}, output=output)
+    text = output.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "CT-3M" not in text and "beside the paper" not in text
+    assert "here; the paper has" not in page.text and "the paper's value" not in page.text
+    assert 'class="paper"' not in text and "The paper has neither intervals" not in text
+    assert "Pretraining data all: nothing was held back" in page.text
+    heads = [a.get("data-of") for tag, a in page.elements if tag == "th" and "data-of" in a]
+    assert heads == ["LiTS, DSC (%)"] * 2, "one column for each protocol"
 
 
 def job(verb: str, start: str, wall_s: float, gpus: list[str], energy: float | None = None) -> Any:

@@ -1,13 +1,16 @@
 """The report in a real browser: from disk, by mouse and by keyboard, in both themes, on a phone."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import report_data as made
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 PHONE, DESKTOP = (360, 780), (1280, 900)
 PATIENCE_S = 30
+HEADINGS, CONTENT = ("h1", "h2", "h3", "h4"), "p, li, td, dd, img, summary, pre"
 TRAINING = 'section[aria-labelledby="training"]'
 DOT = '[data-chart="cases"] .mark-symbol path'
 
@@ -62,12 +66,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return made.report(study).as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
+def browser_options() -> webdriver.ChromeOptions:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
+    return options
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = browser_options()
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as driver:
         yield driver
@@ -192,10 +201,10 @@ def test_a_dot_and_a_name_open_the_case_and_escape_returns(opened: Open) -> None
     ActionChains(driver).move_to_element(shown(driver, dot_of(driver, "c2"))).click().perform()
     until(driver, dialog.is_displayed)
     assert one(driver, "#case-title").text == "c2, LiTS"
+    until(driver, lambda: texts(driver, "#case-views b"))
     assert texts(driver, "#case-views b") == ["Image", "Reference", "nnU-Net", "MedDINOv3"]
-    loaded = """return [...document.querySelectorAll('#case-views img')]
-      .every((image) => image.complete && image.naturalWidth === 64)"""
-    until(driver, lambda: driver.execute_script(loaded))
+    sizes = "return [...document.querySelectorAll('#case-views canvas')].map((c) => c.width)"
+    assert driver.execute_script(sizes) == [64] * 8, "an image and a layer each"
     assert "60.0" in texts(driver, "#case-views figcaption")[2]
     driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     until(driver, lambda: not dialog.is_displayed())
@@ -214,9 +223,110 @@ def test_a_dot_and_a_name_open_the_case_and_escape_returns(opened: Open) -> None
     assert driver.switch_to.active_element == button
 
 
+def first_case(driver: webdriver.Chrome) -> None:
+    """Open the first case of the table, and wait for its pictures."""
+    shown(driver, one(driver, "#case-table tbody button")).click()
+    until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#case-views canvas"))
+
+
+# The colours of a view's layer, each once, as `r,g,b`.
+LAYER = """
+const canvas = document.querySelectorAll("#case-views .layer")[arguments[0]];
+const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+const colours = new Set();
+for (let at = 0; at < data.length; at += 4)
+  if (data[at + 3]) colours.add(`${data[at]},${data[at + 1]},${data[at + 2]}`);
+return [...colours].sort();
+"""
+LIVER, TUMOUR = "0,114,178", "213,94,0"
+REFERENCE, SHIFTED, EXACT = 1, 2, 3
+
+
+def test_a_slider_goes_through_the_slices_of_a_case(opened: Open) -> None:
+    driver = opened()
+    first_case(driver)
+    place, slider = one(driver, "#case-place"), one(driver, "#case-slice")
+    assert place.text == "slice 3 of 4"
+    assert driver.execute_script(LAYER, REFERENCE) == [LIVER, TUMOUR]
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert place.text == slider.get_attribute("aria-valuetext") == "slice 2 of 4"
+    assert driver.execute_script(LAYER, REFERENCE) == [LIVER], "no tumour there"
+    assert one(driver, "#case-title").text.startswith("c1"), "arrows move the slider alone"
+
+
+def test_errors_are_shown_where_a_method_and_the_reference_differ(opened: Open) -> None:
+    driver = opened()
+    first_case(driver)
+    missed, extra, other = "64,140,255", "255,176,0", "255,255,255"
+    assert not one(driver, "#case-errors").is_displayed()
+    Select(one(driver, "#case-show")).select_by_value("errors")
+    assert one(driver, "#case-errors").is_displayed()
+    assert driver.execute_script(LAYER, EXACT) == []
+    assert driver.execute_script(LAYER, SHIFTED) == sorted([missed, extra, other])
+    assert driver.execute_script(LAYER, REFERENCE) == [LIVER, TUMOUR]
+    swatches = """return [...document.querySelectorAll('#case-errors .swatch')].map((s) =>
+      getComputedStyle(s).backgroundColor.match(/\\d+/g).join(","))"""
+    assert driver.execute_script(swatches) == [missed, extra, other]
+
+
+def test_a_case_tells_each_structures_score_and_leaves_one_alone(opened: Open) -> None:
+    driver = opened()
+    first_case(driver)
+    table = one(driver, "#case-structures")
+    assert texts(table, "tbody th") == ["liver", made.LESION]
+    assert texts(table, "tbody tr:first-child td") == ["50.0", "50.0"]
+    button = shown(driver, one(table, "tbody button.alone"))
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert driver.execute_script(LAYER, EXACT) == [LIVER]
+    button.click()
+    assert driver.execute_script(LAYER, EXACT) == [LIVER, TUMOUR]
+
+
+def test_the_first_screen_shows_what_came_out(opened: Open) -> None:
+    driver = opened((1280, 800))
+    for selector in ("h1", ".lead", ".badges", ".hero img", ".brief"):
+        box = one(driver, selector).rect
+        assert box["height"] > 0 and box["y"] + box["height"] <= 800, selector
+    assert texts(driver, ".panes span") == ["Reference", "nnU-Net", "MedDINOv3"]
+    for badge in driver.find_elements(By.CSS_SELECTOR, "a.badge"):
+        target = (badge.get_attribute("href") or "").partition("#")[2]
+        assert driver.find_elements(By.ID, target), target
+
+
+def test_targets_are_large_enough_to_hit(opened: Open) -> None:
+    driver = opened(PHONE)
+    driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    first_case(driver)
+    small = driver.execute_script("""
+      const targets = "button, select, input, summary, nav a, a.badge, a.button";
+      return [...document.querySelectorAll(targets)].filter((e) => e.checkVisibility())
+        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, box]) => box.width < 24 || box.height < 24)""")
+    assert small == []
+
+
+def test_what_sorts_or_scrolls_has_a_name_of_its_own(opened: Open) -> None:
+    driver = opened()
+    driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, f"{TRAINING} .numbers td"))
+    names = """return [...document.querySelectorAll('table')].map((table) =>
+      [...table.querySelectorAll('thead button')].map((b) => b.getAttribute('aria-label')))"""
+    tables = driver.execute_script(names)
+    assert sum(map(len, tables)) > 20
+    for buttons in tables:
+        assert len(set(buttons)) == len(buttons) and all(n.endswith(": sort") for n in buttons)
+    nameless = driver.execute_script("""
+      return [...document.querySelectorAll("main [tabindex='0'], dialog [tabindex='0']")]
+        .filter((e) => !e.closest(".plot, summary"))
+        .filter((e) => e.getAttribute("role") !== "group" || !e.getAttribute("aria-label"))
+        .map((e) => e.outerHTML.slice(0, 100))""")
+    assert nameless == []
+
+
 def test_the_opacity_of_labels_can_be_changed(opened: Open) -> None:
     driver = opened()
-    shown(driver, one(driver, "#case-table tbody button")).click()
+    first_case(driver)
     opacity = "return getComputedStyle(document.querySelector('#case-views .layer')).opacity"
     assert float(driver.execute_script(opacity)) == 0.5
     one(driver, "#case-opacity").send_keys(Keys.HOME)
@@ -234,11 +344,16 @@ def test_choices_change_charts_and_tables(opened: Open) -> None:
     Select(one(driver, "#case-structure")).select_by_visible_text(made.LESION)
     until(driver, lambda: "\N{EN DASH}" in texts(driver, cells))
     until(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, DOT)) == len(made.METHODS))
-    cell = one(driver, '[data-chart="structures"] .mark-rect path')
-    ActionChains(driver).move_to_element(shown(driver, cell)).click().perform()
-    until(
-        driver, lambda: Select(one(driver, "#case-structure")).first_selected_option.text == "liver"
-    )
+
+    def pick_liver() -> bool:
+        # The chart is drawn anew after a choice, so that a click may meet the one before.
+        with suppress(StaleElementReferenceException):
+            cell = one(driver, '[data-chart="structures"] .mark-rect path')
+            ActionChains(driver).move_to_element(shown(driver, cell)).click().perform()
+        structure = Select(one(driver, "#case-structure")).first_selected_option.text
+        return structure == "liver"
+
+    until(driver, pick_liver)
 
 
 def test_a_legend_leaves_what_is_picked_by_keyboard_too(opened: Open) -> None:
@@ -363,3 +478,42 @@ def test_it_prints_in_black_on_white(opened: Open) -> None:
       return [page.backgroundColor, page.color, nav.display]"""
     assert driver.execute_script(colours) == ["rgb(255, 255, 255)", "rgb(27, 31, 36)", "none"]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_nothing_is_cut_off_on_paper(opened: Open) -> None:
+    driver = opened()
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    millimetres = 210 - 2 * 12
+    metrics = {"width": round(millimetres * 96 / 25.4), "height": 1000, "deviceScaleFactor": 1}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**metrics, "mobile": False})
+    over = driver.execute_script("""
+      return [...document.querySelectorAll("main svg, main img, main td, main th, main li")]
+        .filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
+        .map((e) => e.outerHTML.slice(0, 100))""")
+    assert over == []
+    exact = """return [...document.querySelectorAll(".swatch, svg.key, .badge .sign")]
+      .map((e) => getComputedStyle(e).printColorAdjust)"""
+    assert set(driver.execute_script(exact)) == {"exact"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_without_scripts_the_results_are_there_and_no_heading_stands_alone(page: str) -> None:
+    options = browser_options()
+    options.add_experimental_option(
+        "prefs", {"profile.managed_default_content_settings.javascript": 2}
+    )
+    with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as driver:
+        driver.get(page)
+        assert "need JavaScript" in one(driver, "main").text
+        assert texts(driver, "#case-table tbody th")[1] == "c2"
+        assert texts(driver, "#case-table tbody tr:last-child td") == ["60.0", "60.0"]
+        for blank in (".panel", ".controls", "details[data-numbers]", "#theme", "th button"):
+            elements = driver.find_elements(By.CSS_SELECTOR, blank)
+            assert not any(element.is_displayed() for element in elements), blank
+        titles = texts(driver, "noscript .picture :is(h3, h4)")
+        assert {"Losses of the stages", "DSC by structure, lits"} <= set(titles)
+        # Something to read or to look at stands between a heading and the next one of its rank.
+        parts = driver.find_elements(By.CSS_SELECTOR, f"main :is({CONTENT}, h2, h3, h4)")
+        visible = [part.tag_name for part in parts if part.is_displayed()]
+        for before, after in itertools.pairwise([*visible, "h1"]):
+            assert before not in HEADINGS or after not in HEADINGS or after > before

@@ -14,6 +14,7 @@ from meddino.core.parquet import read_frame
 from meddino.ct3m import shards
 from meddino.ct3m.index import COUNTED, quarantined
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
+from meddino.report import corpus
 from meddino.report.options import CardOptions, FigureOptions
 from meddino.report.pixels import grey
 from meddino.report.style import MUTED, Figure, bare, figure
@@ -25,7 +26,7 @@ NAMED = 5
 COLUMNS = 8
 """Slices of each dataset that are shown."""
 VARIANTS = {
-    "paper": "the paper's setting: nothing is removed for a benchmark's sake",
+    "paper": "everything: nothing is removed for a benchmark's sake",
     "leak-free": "without the benchmarks' validation cases and every copy of them",
 }
 
@@ -59,7 +60,8 @@ def run(
     matrix = _matrix(overlap)
     card = {
         "datasets": _datasets(chunks, options.sizes_px),
-        "paper_slices": PAPER_SLICES,
+        "corpus": options.corpus,
+        "paper_slices": PAPER_SLICES if options.corpus == corpus.PAPER else None,
         "variants": [_variant(read_json(path)) for path in cards],
         "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
@@ -231,14 +233,16 @@ def _markdown(card: dict[str, Any], figures: list[Figure]) -> str:
     total = {key: sum(d[key] for d in datasets) for key in datasets[0] if key != "dataset"}
     heads = ["volumes", "slices", "slices of air", "not CT", "left out", "MB"]
     keys = [*COUNTED, "quarantined"]
-    lines = ["# CT-3M", "", f"{total['slices']:,} slices; the paper has {PAPER_SLICES:,}.", ""]
+    paper = f"; the paper has {card['paper_slices']:,}" if card["paper_slices"] else ""
+    lines = [f"# {card['corpus']}", "", f"{total['slices']:,} slices{paper}.", ""]
     lines += [f"| Dataset | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for entry in [*datasets, {"dataset": "**all**", **total}]:
         cells = [f"{entry[key]:,}" for key in keys] + [f"{entry['bytes'] / 1e6:,.1f}"]
         lines.append(f"| {entry['dataset']} | {' | '.join(cells)} |")
     lines += ["", "## Variants", ""]
     for variant in card["variants"]:
-        lines.append(f"- **{variant['variant']}**: {variant['meaning']}. {_counts(variant)}")
+        name = corpus.variant_label(card["corpus"], variant["variant"])
+        lines.append(f"- **{name}**: {variant['meaning']}. {_counts(variant)}")
     for entry in figures:
         lines += ["", f"## {entry.title}", "", f"![{entry.title}]({entry.file})", "", entry.caption]
     if card["remarks"]:

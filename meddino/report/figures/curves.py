@@ -19,6 +19,8 @@ LOSSES = {
     "koleo": "KoLeo",
     "gram": "Gram",
 }
+DOTS = 4
+"""About how many dots a line has."""
 
 
 def pretraining_curves(
@@ -51,8 +53,18 @@ def pretraining_curves(
 def _line(axis: Any, points: Sequence[tuple[float, float]], mark: Mark, label: str) -> None:
     """Draw a line through any number of points; a single one as a dot."""
     x, y = zip(*points, strict=True) if points else ((), ())
-    dots = mark.marker if len(points) == 1 else None
-    axis.plot(x, y, mark.dashes, color=mark.colour, lw=mark.width, marker=dots, ms=4, label=label)
+    axis.plot(
+        x,
+        y,
+        linestyle=mark.dashes,
+        color=mark.colour,
+        lw=mark.width,
+        marker=mark.marker,
+        # A few dots suffice to tell a line by its shape; the last one stands at its end.
+        markevery=slice(len(points) - 1, None, -max(1, len(points) // DOTS)) if points else None,
+        ms=5,
+        label=label,
+    )
 
 
 def chains(probes: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

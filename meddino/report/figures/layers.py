@@ -1,7 +1,7 @@
-"""Pictures of a slice: the image in grey, and labels as a transparent layer of colours over it."""
+"""Pictures of slices: images in grey, maps of their labels, and both in one."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from PIL import Image, features
+from scipy import ndimage
 
 from meddino.core.errors import MeddinoError
 from meddino.report.pixels import grey
 from meddino.volumes import reader
 
 SUFFIX = ".webp" if features.check("webp") else ".png"
-"""Ending of the files: WebP takes a fifth (images) to a half (layers) of PNG's bytes."""
+"""Ending of the files: WebP takes a fifth (images) to a half (labels) of PNG's bytes."""
 QUALITY = 60
-"""Of the grey image; layers of labels are stored without loss."""
+"""Of the grey image; maps of labels are stored without loss."""
+OPACITY = 0.45
+"""Of structures over a slice; their borders are opaque."""
 LIGHTER = (0.0, 0.5, 0.75)
 """A palette that is too short is repeated, each time nearer to white by so much."""
 
@@ -82,30 +85,81 @@ def telling_slice(labels: npt.NDArray[Any]) -> int:
     return max(range(len(labels)), key=lambda z: (structures[z], voxels[z], -z))
 
 
-def image(hu: npt.NDArray[Any], window: tuple[float, float], size: tuple[int, int]) -> bytes:
-    """A slice in grey, encoded.
+def shown_slices(labels: npt.NDArray[Any], most: int) -> list[int]:
+    """At most so many slices, the telling one and others evenly over those that hold structures.
 
     Args:
-        hu: (y, x), HU, or the values of an MR slice.
+        labels: (z, y, x), 0 is background.
+        most: largest number of slices, at least one.
+
+    Returns:
+        Their numbers from the feet up, from 0 on.
+    """
+    telling = telling_slice(labels)
+    holding = np.flatnonzero(labels.any(axis=(1, 2)))
+    if most == 1 or not len(holding):
+        return [telling]
+    count = min(most, int(holding[-1] - holding[0]) + 1)
+    even = np.linspace(holding[0], holding[-1], count).round().astype(int)
+    even[np.abs(even - telling).argmin()] = telling
+    return sorted({int(z) for z in even})
+
+
+def images(hu: npt.NDArray[Any], window: tuple[float, float], size: tuple[int, int]) -> bytes:
+    """Slices in grey, one below the other, encoded.
+
+    Args:
+        hu: (n, y, x), HU, or the values of MR slices.
         window: centre and width (HU).
-        size: (width, height) of the picture, px.
+        size: (width, height) of the picture of a slice, px.
     """
     pixels = np.round(grey(hu, window) * 255).astype(np.uint8)
-    return encoded(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), QUALITY)
+    return encoded(_stacked(pixels, size, Image.Resampling.BILINEAR), QUALITY)
 
 
-def layer(labels: npt.NDArray[Any], colour_of: Mapping[int, str], size: tuple[int, int]) -> bytes:
-    """Labels as opaque colours on a transparent ground, encoded without loss.
+def label_maps(labels: npt.NDArray[Any], values: Sequence[int], size: tuple[int, int]) -> bytes:
+    """Slices of labels, one below the other, encoded without loss.
 
     Args:
-        labels: (y, x).
-        colour_of: value -> `#rrggbb`; other values stay transparent.
-        size: (width, height) of the picture, px.
+        labels: (n, y, x).
+        values: a label for each structure; a pixel of the picture is the structure's place among
+            them, counted from 1, and 0 where there is none.
+        size: (width, height) of the picture of a slice, px.
     """
-    pixels = np.zeros((*labels.shape, 4), np.uint8)  # (y, x, RGBA)
-    for value, colour in colour_of.items():
-        pixels[labels == value] = [*rgb(colour), 255]
-    return encoded(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), None)
+    pixels = np.zeros(labels.shape, np.uint8)
+    for place, value in enumerate(values, 1):
+        pixels[labels == value] = place
+    return encoded(_stacked(pixels, size, Image.Resampling.NEAREST), None)
+
+
+def _stacked(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int], how: Image.Resampling
+) -> Image.Image:
+    """One picture of all slices (n, y, x), resized, from top to bottom."""
+    planes = [np.asarray(Image.fromarray(plane).resize(size, how)) for plane in pixels]
+    return Image.fromarray(np.concatenate(planes))
+
+
+def overlaid(
+    image: Image.Image, labels: Image.Image, colours: Sequence[str], side_px: int
+) -> Image.Image:
+    """A slice with its structures as the report's first screen shows them, in RGB.
+
+    Args:
+        image: a slice in grey.
+        labels: a slice of `label_maps`, of the same size.
+        colours: `#rrggbb` of each structure.
+        side_px: the longer side of the result.
+    """
+    scale = side_px / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    shades = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC))
+    places = np.asarray(labels.convert("L").resize(size, Image.Resampling.NEAREST))
+    palette = np.array([(0, 0, 0), *map(rgb, colours)], np.float32)
+    deep = ndimage.grey_erosion(places, size=3) == ndimage.grey_dilation(places, size=3)
+    opacity = np.where(deep, OPACITY, 1.0)[..., None] * (places > 0)[..., None]
+    mixed = shades[..., None] * (1 - opacity) + palette[places] * opacity
+    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def fitted(

@@ -1,11 +1,10 @@
-"""The `overlays` verb: a benchmark's cases as small pictures, for the report to show on a click."""
+"""The `overlays` verb: slices of a benchmark's cases as small pictures, for the report to show."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import SimpleITK as sitk
 
@@ -16,6 +15,9 @@ from meddino.report.figures import layers
 from meddino.report.options import OverlayOptions
 from meddino.volumes import reader
 
+METHOD = "method."
+"""How the key of a method's picture begins."""
+
 
 def run(
     options: OverlayOptions,
@@ -25,15 +27,18 @@ def run(
     scores: list[Path],
     output: Path,
 ) -> None:
-    """Draw one slice of each chosen case: image, reference, and every method's prediction.
+    """Draw slices of each chosen case: image, reference, and every method's prediction.
+
+    The best, the median and the worst case have several slices, the others their telling one.
 
     Args:
-        options: size of the pictures, and how many cases are drawn.
+        options: size of the pictures, and how many cases and slices are drawn.
         dataset: nnU-Net's raw `dataset.json` of the benchmark, beside its images and labels.
         predictions: `.../<method>/fold<k>/done.json` of its runs, beside the segmentations.
         scores: scores of its runs, by which cases are chosen.
         output: `index.json`, beside the pictures: `scored` (number of cases), `structures` (name
-            and colour), and the slice and the files of each case drawn.
+            and colour, in the order of `layers.label_maps`), and the slices and the files of each
+            case drawn.
 
     Raises:
         MeddinoError: no run has scores, or a file is missing or damaged.
@@ -41,42 +46,58 @@ def run(
     description = read_json(dataset)
     labels = {name: value for name, value in description["labels"].items() if value}
     colours = layers.colours(options.colours, sorted(labels, key=labels.__getitem__))
-    all_scores = read_scores(scores)
-    chosen = spread(all_scores, options.cases_per_benchmark)
+    ranking = ranked(read_scores(scores))
+    ranks = {ranking[place]: rank for rank, place in _places(len(ranking)).items()}
+    chosen = spread(ranking, options.cases_per_benchmark)
     _clear(output.parent)
     cases = [
-        _case(
-            options,
-            number,
-            case,
-            layers.read_case(dataset, description, case),
-            dict(_predicted(predictions, case)),
-            {labels[name]: colour for name, colour in colours.items()},
-            output.parent,
-        )
+        {
+            "case": case,
+            "rank": ranks.get(case),
+            **_case(
+                options,
+                layers.read_case(dataset, description, case),
+                _predicted(predictions, case),
+                [labels[name] for name in colours],
+                options.slices_per_case if case in ranks else 1,
+                # Names of cases come from strangers.
+                output.parent / f"{number:04d}",
+            ),
+        }
         for number, case in enumerate(
             track(chosen, f"{dataset.parent.name}: overlays", len(chosen))
         )
     ]
     structures = [{"name": name, "colour": colour} for name, colour in colours.items()]
-    scored = int(all_scores["case"].nunique())
-    write_json(output, {"scored": scored, "structures": structures, "cases": cases})
+    write_json(output, {"scored": len(ranking), "structures": structures, "cases": cases})
 
 
-def spread(scores: pd.DataFrame, most: int) -> list[str]:
-    """Names of the cases to draw: all, or `most` of them, spread evenly from worst to best.
+def ranked(scores: pd.DataFrame) -> list[str]:
+    """Names of the cases from worst to best by DSC, the mean over structures and methods.
 
-    Cases are ordered by their DSC, the mean over structures and methods; nobody picks them. Without
-    a single DSC they are in the order of their names.
+    Without a single DSC they are in the order of their names.
 
     Args:
         scores: rows of `evaluate`.
+    """
+    means = scores.groupby("case")["dsc_paper"].mean().reset_index()
+    return [str(case) for case in means.sort_values(["dsc_paper", "case"])["case"]]
+
+
+def _places(count: int) -> dict[str, int]:
+    """Places of the cases that stand for others; of an even number, the worse one is the median."""
+    return {"worst": 0, "best": count - 1, "median": (count - 1) // 2}
+
+
+def spread(ranking: list[str], most: int) -> list[str]:
+    """Names of the cases to draw: all, or `most` of them, spread evenly from worst to best.
+
+    Args:
+        ranking: cases from worst to best.
         most: largest number of cases, at least one.
     """
-    means = scores.groupby("case")["dsc_paper"].mean()
-    ordered = means.reset_index().sort_values(["dsc_paper", "case"])["case"].tolist()
-    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
-    return sorted(str(ordered[place]) for place in places)
+    places = np.linspace(0, len(ranking) - 1, min(most, len(ranking))).round().astype(int)
+    return sorted(ranking[place] for place in places)
 
 
 def _clear(folder: Path) -> None:
@@ -86,50 +107,44 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _predicted(predictions: list[Path], case: str) -> Iterator[tuple[str, Path]]:
-    """Each method with the `done.json` of the fold in which it predicted a case."""
+def _predicted(predictions: list[Path], case: str) -> Iterator[tuple[str, sitk.Image]]:
+    """Each method with its segmentation of a case, from the fold in which it predicted it."""
     for done in predictions:
         if case in read_json(done)["cases"]:
-            yield done.parts[-3], done
+            yield done.parts[-3], reader.read_made(done.with_name(f"{case}.nii.gz"), done)
 
 
 def _case(
     options: OverlayOptions,
-    number: int,
-    case: str,
     volume: tuple[sitk.Image, sitk.Image],
-    predicted: dict[str, Path],
-    colour_of: dict[int, str],
-    folder: Path,
+    predicted: Iterator[tuple[str, sitk.Image]],
+    values: list[int],
+    most: int,
+    stem: Path,
 ) -> dict[str, Any]:
-    """Draw one case into files named by its number, since names of cases come from strangers."""
+    """Draw at most so many slices of a case into files whose names begin with `stem`."""
     image, reference = volume
     labels = sitk.GetArrayViewFromImage(reference)
-    z = layers.telling_slice(labels)
+    shown = layers.shown_slices(labels, most)
     spacing = (image.GetSpacing()[1], image.GetSpacing()[0])
     size = layers.fitted((labels.shape[1], labels.shape[2]), spacing, options.size_px)
-
-    def layer(values: npt.NDArray[Any]) -> bytes:
-        return layers.layer(values, colour_of, size)
-
-    hu = sitk.GetArrayViewFromImage(image)[z]
     pictures = {
-        "image": layers.image(hu, options.window_hu, size),
-        "reference": layer(labels[z]),
+        "image": layers.images(sitk.GetArrayViewFromImage(image)[shown], options.window_hu, size),
+        "reference": layers.label_maps(labels[shown], values, size),
     }
-    for method, done in predicted.items():
-        prediction = reader.read_made(done.with_name(f"{case}.nii.gz"), done)
-        pictures[f"method.{method}"] = layer(sitk.GetArrayViewFromImage(prediction)[z])
-    names = {key: f"{number:04d}.{key}{layers.SUFFIX}" for key in pictures}
+    for method, prediction in predicted:
+        planes = sitk.GetArrayViewFromImage(prediction)[shown]
+        pictures[METHOD + method] = layers.label_maps(planes, values, size)
+    names = {key: f"{stem.name}.{key}{layers.SUFFIX}" for key in pictures}
     for key, content in pictures.items():
-        with atomic(folder / names[key]) as temporary:
+        with atomic(stem.with_name(names[key])) as temporary:
             temporary.write_bytes(content)
     return {
-        "case": case,
-        "slice": z + 1,
+        "shown": [z + 1 for z in shown],
+        "first": shown.index(layers.telling_slice(labels)),
         "slices": int(labels.shape[0]),
         "size_px": size,
-        "image": names["image"],
-        "reference": names["reference"],
-        "methods": {method: names[f"method.{method}"] for method in predicted},
+        "image": names.pop("image"),
+        "reference": names.pop("reference"),
+        "methods": {key.removeprefix(METHOD): name for key, name in names.items()},
     }

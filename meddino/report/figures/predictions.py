@@ -225,4 +225,5 @@ def _legend(drawing: Any, structures: dict[int, str], colours: npt.NDArray[np.fl
     from matplotlib.patches import Patch
 
     handles = [Patch(color=tuple(colours[value]), label=name) for value, name in structures.items()]
-    drawing.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
+    size = {"fontsize": 9, "handlelength": 1.4, "handleheight": 1.4}
+    drawing.legend(handles=handles, loc="outside lower center", ncols=6, **size)

@@ -50,7 +50,7 @@ def _strips(
                 np.full(len(values), x),
                 values,
                 mark.marker,
-                ms=2.4,
+                ms=3.2,
                 mew=0,
                 alpha=0.6,
                 color=mark.colour,

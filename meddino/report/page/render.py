@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import vl_convert
 
+from meddino.report.corpus import variant_label
 from meddino.report.page.charts.training import POINTS
 from meddino.report.page.sections import glance
 
@@ -26,7 +27,11 @@ def render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.globals |= {"counted": glance.counted, "points": POINTS}
+    environment.globals |= {
+        "counted": glance.counted,
+        "points": POINTS,
+        "variant_label": variant_label,
+    }
     environment.filters |= {
         "duration": glance.duration,
         "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),

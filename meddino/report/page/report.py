@@ -9,8 +9,17 @@ import yaml
 from meddino.core.files import atomic
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
+from meddino.report.page.charts.chart import Chart, key
 from meddino.report.page.render import render
-from meddino.report.page.sections import cases, checkpoints, curation, glance, pictures, results
+from meddino.report.page.sections import (
+    cases,
+    checkpoints,
+    curation,
+    glance,
+    opening,
+    pictures,
+    results,
+)
 from meddino.report.page.sections.training import (
     finetuning_charts,
     pretraining_charts,
@@ -42,7 +51,7 @@ def run(
         options: title, notes, names, prices, and the configuration.
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
-        card: the data card beside its `figures.json`; none where the study makes no CT-3M.
+        card: the data card beside its `figures.json`; none where nothing is curated.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -59,26 +68,26 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     charts = {
-        **results.table_charts(lines),
-        **cases.case_charts(options, all_scores),
+        **_result_charts(options, lines, all_scores, data),
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-        **(curation.overlap_chart(data) if data else {}),
     }
+    records = inputs.read_object(provenance, "summary", "without", "records")
+    reports = [inputs.read_object(path, "quarantined") for path in quarantine]
+    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
     page = {
         **_study(options),
-        **_jobs(options, inputs.read_object(provenance, "summary", "without", "records")),
+        **_jobs(options, records),
         **_results(options, lines, all_scores),
-        **_curation(data, [inputs.read_object(path, "quarantined") for path in quarantine]),
-        "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
-        "figures": pictures.pictures([*curation.figures(card), *figures]),
-        "charts": {key: chart._asdict() for key, chart in charts.items()},
-        "snapshots": [
-            entry for path in pretraining for entry in checkpoints.snapshots(options, path)
-        ],
+        **_curation(data, reports),
+        **_drawn([*curation.figures(card), *figures], charts),
+        **_cases(options, overlays),
+        **_verified(records, [*files, *pretraining, *finetuning, *probes]),
+        "badges": opening.checks(options, lines, data, reports, pretraining),
+        "snapshots": checkpoints.snapshots(options, pretraining),
     }
-    page["steps"] = glance.steps(page["provenance"]["summary"], data, page["counts"])
+    page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
 
@@ -109,6 +118,8 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
     """Tables, and scores of cases and structures."""
     return {
         "headlines": glance.headlines(options, lines),
+        "summary": opening.summary(options, lines),
+        "has_paper": bool(lines["paper"].notna().any()),
         "tables": [
             results.table_section(options, part) for _, part in lines.groupby("table", sort=False)
         ],
@@ -119,9 +130,48 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
 
 
 def _curation(card: dict[str, Any] | None, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """CT-3M, and what was left out of it and of the benchmarks."""
+    """The slices pretrained on, and what was left out of them and of the benchmarks."""
     return {
         "card": card,
         "quarantined": curation.quarantined(reports),
         "remarks": curation.remarks(reports),
+    }
+
+
+def _verified(provenance: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    """Whether the files of the page are those that were recorded, and which are not."""
+    badge, other_files = opening.verified(provenance, files)
+    return {"verified": badge, "other_files": other_files}
+
+
+def _cases(options: ReportOptions, overlays: list[Path]) -> dict[str, Any]:
+    """Pictures of cases, and the one of the first screen."""
+    return {
+        "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
+        "segmentation": opening.segmentation(options, overlays),
+    }
+
+
+def _result_charts(
+    options: ReportOptions,
+    lines: pd.DataFrame,
+    scores: pd.DataFrame,
+    card: dict[str, Any] | None,
+) -> dict[str, Chart]:
+    """Charts of tables, of cases and of copies."""
+    return {
+        **results.table_charts(lines),
+        **cases.case_charts(options, scores),
+        **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _drawn(figures: list[Path], charts: dict[str, Chart]) -> dict[str, Any]:
+    """Charts, how each of their series is drawn, and the figures that are pictures."""
+    most = max((len(chart.series) for chart in charts.values()), default=0)
+    return {
+        "charts": {name: chart._asdict() for name, chart in charts.items()},
+        "keys": [key(number)._asdict() for number in range(most)],
+        "figures": pictures.pictures(figures, charted=False),
+        "charted": pictures.pictures(figures, charted=True),
     }

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from meddino.evaluate import statistics
+from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
 from meddino.report.tables.metrics import METRICS
 
@@ -13,8 +14,9 @@ PROTOCOLS = {
     "area": "a structure predicted where the reference lacks it counts as 0",
 }
 VARIANTS = {
-    "paper": "CT-3M paper: pretraining saw all test images, as the authors' did.",
-    "leak-free": "CT-3M leak-free: it saw no validation case and no copy of one.",
+    "paper": "pretraining saw all test images, as the authors' did.",
+    "all": "nothing was held back for a benchmark's sake.",
+    "leak-free": "it saw no validation case and no copy of one.",
 }
 RECIPES = {
     "controlled": ("rows differ as they say, in nothing else", "the authors' code differs"),
@@ -32,7 +34,7 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
     """
     metrics, protocol = options.table.metrics, options.table.protocol
     shares = " and ".join(metric for metric in metrics if METRICS[metric].unit == "%")
-    variants = set(options.method_data.values())
+    variants = {variant_label(options.corpus, data) for data in options.method_data.values()}
     sentences = {
         f"{shares} in %.": bool(shares),
         f"Protocol {protocol}: mean over cases, then over structures; {PROTOCOLS[protocol]}.": True,
@@ -40,7 +42,7 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
         "HD95 by area, where both have the structure.": "HD95" in metrics,
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
         **_uncertainty(options, lines),
-        **{text: variant in variants for variant, text in VARIANTS.items()},
+        **{f"{options.corpus} {name}: {text}": name in variants for name, text in VARIANTS.items()},
         _recipe(options): True,
         **_counts(options, lines),
     }

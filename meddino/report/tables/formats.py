@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
 from meddino.report.tables.cells import column_cells, plain, plain_contrast
 from meddino.report.tables.footnotes import footnotes
@@ -103,8 +104,10 @@ def _heads(options: TableOptions, metric: str) -> list[str]:
 
 
 def _descriptive_heads(options: TableOptions) -> list[str]:
-    """Heads of the columns that describe a row; CT-3M only where some row has seen it."""
-    return ["Method", "CT-3M"] if set(options.method_data.values()) != {"none"} else ["Method"]
+    """Heads of the columns that describe a row: what it was pretrained on where some row was."""
+    return (
+        ["Method", options.corpus] if set(options.method_data.values()) != {"none"} else ["Method"]
+    )
 
 
 def _rows(options: TableOptions, lines: pd.DataFrame, metric: str) -> list[Row]:
@@ -114,8 +117,11 @@ def _rows(options: TableOptions, lines: pd.DataFrame, metric: str) -> list[Row]:
     rows = []
     for method in options.table.rows:
         data = options.method_data[method]
+        description = [
+            options.method_labels[method],
+            "-" if data == "none" else variant_label(options.corpus, data),
+        ]
         cells = [column[method] for column in columns]
-        description = [options.method_labels[method], "-" if data == "none" else data]
         texts = [(plain(c, interval=options.table.intervals), c.best_ours) for c in cells]
         rows.append(Row(description[:length], texts))
         if base is not None and any(cell.contrast_text for cell in cells):

@@ -127,7 +127,9 @@ def index_shards(study: Study, size: str, variant: str) -> list[str]:
 
 def card_options(study: Study) -> CardOptions:
     """Options of `card`."""
-    return CardOptions(figures=study.figures, sizes_px=study.ct3m.sizes_px)
+    return CardOptions(
+        figures=study.figures, sizes_px=study.ct3m.sizes_px, corpus=targets.corpus(study)
+    )
 
 
 def card_inputs(study: Study) -> dict[str, str | list[str]]:

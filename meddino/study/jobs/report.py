@@ -62,6 +62,7 @@ def tables_options(study: Study, table: str) -> TableOptions:
         paper_patch_px={
             name: side for name, side in study.planning.paper_patch_px.items() if name in benchmarks
         },
+        corpus=targets.corpus(study),
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
     )
@@ -230,7 +231,9 @@ def report_options(study: Study) -> ReportOptions:
         order=tuple(dict.fromkeys(rows)),
         benchmarks={name: benchmark.label for name, benchmark in study.benchmarks.items()},
         stages=stages,
+        corpus=targets.corpus(study),
         datasets={name: study.dataset(name).title for name in targets.curated_datasets(study)},
+        benchmark_datasets={name: study.benchmarks[name].dataset for name in study.benchmarks},
         prices=study.prices,
         configuration=study.model_dump(mode="json", exclude_defaults=True),
     )

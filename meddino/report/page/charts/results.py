@@ -7,45 +7,47 @@ import altair as alt
 from meddino.report.page.charts.chart import (
     Chart,
     Row,
-    colour,
     colour_of,
+    key,
     on_top,
     picked_opacity,
+    shape_of,
     specification,
 )
 
 
-def against_paper(rows: list[Row], title: str) -> Chart:
-    """A table's column: this run with its interval, and the paper's value.
+def column(rows: list[Row], title: str, domain: list[float]) -> Chart:
+    """A table's column: this run with its interval, and the paper's value where it has one.
 
     Args:
         rows: `row` (label), `ours`, `low`, `high`, `paper`; None where unknown.
         title: name of the axis.
+        domain: ends of the axis, the same for all columns of a table that have a unit in common.
     """
-    names = ["this run", "the paper"]
+    has_paper = any(line["paper"] is not None for line in rows)
+    names = ["this run", "the paper"] if has_paper else ["this run"]
     order = [line["row"] for line in rows]
     points = [
-        {"row": line["row"], "series": name, "value": line[key], "low": low, "high": high}
+        {"row": line["row"], "series": name, "value": line[field], "low": low, "high": high}
         for line in rows
-        for name, key, low, high in (
-            (names[0], "ours", line["low"], line["high"]),
-            (names[1], "paper", None, None),
+        for name, field, low, high in (
+            ("this run", "ours", line["low"], line["high"]),
+            ("the paper", "paper", None, None),
         )
-        if line[key] is not None
+        if line[field] is not None
     ]
     y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=170))
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    scale = alt.Scale(domain=domain, nice=5, zero=False)
+    x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
     base = alt.Chart().encode(
         y=y, color=colour_of("series", names), opacity=picked_opacity("series")
     )
     interval = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title=title, scale=alt.Scale(zero=False)), x2="high:Q"
+        x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=x,
-        shape=alt.Shape(
-            "series:N", scale=alt.Scale(domain=names, range=["circle", "diamond"]), legend=None
-        ),
+        shape=shape_of("series", names),
         tooltip=[
             alt.Tooltip("row:N", title="method"),
             alt.Tooltip("series:N", title="from"),
@@ -59,9 +61,8 @@ def against_paper(rows: list[Row], title: str) -> Chart:
     chart = alt.layer(*layers, data=alt.InlineData(values=points))
     chart = chart.properties(width="container", height=30 * len(order))
     columns = [("row", "Method"), ("series", "From"), ("value", title), ("low", "95 % from")]
-    return Chart(
-        specification(chart, f"{title}, this run and the paper"), names, [*columns, ("high", "to")]
-    )
+    describe = f"{title}, {' and '.join(names)}"
+    return Chart(specification(chart, describe), names, [*columns, ("high", "to")])
 
 
 def cases(methods: Sequence[str], series: Sequence[str], title: str) -> Chart:
@@ -75,7 +76,9 @@ def cases(methods: Sequence[str], series: Sequence[str], title: str) -> Chart:
         title: name of the axis.
     """
     names = list(methods)
-    colours = alt.Scale(domain=names, range=[colour(list(series).index(name)) for name in names])
+    colours = alt.Scale(
+        domain=names, range=[key(list(series).index(name)).colour for name in names]
+    )
     y = alt.Y("method:N", title=None, sort=names, scale=alt.Scale(domain=names))
     y = y.axis(labelLimit=170)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True))

@@ -7,11 +7,13 @@ import numpy as np
 
 from meddino.report.figures.curves import LOSSES, mean
 from meddino.report.page.charts.chart import (
-    COLOURS,
     Chart,
     Row,
     colour_of,
+    dashes_of,
     picked_opacity,
+    shape_of,
+    span,
     specification,
     whole_numbers,
 )
@@ -21,6 +23,14 @@ POINTS = 120
 
 FEW = 30
 """Most points of a line that are drawn as dots; others appear under the pointer."""
+
+HEIGHT = 240
+"""Height of the axes (px)."""
+LINE, LETTER, LEADER, LONGEST = 13, 6, 22, 165
+"""Height of a line's name, width of a letter, length of the rule that leads to a name, and the
+longest name (px)."""
+AXES = 190
+"""Least width of the axes (px)."""
 
 MEASURES: dict[str, tuple[str, dict[str, str]]] = {
     "losses": ("Loss", LOSSES),
@@ -60,7 +70,7 @@ EPOCHS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 
 
 def curves(rows: list[Row], series: Sequence[str], x: str, y: str, describe: str) -> Chart:
-    """Lines over x.
+    """Lines over x, each with its name at its end.
 
     Args:
         rows: `series`, `x`, `y`.
@@ -70,30 +80,93 @@ def curves(rows: list[Row], series: Sequence[str], x: str, y: str, describe: str
         describe: the chart in a sentence, for screen readers.
     """
     names = list(series)
-    # Both opacities are set, since Vega-Lite gives dots without their own that of the line.
-    opacity = 0 if len(rows) > FEW * max(1, len(names)) else 1
-    point = alt.OverlayMarkDef(size=40, fillOpacity=opacity, strokeOpacity=opacity)
-    dashes = [[1, 0] if number < COLOURS else [5, 3] for number in range(len(names))]
-    chart = (
-        alt.Chart(alt.InlineData(values=rows))
-        .mark_line(strokeWidth=2, point=point)
-        .encode(
-            x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=whole_numbers()),
-            y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
-            color=colour_of("series", names),
-            strokeDash=alt.StrokeDash(
-                "series:N", scale=alt.Scale(domain=names, range=dashes), legend=None
-            ),
-            opacity=picked_opacity("series"),
-            tooltip=[
-                alt.Tooltip("series:N", title="what"),
-                alt.Tooltip("x:Q", title=x.lower()),
-                alt.Tooltip("y:Q", title=y, format=".4~g"),
-            ],
-        )
-        .properties(width="container", height=220)
+    domain = span(row["y"] for row in rows)
+    along = alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=whole_numbers())
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=along,
+        y=alt.Y("y:Q", title=y, scale=_fixed(domain), axis=alt.Axis(tickCount=5)),
+        color=colour_of("series", names),
+        opacity=picked_opacity("series"),
+        tooltip=[
+            alt.Tooltip("series:N", title="what"),
+            alt.Tooltip("x:Q", title=x.lower()),
+            alt.Tooltip("y:Q", title=y, format=".4~g"),
+        ],
     )
-    return Chart(specification(chart, describe), names, [("series", "What"), ("x", x), ("y", y)])
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dashes_of("series", names))
+    # Beyond a few, dots appear under the pointer alone.
+    shown = 0 if len(rows) > FEW * max(1, len(names)) else 1
+    dots = base.mark_point(filled=True, size=45, fillOpacity=shown, strokeOpacity=shown)
+    dots = dots.encode(shape=shape_of("series", names))
+    named, room = _named_ends(rows, names, along, domain)
+    chart = alt.layer(lines, dots, *named).properties(width="container", height=HEIGHT)
+    columns = [("series", "What"), ("x", x), ("y", y)]
+    return Chart(specification(chart, describe), names, columns, AXES + room)
+
+
+def _fixed(domain: list[float]) -> alt.Scale:
+    """The scale of an axis with these ends."""
+    return alt.Scale(domain=domain, nice=False, zero=False)
+
+
+def _named_ends(
+    rows: list[Row], names: Sequence[str], along: alt.X, domain: list[float]
+) -> tuple[list[alt.Chart], int]:
+    """Layers that name each line at its end, and the room right of the axes that they need (px).
+
+    Args:
+        rows: `series`, `x` (a number, or a name along the axis), `y`, each line's in order.
+        names: all series.
+        along: the axis of x.
+        domain: ends of the axis of y.
+    """
+    ends = list({row["series"]: dict(row) for row in rows}.values())
+    low, high = domain
+    per_px = (high - low) / HEIGHT
+    places = _spread([(high - end["y"]) / per_px for end in ends])
+    for end, place in zip(ends, places, strict=True):
+        end["label_y"] = high - place * per_px
+    longest = max(len(end["series"]) for end in ends)
+    room = min(LETTER * longest, LONGEST) + LEADER + 8
+    base = alt.Chart(alt.InlineData(values=ends)).encode(
+        x=along, color=colour_of("series", names), opacity=picked_opacity("series")
+    )
+    at_label = alt.Y("label_y:Q", scale=_fixed(domain))
+    leaders = base.mark_rule(xOffset=4, x2Offset=LEADER, aria=False).encode(
+        x2="x", y=alt.Y("y:Q", scale=_fixed(domain)), y2="label_y"
+    )
+    dots = base.mark_point(filled=True, size=70, opacity=1, aria=False)
+    dots = dots.encode(y=alt.Y("y:Q", scale=_fixed(domain)), shape=shape_of("series", names))
+    texts = base.mark_text(
+        align="left", dx=LEADER + 3, fontSize=11, limit=LONGEST, aria=False
+    ).encode(y=at_label, text="series:N", color=alt.value("var(--ink)"))
+    return [leaders, dots, texts], room
+
+
+def _spread(places: list[float]) -> list[float]:
+    """Places of names (px from the top) that keep `LINE` apart, each as near as can be to its own.
+
+    Names that would overlap stand around their common middle, within the chart.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    groups: list[tuple[float, int]] = []  # the middle of a group, and its number of names
+    for index in order:
+        middle, count = _inside(places[index], 1), 1
+        while groups and middle - groups[-1][0] < (count + groups[-1][1]) * LINE / 2:
+            before, more = groups.pop()
+            middle = (middle * count + before * more) / (count + more)
+            count += more
+            middle = _inside(middle, count)
+        groups.append((middle, count))
+    tops = [middle + (n - (count - 1) / 2) * LINE for middle, count in groups for n in range(count)]
+    placed = dict(zip(order, tops, strict=True))
+    return [placed[index] for index in range(len(places))]
+
+
+def _inside(middle: float, count: int) -> float:
+    """The middle of a group of names, moved so that the group lies within the chart."""
+    half = count * LINE / 2
+    return max(min(middle, HEIGHT - half), half)
 
 
 def pretraining(stage: str, lines: list[Row]) -> dict[str, Chart]:
@@ -143,33 +216,37 @@ def probes(chain: list[Row], classes: int) -> Chart:
     """
     names = ["linear", "k-NN"]
     rows = [
-        {"checkpoint": entry["checkpoint"], "series": name, "y": entry[key]}
+        {"x": entry["checkpoint"], "series": name, "y": entry[field]}
+        for name, field in zip(names, ("linear", "knn"), strict=True)
         for entry in chain
-        for name, key in zip(names, ("linear", "knn"), strict=True)
     ]
     order = [entry["checkpoint"] for entry in chain]
-    y = alt.Y("y:Q", title="Balanced accuracy (%)", scale=alt.Scale(zero=False))
-    lines = (
-        alt.Chart()
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=60, filled=True))
-        .encode(
-            x=alt.X("checkpoint:N", title=None, sort=order, axis=alt.Axis(labelAngle=-30)),
-            y=y,
-            color=colour_of("series", names),
-            opacity=picked_opacity("series"),
-            tooltip=[
-                alt.Tooltip("series:N", title="probe"),
-                alt.Tooltip("checkpoint:N"),
-                alt.Tooltip("y:Q", title="balanced accuracy (%)", format=".1f"),
-            ],
-        )
+    guess = round(100 / classes, 3)
+    domain = span([guess, *(row["y"] for row in rows)])
+    y = alt.Y("y:Q", title="Balanced accuracy (%)", scale=_fixed(domain))
+    along = alt.X("x:N", title=None, sort=order, axis=alt.Axis(labelAngle=-30))
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=along,
+        y=y,
+        color=colour_of("series", names),
+        opacity=picked_opacity("series"),
+        tooltip=[
+            alt.Tooltip("series:N", title="probe"),
+            alt.Tooltip("x:N", title="checkpoint"),
+            alt.Tooltip("y:Q", title="balanced accuracy (%)", format=".1f"),
+        ],
     )
-    guess = alt.Chart(alt.InlineData(values=[{"y": round(100 / classes, 3)}]))
-    rule = guess.mark_rule(strokeDash=[4, 3], color="var(--muted)").encode(y=y)
-    chart = alt.layer(rule, lines, data=alt.InlineData(values=rows))
-    chart = chart.properties(width="container", height=260)
-    columns = [("checkpoint", "Checkpoint"), ("series", "Probe"), ("y", "Balanced accuracy (%)")]
-    return Chart(specification(chart, "Accuracy of probes by checkpoint"), names, columns)
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dashes_of("series", names))
+    dots = base.mark_point(filled=True, size=70).encode(shape=shape_of("series", names))
+    rule = alt.Chart(alt.InlineData(values=[{"y": guess}])).mark_rule(
+        strokeDash=[4, 3], color="var(--muted)"
+    )
+    named, room = _named_ends(rows, names, along, domain)
+    chart = alt.layer(rule.encode(y=y), lines, dots, *named)
+    chart = chart.properties(width="container", height=HEIGHT)
+    columns = [("x", "Checkpoint"), ("series", "Probe"), ("y", "Balanced accuracy (%)")]
+    describe = "Accuracy of probes by checkpoint"
+    return Chart(specification(chart, describe), names, columns, 2 * AXES + room)
 
 
 def _thinned(points: Iterable[tuple[int, float | None]]) -> list[Row]:

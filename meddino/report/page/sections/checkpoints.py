@@ -1,5 +1,6 @@
 """The section of checkpoints: snapshots of all stages, and the checkpoints they began from."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,22 @@ from meddino.report.options import ReportOptions
 from meddino.report.page.names import stage_label
 
 
-def snapshots(options: ReportOptions, history: Path) -> list[dict[str, Any]]:
-    """The checkpoints beside a stage's history.
+def snapshots(options: ReportOptions, histories: Iterable[Path]) -> list[dict[str, Any]]:
+    """The checkpoints beside the histories of stages.
 
     Args:
         options: names of stages.
-        history: `pretrain/<stage>/history.jsonl`.
+        histories: `pretrain/<stage>/history.jsonl`, in order.
 
     Raises:
         MeddinoError: a checkpoint is damaged.
     """
     entries = []
-    for path in sorted(history.parent.glob("[0-9]*.pth")):
+    for path in [p for h in histories for p in sorted(h.parent.glob("[0-9]*.pth"))]:
         origin = _meta(path)["origin"]
         entries.append(
             {
-                "stage": stage_label(options, history.parent.name),
+                "stage": stage_label(options, path.parent.name),
                 "iteration": int(path.stem),
                 "init": _origin(options, origin["init"]),
                 "gram_teacher": _origin(options, origin["gram_teacher"]),

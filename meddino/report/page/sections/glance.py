@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from meddino.report.options import Prices, ReportOptions
+from meddino.report.page.names import benchmark_label
 
 Record = dict[str, Any]
 
@@ -86,14 +87,18 @@ def stages(records: Iterable[Record], names: dict[str, str]) -> list[dict[str, A
 
 
 def steps(
-    summary: dict[str, Any], card: dict[str, Any] | None, counts: dict[str, Any]
+    summary: dict[str, Any],
+    card: dict[str, Any] | None,
+    counts: dict[str, Any],
+    has_paper: bool,
 ) -> list[Any]:
     """The pipeline as boxes: `title`, `what` it does, its `result`, and `wall_s` of all its jobs.
 
     Args:
         summary: summary of the records of all jobs.
-        card: the data card; None where the study makes no CT-3M.
+        card: the data card; None where nothing is curated.
         counts: `models`, `cases` of each benchmark, and `scores`, from `cases.counts`.
+        has_paper: whether a table has values of the paper.
     """
     wall_s = {entry["verb"]: entry["wall_s"] for entry in summary["verbs"]}
     jobs = {entry["verb"]: entry["jobs"] for entry in summary["verbs"]}
@@ -110,7 +115,8 @@ def steps(
          ("convert", "plan", "preprocess", "finetune")),
         ("Segment", "validation cases", counted(sum(counts["cases"].values()), "case"),
          ("predict",)),
-        ("Score", "DSC and NSD, beside the paper", counted(counts["scores"], "score"),
+        ("Score", "DSC and NSD, beside the paper" if has_paper else "DSC and NSD",
+         counted(counts["scores"], "score"),
          ("evaluate", "probe", "scores", "tables", "figures", "overlays")),
     ]  # fmt: skip
     return [
@@ -135,23 +141,19 @@ def counted(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def headlines(options: ReportOptions, lines: pd.DataFrame) -> list[dict[str, Any]]:
-    """The method with the highest DSC on each benchmark, in this study and in the paper.
+def headlines(options: ReportOptions, lines: pd.DataFrame) -> dict[str, list[str]]:
+    """Rows with the highest DSC, each with the names of the benchmarks where it has it.
 
     Args:
         options: names of the benchmarks.
         lines: lines of all tables.
     """
     scores = lines[(lines["protocol"] == "paper") & (lines["metric"] == "DSC")]
-    entries = []
-    for benchmark, part in scores.groupby("benchmark", sort=False):
-        entry: dict[str, Any] = {"benchmark": options.benchmarks.get(str(benchmark), benchmark)}
-        for key in ("ours", "paper"):
-            ranking = part.dropna(subset=[key]).sort_values(key).to_dict("records")
-            best = ranking[-1] if ranking else None
-            entry[key] = best and {"row": best["row"], "value": float(best[key])}
-        entries.append(entry)
-    return entries
+    best: dict[str, list[str]] = {}
+    for benchmark, part in scores.dropna(subset=["ours"]).groupby("benchmark", sort=False):
+        row = part.sort_values("ours", kind="stable")["row"].iloc[-1]
+        best.setdefault(str(row), []).append(benchmark_label(options, str(benchmark)))
+    return best
 
 
 def commands(records: Iterable[Record]) -> list[dict[str, str]]:

@@ -19,11 +19,13 @@ QUALITY = 85
 """Quality of WebP at which lines and letters stay sharp."""
 
 
-def pictures(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+def pictures(paths: list[Path], *, charted: bool) -> dict[str, list[dict[str, Any]]]:
     """Figures by section, each with its picture inside, and the names of its files.
 
     Args:
         paths: `figures.json` of several verbs, each beside its pictures.
+        charted: whether those are wanted that the page draws as charts, for readers without
+            JavaScript, or the others.
 
     Raises:
         MeddinoError: a picture is missing or damaged.
@@ -31,7 +33,7 @@ def pictures(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
     sections: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         for entry in read_json(path):
-            if entry["file"].startswith(CHARTED):
+            if entry["file"].startswith(CHARTED) != charted:
                 continue
             image = _embedded(read_picture(path.parent / entry["file"], path))
             names = [entry["file"], str(Path(entry["file"]).with_suffix(".pdf"))]

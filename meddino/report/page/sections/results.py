@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 
 from meddino.report.options import ReportOptions
-from meddino.report.page.charts.chart import Chart
-from meddino.report.page.charts.results import against_paper
+from meddino.report.page.charts.chart import Chart, span
+from meddino.report.page.charts.results import column
 from meddino.report.page.names import benchmark_label
 from meddino.report.tables.cells import column_cells, number
 from meddino.report.tables.footnotes import footnotes
@@ -68,27 +68,40 @@ def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
         (f"{metric} ({unit})", [benchmark_label(options, b) for m, b in pairs if m == metric])
         for metric, unit in units.items()
     ]
-    return {"groups": groups, "lines": rows, "seen": bool((lines["data"] != "none").any())}
+    return {
+        "groups": groups,
+        "lines": rows,
+        "seen": bool((lines["data"] != "none").any()),
+        "paper": bool(lines["paper"].notna().any()),
+    }
 
 
 def table_charts(lines: pd.DataFrame) -> dict[str, Chart]:
     """A chart of each column of each table, by `table/<table>/<benchmark>/<metric>`.
 
-    Columns without a single value have none.
+    Columns without a single value have none. Those of a table that have a unit in common share
+    their axis, so that benchmarks can be compared.
 
     Args:
         lines: of all tables, as in their CSV files.
     """
+    printed = lines[lines["protocol"] == "paper"]
+    shown = printed[printed[["ours", "paper"]].notna().any(axis=1)]
     charts = {}
-    columns = lines[lines["protocol"] == "paper"].groupby(
-        ["table", "benchmark", "metric"], sort=False
-    )
-    for (table, benchmark, metric), part in columns:
-        rows = [
-            {"row": line["row"], **{k: number(line[k]) for k in ("ours", "low", "high", "paper")}}
-            for line in part.to_dict("records")
-        ]
-        title = f"{metric} ({part['unit'].iloc[0]})"
-        if any(row["ours"] is not None or row["paper"] is not None for row in rows):
-            charts[f"table/{table}/{benchmark}/{metric}"] = against_paper(rows, title)
+    for (table, unit), part in shown.groupby(["table", "unit"], sort=False):
+        domain = span(map(number, part[["ours", "low", "high", "paper"]].to_numpy().ravel()))
+        for (benchmark, metric), _ in part.groupby(["benchmark", "metric"], sort=False):
+            rows = _dots(printed, {"table": table, "benchmark": benchmark, "metric": metric})
+            charts[f"table/{table}/{benchmark}/{metric}"] = column(
+                rows, f"{metric} ({unit})", domain
+            )
     return charts
+
+
+def _dots(lines: pd.DataFrame, column_of: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a column's chart: label, this run with its interval, and the paper."""
+    chosen = lines[(lines[list(column_of)] == pd.Series(column_of)).all(axis=1)]
+    return [
+        {"row": line["row"], **{k: number(line[k]) for k in ("ours", "low", "high", "paper")}}
+        for line in chosen.to_dict("records")
+    ]

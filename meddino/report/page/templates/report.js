@@ -62,6 +62,8 @@
   const makeSortable = (table) => {
     for (const head of all("th[data-column]", table)) {
       const button = make("button", { type: "button" }, ...head.childNodes);
+      const of = head.dataset.of ? `, ${head.dataset.of}` : "";
+      button.setAttribute("aria-label", `${button.textContent.trim()}${of}: sort`);
       button.addEventListener("click", () => sortBy(table, head));
       head.append(button);
     }
@@ -84,6 +86,17 @@
     makeSortable(table);
     return table;
   };
+  const scrolling = (name, table) => {
+    const frame = make("div", { className: "scroll", tabIndex: 0 }, table);
+    frame.setAttribute("role", "group");
+    frame.setAttribute("aria-label", name);
+    return frame;
+  };
+  const swatch = (colour) => {
+    const made = make("span", { className: "swatch" });
+    made.style.setProperty("--key", colour);
+    return made;
+  };
   const cellOf = (value) => {
     const number = typeof value === "number";
     const cell = make("td", { className: number ? "" : "text" });
@@ -94,6 +107,7 @@
   // ---- charts --------------------------------------------------------------------------------
 
   const charts = data("charts");
+  const keys = data("keys");
   const scores = data("scores");
   const text = { labelColor: "var(--muted)", titleColor: "var(--muted)", titleFontWeight: 500 };
   const config = {
@@ -154,6 +168,21 @@
       });
   };
 
+  // A series as the charts draw it: its line, with its shape in the middle.
+  const drawnKey = ({ colour, dashes, shape }) => {
+    const drawn = (tag, attributes) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+      return made;
+    };
+    const svg = drawn("svg", { class: "key", viewBox: "0 0 40 12", "aria-hidden": "true" });
+    const line = { d: "M1,6H39", "stroke-width": 2.5, "stroke-dasharray": dashes.join(" ") };
+    const dot = { d: shape, transform: "translate(20 6) scale(4.6)" };
+    svg.append(drawn("path", line), drawn("path", dot));
+    svg.style.color = colour;
+    return svg;
+  };
+
   const legendOf = (group) => {
     const legend = group.querySelector(".legend");
     if (!legend) return;
@@ -165,9 +194,7 @@
       chart?.series.forEach((name, number) => present.has(name) && names.set(name, number));
     }
     const buttons = [...names].map(([name, number]) => {
-      const key = make("span", { className: `key ${number < 10 ? "" : "dashed"}` });
-      key.style.setProperty("--key", `var(--c${(number % 10) + 1})`);
-      const button = make("button", { type: "button" }, key, name);
+      const button = make("button", { type: "button" }, drawnKey(keys[number]), name);
       button.dataset.series = name;
       button.setAttribute("aria-pressed", String(kept.has(name)));
       button.addEventListener("click", () => {
@@ -191,7 +218,7 @@
         make("tr", {}, ...chart.columns.map(([field]) => cellOf(row[field]))),
       );
       const heads = chart.columns.map(([, head]) => head);
-      return [make("div", { className: "scroll", tabIndex: 0 }, tableOf(name, heads, rows))];
+      return [scrolling(`${name}, numbers`, tableOf(name, heads, rows))];
     });
     fold.querySelector(".numbers").replaceChildren(...tables);
   };
@@ -276,9 +303,14 @@
 
   const dialog = document.getElementById("case");
   const opacity = document.getElementById("case-opacity");
+  const slider = document.getElementById("case-slice");
   const loaded = new Map();
+  // Errors are told apart by how light they are as well as by their colour.
+  const ERRORS = { missed: [64, 140, 255], extra: [255, 176, 0], other: [255, 255, 255] };
   let opener = null;
   let shownCase = null;
+  let shownViews = [];
+  let only = 0; // the place of the one structure that is left, counted from 1; 0 for all
 
   const overlaysOf = (benchmark) => {
     if (!loaded.has(benchmark)) {
@@ -288,52 +320,154 @@
     return loaded.get(benchmark);
   };
 
-  const view = (title, said, image, layer, alt) => {
-    const stack = make("div", { className: "stack" }, make("img", { src: image, alt }));
-    if (layer) stack.append(make("img", { src: layer, alt: "", className: "layer" }));
-    return make("figure", {}, stack, make("figcaption", {}, make("b", {}, title), " ", said));
+  const pictureOf = async (uri) => {
+    const picture = make("img", { src: uri });
+    await picture.decode();
+    return picture;
   };
 
-  const viewsOf = (drawn, name, marked) => {
+  // Structures of all slices of a picture: a place among the structures for each pixel.
+  const labelsOf = async (uri) => {
+    const picture = await pictureOf(uri);
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    context.drawImage(picture, 0, 0);
+    const pixels = context.getImageData(0, 0, width, height).data;
+    return Uint8Array.from({ length: width * height }, (_, pixel) => pixels[4 * pixel]);
+  };
+
+  const rgbOf = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+
+  // The colour of a pixel, or none: of its structure, or of how it differs from the reference.
+  const painter = (structures, errors) => {
+    const colours = structures.map(({ colour }) => rgbOf(colour));
+    const counted = (place) => (only && place !== only ? 0 : place);
+    return (place, truth) => {
+      const [shown, wanted] = [counted(place), counted(truth)];
+      if (!errors) return shown ? colours[shown - 1] : null;
+      if (shown === wanted) return null;
+      if (!shown) return ERRORS.missed;
+      return wanted ? ERRORS.other : ERRORS.extra;
+    };
+  };
+
+  const view = (title, score, drawn, image, labels, name) => {
+    const [width, height] = drawn.size_px;
+    const canvas = () => make("canvas", { width, height });
+    const [below, above] = [canvas(), canvas()];
+    below.setAttribute("role", "img");
+    above.className = "layer";
+    above.setAttribute("aria-hidden", "true");
+    const stack = make("div", { className: "stack" }, below, above);
+    const figure = make("figure", {}, stack, make("figcaption", {}, make("b", {}, title), " ", score));
+    const paint = (row, place, truth, colourOf) => {
+      below.getContext("2d").drawImage(image, 0, -row * height);
+      below.setAttribute("aria-label", `${title}, ${name}, ${place} ${score}`);
+      const context = above.getContext("2d");
+      const pixels = context.createImageData(width, height);
+      const from = row * width * height;
+      for (let at = 0; labels && at < width * height; at += 1) {
+        const colour = colourOf(labels[from + at], truth[from + at]);
+        if (colour) pixels.data.set([...colour, 255], 4 * at);
+      }
+      context.putImageData(pixels, 0, 0);
+    };
+    return { figure, paint };
+  };
+
+  const viewsOf = async (drawn, name, marked) => {
     const { cases, methods, labels, values } = current();
     const place = cases.indexOf(name);
     const metric = control("metric").value;
     const title = control("metric").selectedOptions[0].textContent;
-    const slice = `slice ${drawn.slice} of ${drawn.slices}`;
+    const [image, truth] = await Promise.all([pictureOf(drawn.image), labelsOf(drawn.reference)]);
     const views = [
-      view("Image", slice, drawn.image, null, `${name}, ${slice}`),
-      view("Reference", "", drawn.image, drawn.reference, `Reference of ${name}, ${slice}`),
+      view("Image", "", drawn, image, null, name),
+      { ...view("Reference", "", drawn, image, truth, name), isReference: true },
     ];
-    methods.forEach((key, method) => {
-      if (!(key in drawn.methods)) return;
-      const said = values[metric] ? `${title} ${digits(valueOf(metric, method, place))}` : "";
-      const alt = `${labels[method]} on ${name}, ${slice}: ${said}`;
-      const made = view(labels[method], said, drawn.image, drawn.methods[key], alt);
-      made.classList.toggle("marked", labels[method] === marked);
+    for (const [method, key] of methods.entries()) {
+      if (!(key in drawn.methods)) continue;
+      const score = values[metric] ? `${title} ${digits(valueOf(metric, method, place))}` : "";
+      const found = await labelsOf(drawn.methods[key]);
+      const made = view(labels[method], score, drawn, image, found, name);
+      made.figure.classList.toggle("marked", labels[method] === marked);
       views.push(made);
-    });
-    return views;
+    }
+    return views.map((each) => ({ ...each, truth }));
   };
 
-  const showCase = (name, marked) => {
-    const benchmark = control("benchmark").value;
-    const overlays = overlaysOf(benchmark);
-    const drawn = overlays.cases.find((each) => each.case === name);
+  const drawnCase = () =>
+    overlaysOf(control("benchmark").value).cases.find((each) => each.case === shownCase);
+
+  const paintViews = () => {
+    const drawn = drawnCase();
+    if (!drawn) return;
+    const row = Number(slider.value);
+    const place = `slice ${drawn.shown[row]} of ${drawn.slices}`;
+    document.getElementById("case-place").textContent = place;
+    slider.setAttribute("aria-valuetext", place);
+    const errors = document.getElementById("case-show").value === "errors";
+    document.getElementById("case-errors").hidden = !errors;
+    const { structures } = overlaysOf(control("benchmark").value);
+    const [plain, compared] = [painter(structures, false), painter(structures, errors)];
+    for (const { paint, truth, isReference } of shownViews)
+      paint(row, place, truth, isReference ? plain : compared);
+  };
+
+  // Each structure's score by every method; its name leaves it alone in the pictures.
+  const listCaseStructures = () => {
+    const { cases, labels, methods, structures, values } = current();
+    const drawn = overlaysOf(control("benchmark").value).structures;
+    const place = cases.indexOf(shownCase);
+    const metric = control("metric").value;
+    const rows = structures.map((name, number) => {
+      const at = drawn.findIndex((each) => each.name === name) + 1;
+      const head = make("th", { scope: "row" }, name);
+      if (at) {
+        const key = swatch(drawn[at - 1].colour);
+        const button = make("button", { type: "button", className: "alone" }, key, name);
+        button.setAttribute("aria-pressed", String(only === at));
+        button.addEventListener("click", () => {
+          only = only === at ? 0 : at;
+          for (const other of all(".alone")) other.setAttribute("aria-pressed", "false");
+          button.setAttribute("aria-pressed", String(only === at));
+          paintViews();
+        });
+        head.replaceChildren(button);
+      }
+      const cells = methods.map((_, method) =>
+        make("td", {}, digits(values[metric][method][number][place])),
+      );
+      return make("tr", {}, head, ...cells);
+    });
+    const caption = `${control("metric").selectedOptions[0].textContent} of each structure`;
+    const table = tableOf(caption, ["Structure", ...labels], rows);
+    document.getElementById("case-structures").replaceChildren(table);
+  };
+
+  const showCase = async (name, marked) => {
     shownCase = name;
+    only = 0;
+    const overlays = overlaysOf(control("benchmark").value);
+    const drawn = drawnCase();
     document.getElementById("case-title").textContent = `${name}, ${current().label}`;
+    document.getElementById("case-controls").hidden = !drawn;
     const place = document.getElementById("case-views");
-    if (drawn) place.replaceChildren(...viewsOf(drawn, name, marked));
-    else {
+    listCaseStructures();
+    if (!drawn) {
       const counted = `${overlays.cases.length} of ${current().cases.length}`;
       const why = `There is no picture of this case: ${counted} cases are drawn, spread from worst to best.`;
       place.replaceChildren(make("p", {}, why));
+      return;
     }
-    const legend = overlays.structures.map(({ name, colour }) => {
-      const key = make("span", { className: "key" });
-      key.style.setProperty("--key", colour);
-      return make("li", {}, key, name);
-    });
-    document.getElementById("case-legend").replaceChildren(...(drawn ? legend : []));
+    slider.max = String(drawn.shown.length - 1);
+    slider.value = String(drawn.first);
+    slider.disabled = drawn.shown.length === 1;
+    const views = await viewsOf(drawn, name, marked);
+    if (shownCase !== name) return; // another case was opened meanwhile
+    shownViews = views;
+    place.replaceChildren(...views.map(({ figure }) => figure));
+    paintViews();
   };
 
   const openCase = (name, from, marked) => {
@@ -353,12 +487,14 @@
     const fade = () => dialog.style.setProperty("--layer", String(opacity.value / 100));
     opacity.addEventListener("input", fade);
     fade();
+    slider.addEventListener("input", paintViews);
+    document.getElementById("case-show").addEventListener("change", paintViews);
     document.getElementById("case-previous").addEventListener("click", () => step(-1));
     document.getElementById("case-next").addEventListener("click", () => step(1));
     document.getElementById("case-close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("keydown", (event) => {
-      if (event.target === opacity) return;
+      if (event.target.matches("input, select")) return;
       if (event.key === "ArrowLeft") step(-1);
       if (event.key === "ArrowRight") step(1);
     });
