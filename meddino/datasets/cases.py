@@ -156,6 +156,11 @@ def _identity(layout: CasePatterns, relative: str, root: Path) -> str:
             " mend `case`, or put the file under `exclude`"
         )
     identity = "".join(part for part in match.groupdict().values() if part)
+    if "/" in identity:
+        raise MeddinoError(
+            f"{root / relative}: `case` of this dataset matches {identity}, but cases name files"
+            " and cannot hold a `/`; let several named groups match what lies between"
+        )
     if case_of(identity) != identity:
         raise MeddinoError(
             f"{root / relative}: `case` of this dataset matches {identity}, but names that end in"
