@@ -29,7 +29,9 @@ OTHER_STUDIES = {
     "results/ct3m/index.leak-free.<px>.parquet": "where a method asks for it",
     "resources/raw/<dataset>.incoming": "put there by hand",
     "resources/raw/lits.incoming": "put there by hand",
+    "results/figures/predictions_spleen.png": "of docs/real-scans.md",
     "results/tables/released.md": "with config.released.yaml",
+    "results/spleen_gpu/tables/table2.md": "of docs/real-scans.md",
     "results/finetune/.../README.md": "tested by its whole name",
     "logs/check/<benchmark>.log": "of a folder of yours",
     "logs/tensorboard": "by `tensorboard`",
@@ -90,13 +92,18 @@ def test_the_help_of_segment_names_its_record() -> None:
     assert f"OUTPUT.{RECORD}" in description and f"OUTPUT/{RECORD}" in description
 
 
+def mentioned() -> set[str]:
+    """Code in the pages' text, files of the tutorials' studies as those of any study."""
+    names = {name for page in PAGES for name in quoted(prose(page))}
+    return {re.sub(r"results/(mine|spleen)/", "results/", name) for name in names}
+
+
 def named() -> set[str]:
     """Files of a study that pages name, those of another study left out."""
-    pages = {name for page in PAGES for name in quoted(prose(page))}
-    names = {name.replace("results/mine/", "results/") for name in pages} | set(tree())
+    names = mentioned() | set(tree())
     return {name for name in names if name.startswith(MADE[:3])} - set(OTHER_STUDIES)
 
 
 def test_files_of_other_studies_are_named() -> None:
-    pages = {name for page in PAGES for name in quoted(prose(page))} | set(tree())
+    pages = mentioned() | set(tree())
     assert set(OTHER_STUDIES) | set(ELSEWHERE) <= pages, "what no page says needs no entry"
