@@ -156,11 +156,6 @@ def _identity(layout: CasePatterns, relative: str, root: Path) -> str:
             " mend `case`, or put the file under `exclude`"
         )
     identity = "".join(part for part in match.groupdict().values() if part)
-    if "/" in identity:
-        raise MeddinoError(
-            f"{root / relative}: `case` of this dataset matches {identity}, but cases name files"
-            " and cannot hold a `/`; let several named groups match what lies between"
-        )
     if case_of(identity) != identity:
         raise MeddinoError(
             f"{root / relative}: `case` of this dataset matches {identity}, but names that end in"
@@ -173,8 +168,13 @@ def _of_one_case(identity: str, paths: list[Path]) -> list[Path]:
     """The file of a case, or its folders of DICOM files, the largest first.
 
     Raises:
-        MeddinoError: there are several files.
+        MeddinoError: there are several files, or no file can bear the case's name.
     """
+    if "/" in identity:
+        raise MeddinoError(
+            f"{paths[0]}: `case` of this dataset matches {identity}, but cases name files and"
+            " cannot hold a `/`; let several named groups match what lies between"
+        )
     if len(paths) == 1:
         return paths
     if all(path.is_dir() for path in paths):
