@@ -34,6 +34,7 @@ OTHER_STUDIES = {
     "results/spleen_gpu/tables/table2.md": "of docs/real-scans.md",
     "results/finetune/.../README.md": "tested by its whole name",
     "logs/check/<benchmark>.log": "of a folder of yours",
+    "logs/snakemake.log": "by `study`, which calls Snakemake",
     "logs/tensorboard": "by `tensorboard`",
     "results/runs/<verb>/<run>.job/": "on a cluster, while a job runs",
 }
