@@ -2,9 +2,11 @@
 
 * lock.txt: everything but torch;
 * lock-torch.txt: torch as the main index has it, with the CUDA libraries its Linux build needs;
-* lock-torch-cpu.txt: the CPU build of the same version, which its makers publish elsewhere.
-  Its local version (`+cpu`) makes pip fail at once, and not after a long download, where no
-  configured index offers it; the Makefile then falls back to lock-torch.txt;
+* lock-torch-cpu.txt: the CPU builds of the same releases of torch and torchvision, which their
+  makers publish on an index of their own. torch's local version (`+cpu`) makes pip fail at once,
+  and not after a long download, where no index offers it; setup.sh then falls back to
+  lock-torch.txt. torchvision may be PyPI's as well, for where only torch is offered: setup.sh then
+  lets it load without its compiled operators;
 * lock-torch-cu126.txt, by `python envs/lock.py cu126` (which needs pip alone): torch and
   torchvision of the same releases for an older CUDA, with its libraries, for this Python. It is not
   in the repository, since the index of torch's makers could not be reached where that was made;
@@ -25,9 +27,16 @@ ENVS = Path(__file__).parent
 INDEX = "https://download.pytorch.org/whl"
 HEAD = "# Made by `make lock` from requirements.in; do not edit.\n"
 TORCH = re.compile(r"^(torch==|triton==|nvidia-|cuda-)")
-CPU_HASHES = [  # cp311, manylinux_2_28_x86_64
-    "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
-]
+CPU_HASHES = {  # cp311 and cp312, manylinux_2_28_x86_64
+    "torch": [
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+        "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+    ],
+    "torchvision": [
+        "1dad604dfc0177ecebe0891bd9701fe2c62ec3f7819a247be541b3fb6effee99",
+        "b545d46f4d2f9d30381281cf22874bfe1d32a8a7b0ee8396fccde89f30c6a9d9",
+    ],
+}
 
 
 def resolve(requirements: str) -> str:
@@ -78,15 +87,22 @@ def releases() -> dict[str, str]:
     return dict(re.findall(r"^(torch(?:vision)?)==(\S+)$", text, flags=re.MULTILINE))
 
 
+def with_hashes(pin: str, hashes: list[str]) -> str:
+    """Return a pin of a lock that also allows wheels of these SHA-256."""
+    return " \\\n".join([pin, *(f"    --hash=sha256:{digest}" for digest in hashes)])
+
+
 def main() -> None:
     """Write the locks and the conda environment beside this file."""
     blocks = re.split(r"\n(?=\S)", resolve("requirements.in").strip())
     torch_version = next(b.split()[0] for b in blocks if b.startswith("torch=="))
+    vision = next(b for b in blocks if b.startswith("torchvision=="))
     locks = {
         "lock.txt": [b for b in blocks if not TORCH.match(b)],
         "lock-torch.txt": [b for b in blocks if TORCH.match(b)],
         "lock-torch-cpu.txt": [
-            " \\\n".join([f"{torch_version}+cpu", *(f"    --hash=sha256:{h}" for h in CPU_HASHES)])
+            with_hashes(f"{torch_version}+cpu", CPU_HASHES["torch"]),
+            with_hashes(vision, CPU_HASHES["torchvision"]),
         ],
         "lock-tools.txt": [resolve("requirements-tools.in").strip()],
     }

@@ -31,16 +31,23 @@ if [ -s "$venv/.torch" ] && [ "$(cat "$venv/.torch")" != "$build" ]; then
   "$venv/bin/pip" uninstall --quiet --yes torch torchvision
   rm "$venv/.torch"
 fi
-# The CPU build lies on the makers' own index; without that the general one serves, and is larger.
+# Builds other than PyPI's lie on the makers' own index. Where that cannot be reached, nor another
+# index has the CPU build, PyPI's serves, and is larger.
+makers=(--extra-index-url "https://download.pytorch.org/whl/$build" --retries 1)
 if [[ $build == cu[0-9]* ]]; then
   [ -s "$here/lock-torch-$build.txt" ] || "$venv/bin/python" "$here/lock.py" "$build"
   echo "installing torch for $build with its CUDA libraries" >&2
-  "${install[@]}" --extra-index-url "https://download.pytorch.org/whl/$build" -r "$here/lock-torch-$build.txt"
-elif [ "$build" = cuda ] || ! "${install[@]}" -r "$here/lock-torch-cpu.txt" 2>/dev/null; then
+  "${install[@]}" "${makers[@]}" -r "$here/lock-torch-$build.txt"
+elif [ "$build" = cuda ] || ! "${install[@]}" "${makers[@]}" -r "$here/lock-torch-cpu.txt" 2>/dev/null; then
   echo "installing torch with its CUDA libraries" >&2
   "${install[@]}" -r "$here/lock-torch.txt"
 fi
 echo "$build" > "$venv/.torch"
 echo "installing the other packages" >&2
 "${install[@]}" -r "$here/lock.txt"
+# timm and transformers import torchvision, which may be PyPI's beside the CPU build of torch.
+if [ "$build" = cpu ] && ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
+  echo "torchvision is for CUDA here: its Python part is used without its compiled operators" >&2
+  "$venv/bin/python" "$here/torchvision_python.py"
+fi
 "$venv/bin/pip" install --quiet --no-deps --no-build-isolation --editable "$here/.."

@@ -122,21 +122,3 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def libraries() -> Iterator[None]:
-    """Let torchvision, which timm and transformers import, load beside any torch.
-
-    Where it was made for another one, its package fails for want of these two operators, which
-    nothing here uses.
-    """
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield  # while the library lives, so do its operators

@@ -1,7 +1,7 @@
 """What a study would take, before anything is submitted: time, disk, and jobs for a scheduler.
 
-Snakemake's dry run says which jobs would run; `cost.yaml` says what each takes, and how that is
-known. Where jobs of a rule have run in this study, their records correct what is said of the rest.
+Snakemake's dry run says which jobs would run, and `cost.yaml` what each takes and how that is
+known. If jobs of a rule have run in this study, their records correct the estimate for the others.
 """
 
 import argparse

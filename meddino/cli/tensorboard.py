@@ -1,8 +1,8 @@
 """The `tensorboard` verb: what trainings have logged, as event files that TensorBoard shows.
 
-Trainings write no events themselves, so that they need no TensorBoard, and all that ever ran can
-be shown: `history.jsonl` of stages and finetunings, and of a stage that runs, whose history appears
-with its last checkpoint, its log. Results are only read.
+Trainings write no events themselves, so they do not need TensorBoard, and every training that ever
+ran can be shown: from the `history.jsonl` of stages and finetunings, and from the log of a stage
+that is still running, whose history appears with its last checkpoint. Results are only read.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Show a running study, from files only: where it is, what runs, losses, failures, time left.
 
-It asks neither Snakemake nor SLURM, and writes nothing: whoever can read the folder can watch, from
-any host, also a study that plain `snakemake` runs. It reads Snakemake's own log, the logs of the
-jobs, and the histories of trainings.
+It asks neither Snakemake nor SLURM, and writes nothing. Anyone who can read the folder can watch,
+from any host, even a study that plain `snakemake` runs. It reads Snakemake's own log, the logs of
+the jobs, and the histories of trainings.
 """
 
 import argparse

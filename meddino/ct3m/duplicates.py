@@ -55,9 +55,9 @@ class Pair(NamedTuple):
 def run(options: DuplicatesOptions, *, reports: list[Path], output: Path) -> None:
     """Find all pairs of volumes, within and across datasets, that are copies in whole or in part.
 
-    Found are copies that are mirrored, turned, moved, cropped, padded, resampled along any axis,
+    It finds copies that are mirrored, turned, moved, cropped, padded, resampled along any axis,
     thinned out or reversed along z, smoothed, sharpened, noisy, compressed, windowed, or stored in
-    another format; docs/copies.md says how far, and what is not found.
+    another format; docs/copies.md gives the limits, and what it does not find.
 
     Args:
         options: size of the slices, and what counts as a copy.

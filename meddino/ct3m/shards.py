@@ -1,7 +1,7 @@
 """Shards: Parquet files of axial slices, one row a slice, and how to read them back.
 
 Pixels are stored without loss, in HU, so that windows and normalisation stay a choice of
-whoever trains on them.
+whoever trains on them. The schema of each file carries the code that unpacks them (`decode`).
 """
 
 import os
@@ -84,7 +84,7 @@ class ShardWriter:
         self._rows: list[Mapping[str, Any]] = []
         self._group_rows = group_rows
         # The size is stored, since an empty shard could not tell it otherwise.
-        schema = SCHEMA.with_metadata({"size_px": str(size_px)})
+        schema = SCHEMA.with_metadata({"size_px": str(size_px), "decode": codec.RECIPE})
         self._schema = schema
         self._writer = pq.ParquetWriter(
             path,

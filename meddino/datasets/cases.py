@@ -168,8 +168,13 @@ def _of_one_case(identity: str, paths: list[Path]) -> list[Path]:
     """The file of a case, or its folders of DICOM files, the largest first.
 
     Raises:
-        MeddinoError: there are several files.
+        MeddinoError: there are several files, or no file can bear the case's name.
     """
+    if "/" in identity:
+        raise MeddinoError(
+            f"{paths[0]}: `case` of this dataset matches {identity}, but cases name files and"
+            " cannot hold a `/`; let several named groups match what lies between"
+        )
     if len(paths) == 1:
         return paths
     if all(path.is_dir() for path in paths):

@@ -71,8 +71,8 @@ def run(options: FetchOptions, *, output: Path) -> None:
     """Bring a dataset's files into the folder of `output`, and write the manifest there last.
 
     Files that are in place and verified are not fetched again; files of an earlier state of the
-    origin are removed. Of archives, what no pattern of images and labels matches is not unpacked.
-    Of a folder of yours, the files are listed.
+    origin are removed. Files in an archive that no pattern of images and labels matches are not
+    unpacked. If the dataset is a folder of yours, its files are only listed.
 
     Args:
         options: the dataset's origin, and patterns that its images match.

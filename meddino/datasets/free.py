@@ -20,8 +20,8 @@ def run(options: FreeOptions, *, output: Path) -> None:
     """Delete the files that `fetch` has put into a folder, by its own records of them.
 
     Nothing else is touched: neither other files of the folder, nor `<dataset>.incoming`, nor a
-    folder of yours, of which `fetch` keeps no records. Files that no program could get again stay,
-    and are named. Killed on the way, it can be run again; `fetch` brings everything back.
+    folder of yours, for which `fetch` keeps no records. Files that no program could download again
+    stay, and are named. If the job is killed, run it again; `fetch` brings everything back.
 
     Args:
         options: which dataset, for messages.

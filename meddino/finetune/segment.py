@@ -1,7 +1,8 @@
 """The `segment` verb: segment your own CT (or MR) volumes with a trained model.
 
-Labels lie on the grid of their input. OUTPUT.labels.json, or labels.json in a folder, names their
-values and the model, and says of each volume where it came from and what is doubtful about it.
+Labels lie on the grid of their input. Beside a file, OUTPUT.labels.json names their values and the
+model; in a folder, OUTPUT/labels.json does. It also says which input each volume comes from, and
+what is doubtful about that input.
 """
 
 import argparse

@@ -114,7 +114,7 @@ VERBS: dict[str, Verb] = {
     ),
     "slices": Verb(
         module="meddino.ct3m.slices",
-        revision=5,
+        revision=6,
         summary="cut a chunk of a dataset's volumes into axial slices",
         options=data.slices_options,
         beside=("{stem}.*.parquet",),
@@ -135,7 +135,7 @@ VERBS: dict[str, Verb] = {
     ),
     "leaves": Verb(
         module="meddino.pretrain.leaves",
-        revision=3,
+        revision=4,
         summary="make dead-leaves pictures, the demo's stand-in for natural images",
         options=pretrain.leaves_options,
         beside=("leaves.{options.size_px}.parquet",),
@@ -223,7 +223,7 @@ VERBS: dict[str, Verb] = {
         revision=4,
         summary="write the data card of CT-3M",
         options=data.card_options,
-        beside=("card.md", "figures.json", "*.png", "*.pdf"),
+        beside=("card.md", "figures.json", "*.png", "*.pdf", "../shards/README.md"),
     ),
     "figures": Verb(
         module="meddino.report.figures.figures",

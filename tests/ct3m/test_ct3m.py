@@ -1,7 +1,6 @@
 """Curation: what volumes become, slice by slice."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -322,16 +321,6 @@ def test_pixels_survive_their_filter(shape, seed, bits):
         codec.decode([codec.encode(image)[:-1]], shape)
     with pytest.raises(OSError):
         codec.decode([codec.encode(image)], (shape[0] + 1, shape[1]))
-
-
-def test_the_docs_tell_how_to_read_a_shard(tmp_path, root):
-    data.save(tmp_path / "raw/a.nii.gz", data.body())
-    data.run(tmp_path / "raw", tmp_path / "out", sizes_px=(256,))
-    shard = tmp_path / "out/0.256.parquet"
-    code = re.search(r"```python\n(.*?)```", (root / "docs/curation.md").read_text(), re.DOTALL)
-    found = {"shard": shard}
-    exec(code[1], found)
-    np.testing.assert_array_equal(found["image"], next(shards.read_slices(shard)))
 
 
 def test_values_are_kept_within_hu_range(tmp_path):

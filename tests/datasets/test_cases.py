@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ct3m_data as data
 import nibabel as nib
 import numpy as np
 import pytest
@@ -107,3 +108,23 @@ def test_all_series_of_a_validation_case_leave_a_leak_free_index() -> None:
         ("b", "a#2"): "series of b/a",
         ("b", "a#3"): "series of b/a",
     }
+
+
+def test_a_labelled_and_an_unlabelled_part_are_one_dataset(tmp_path: Path) -> None:
+    """As docs/own-dataset.md shows it: both are curated, and the benchmark takes the first."""
+    for name in ("a", "b"):
+        data.save(tmp_path / f"labelled/{name}/ct.nii.gz", data.body())
+        data.save(tmp_path / f"labelled/{name}/organs.nii.gz", np.ones((4, 4, 4), np.uint8))
+    data.save(tmp_path / "unlabelled/c.nii.gz", data.body())
+    parts = FolderLayout(
+        images=("labelled/*/ct.nii.gz", "unlabelled/*.nii.gz"),
+        labels=("labelled/*/organs.nii.gz",),
+        case=r"labelled/(?P<case>[^/]+)/|unlabelled/(?P<file>[^/.]+)",
+    )
+    cases = parts.cases(tmp_path)
+    assert [(case.id, case.label is not None) for case in cases] == [
+        ("a", True), ("b", True), ("c", False)
+    ]  # fmt: skip
+    whole = parts.model_copy(update={"case": r"(?P<case>labelled/[^/]+|unlabelled/[^/.]+)"})
+    with pytest.raises(MeddinoError, match=r"matches labelled/[ab], but .* cannot hold a `/`"):
+        whole.cases(tmp_path)

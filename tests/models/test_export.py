@@ -33,9 +33,6 @@ VARIANTS = {
 SIZES = {"vits16": "small", "vitb16": "base", "vitl16": "large"}
 
 
-pytestmark = pytest.mark.usefixtures("libraries")
-
-
 @torch.no_grad()
 def randomised(architecture: Architecture) -> VisionTransformer:
     """A ViT in which every tensor matters."""

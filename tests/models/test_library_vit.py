@@ -28,7 +28,6 @@ from meddino.models.options import WeightsOptions
 from meddino.models.vit import VisionTransformer
 from meddino.models.weights import run as fetch_weights
 
-pytestmark = pytest.mark.usefixtures("libraries")
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
 KINDS = {

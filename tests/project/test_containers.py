@@ -10,7 +10,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -146,7 +147,39 @@ def test_the_conda_environment_is_the_locks() -> None:
 def test_torch_is_one_release_in_all_locks() -> None:
     cuda, cpu = pins("lock-torch.txt"), pins("lock-torch-cpu.txt")
     assert str(cpu["torch"].specifier) == f"{cuda['torch'].specifier}+cpu"
-    assert "nvidia-cudnn-cu13" in cuda and set(cpu) == {"torch"}
+    assert "nvidia-cudnn-cu13" in cuda and set(cpu) == {"torch", "torchvision"}
+    assert cpu["torchvision"] == pins("lock.txt")["torchvision"]
+
+
+def test_torchvision_loads_here() -> None:
+    """timm and transformers import it; a build for another torch would fail."""
+    import torchvision
+
+    assert torchvision.ops.misc.FrozenBatchNorm2d
+
+
+def test_torchvision_asks_for_operators_before_it_describes_them() -> None:
+    module_of = module("envs/torchvision_python.py")
+    source = (
+        "import functools\n\n\n@functools.lru_cache(None)\ndef library(): ...\n\n\n"
+        '@torch.library.register_fake("torchvision::nms")\ndef nms(): return 1\n'
+    )
+    text = module_of.guarded(source)
+    described: list[str] = []
+
+    def register(operator: str) -> Any:
+        described.append(operator)
+        return lambda describe: describe
+
+    torch = SimpleNamespace(library=SimpleNamespace(register_fake=register))
+    for exist in (False, True):
+        vision = SimpleNamespace(extension=SimpleNamespace(_has_ops=lambda: exist))  # noqa: B023
+        names: dict[str, Any] = {"torch": torch, "torchvision": vision}
+        exec(text, names)
+        assert names["nms"]() == 1
+        assert described == ["torchvision::nms"] * exist
+    with pytest.raises(ValueError, match="another one than expected"):
+        module_of.guarded(text)
 
 
 # --- Other builds of torch --------------------
@@ -203,13 +236,14 @@ def test_a_lock_for_an_older_cuda_is_what_pip_resolves_with_hashes(
 def test_setup_takes_the_build_of_torch_that_is_asked_for(
     tmp_path: Path, asked: str, here: list[str], says: str, installs: str
 ) -> None:
-    """pip is played by a program that notes how it is called."""
+    """pip and Python are played by programs that note how they are called."""
     shutil.copytree(ROOT / "envs", tmp_path / "envs")
     (tmp_path / "envs/lock-torch-cu126.txt").write_text("torch\n")
     path = programs(tmp_path, **dict.fromkeys(here, "true"))
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
-    programs(venv / "bin", pip=f'echo "$@" >> {tmp_path}/calls', python="exit 1")
+    note = f'echo "$@" >> {tmp_path}/calls'
+    programs(venv / "bin", pip=note, python=f"{note}; [ $1 != -c ]")  # no module can be imported
     command = ["bash", "envs/setup.sh", sys.executable, "venv"]
     if not here and shutil.which("nvidia-smi", path=path):
         pytest.skip("this machine has a GPU")
@@ -226,9 +260,12 @@ def test_setup_takes_the_build_of_torch_that_is_asked_for(
     printed, calls = run(asked)
     assert says in printed
     assert f"{installs}\n" in calls and "uninstall" not in calls
+    cpu = installs == "lock-torch-cpu.txt"
+    assert ("--extra-index-url https://download.pytorch.org/whl/cpu " in calls) == cpu
+    assert ("envs/torchvision_python.py\n" in calls) == cpu
     # pip would leave another build of the same release in place.
     assert "uninstall --quiet --yes torch torchvision\n" not in run(asked)[1]
-    other = "cpu" if installs != "lock-torch-cpu.txt" else "cuda"
+    other = "cuda" if cpu else "cpu"
     assert "uninstall --quiet --yes torch torchvision\n" in run(other)[1]
 
 

@@ -54,6 +54,7 @@ TESTED = {
     ),
 }
 """Commands that something else runs: a test, or a line of CI."""
+WIDTH = 100
 PROGRAMS = {
     "$EDITOR", "apptainer", "cat", "export", "ls", "pip", "pre-commit", "source", "squeue", "tail",
     "tensorboard",
@@ -243,6 +244,17 @@ def test_every_fence_has_a_known_kind_and_mark() -> None:
         assert fence.needs <= NEEDS, where
         marked = fence.needs if fence.kind == "sh" else fence.marks.startswith('title="')
         assert marked or not fence.marks, f"{where}: {fence.marks!r} is no mark"
+
+
+def test_no_line_of_code_is_cut_off() -> None:
+    """docs/assets/site.css has room for so many characters in a window of 1,280 px."""
+    wide = [
+        f"{fence.page}:{fence.line}: {line}"
+        for fence in fences()
+        for line in fence.text.splitlines()
+        if len(line) > WIDTH and fence.kind != "mermaid"  # drawn
+    ]
+    assert wide == []
 
 
 def test_fences_of_commands_are_found() -> None:

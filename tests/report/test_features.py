@@ -211,7 +211,6 @@ def test_grey_pictures_of_16_bits_span_the_same_range(tmp_path: Path) -> None:
 # ---- models ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("libraries")
 def test_every_layout_of_a_checkpoint_gives_the_same_tokens(scene: Scene, tmp_path: Path) -> None:
     model = shaken(build("vits16", depth=2, norm_eps=1e-6))
     torch.save({"teacher": model.state_dict(), "meta": {"norm_eps": 1e-6}}, tmp_path / "own.pth")
@@ -231,7 +230,6 @@ def test_every_layout_of_a_checkpoint_gives_the_same_tokens(scene: Scene, tmp_pa
         np.testing.assert_allclose(other, first, atol=1e-4)
 
 
-@pytest.mark.usefixtures("libraries")
 def test_vits_of_libraries_load_from_folders_and_from_what_weights_made(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -253,7 +251,6 @@ def test_vits_of_libraries_load_from_folders_and_from_what_weights_made(
     np.testing.assert_allclose(one.reshape(16, 64), expected[0, 1:].numpy(), atol=1e-4)
 
 
-@pytest.mark.usefixtures("libraries")
 def test_a_folder_of_timm_is_known_by_its_config(scene: Scene, tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file

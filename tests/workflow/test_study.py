@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import test_documented_files
 from places import ROOT
 from processes import preloaded, run_snakemake, snakemake_environment, start_snakemake
 
@@ -89,6 +90,21 @@ def test_every_result_has_a_record_that_is_true_of_it(folder: Path) -> None:
         verify, cwd=folder, env=snakemake_environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_files_that_pages_name_are_there(folder: Path) -> None:
+    places = {"results/": "results/short/", "resources/": "resources/demo/", "logs/": "logs/"}
+    names = test_documented_files.named()
+    assert len(names) > 30
+    absent = [
+        name
+        for name in names
+        for top, place in places.items()
+        if name.startswith(top)
+        for each in test_documented_files.pattern(name.removeprefix(top))
+        if each and not any((folder / place).glob(each))
+    ]
+    assert absent == []
 
 
 def test_a_second_run_does_nothing(folder: Path) -> None:

@@ -1,17 +1,20 @@
 """The `card` verb: the data card of CT-3M, its volumes and slices in numbers and figures."""
 
 import html
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
+import yaml
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
 from meddino.core.parquet import read_frame
-from meddino.ct3m import shards
+from meddino.ct3m import codec, shards
 from meddino.ct3m.index import COUNTED, quarantined
 from meddino.ct3m.slices import HU_BIN, HU_BINS, HU_LOWEST
 from meddino.report import corpus
@@ -52,7 +55,7 @@ def run(
         duplicates: pairs of volumes that are copies.
         overlap: the same as a matrix of datasets, CSV.
         output: `card.json`; beside it appear `card.md`, for people, and for the report
-            `figures.json` with its pictures.
+            `figures.json` with its pictures; and README.md in the folder of all shards.
         fetched: manifests of datasets in folders of yours, which name images that no pattern finds.
     """
     folder = output.parent
@@ -78,7 +81,32 @@ def run(
     write_json(folder / "figures.json", [entry._asdict() for entry in entries])
     with atomic(folder / "card.md") as temporary:
         temporary.write_text(_markdown(card, entries), encoding="utf-8")
+    describe_shards(Path(os.path.commonpath([path.parent.parent for path in reports])), options)
     write_json(output, card)
+
+
+def describe_shards(folder: Path, options: CardOptions) -> None:
+    """Write README.md for the folder that holds each dataset's folder of shards.
+
+    Its head names the files of each size, so that Hugging Face `datasets` loads them without code.
+    """
+    configs = [
+        {"config_name": f"{size}px", "data_files": f"*/*.{size}.parquet"}
+        for size in options.sizes_px
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("shards.md.j2").render(
+        front=yaml.safe_dump({"configs": configs}, sort_keys=False),
+        sizes=options.sizes_px,
+        recipe=codec.RECIPE,
+    )
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _matrix(overlap: Path) -> pd.DataFrame:
