@@ -436,6 +436,8 @@ def test_the_charts_of_a_table_share_an_axis_for_each_unit() -> None:
     assert domain(btcv) == [low, high] and low <= 41.5 and high >= 98.25
     assert domain(charts["table/table2/lits/HD95"])[1] < 13, "millimetres are no per cent"
     assert domain(charts["table/table3/lits/DSC"])[1] < 60, "each table has its own"
+    wide = section.table_charts(lines.assign(low=0.0, high=100.0))
+    assert domain(wide["table/table2/lits/DSC"]) == [0, 100], "a share ends there"
     assert lits.series == ["this run", "the paper"]
     assert charts["table/table3/lits/DSC"].series == ["this run"]
 
@@ -519,8 +521,8 @@ def test_the_first_screen_shows_the_median_case_beside_its_reference(page: Page)
     pictures = [a for tag, a in page.elements if tag == "img" and " on case " in str(a["alt"])]
     assert [str(a["alt"]).partition(" on ")[0] for a in pictures] == [
         "Reference",
+        "MedDINOv3",  # the row that the table compares with
         "nnU-Net",
-        "MedDINOv3",
     ]
     assert "the median by DSC" in page.text
     assert "Highest DSC: meddinov3 on LiTS." in " ".join(page.text.split())

@@ -10,6 +10,7 @@ from meddino.report.page.charts.results import column
 from meddino.report.page.names import benchmark_label
 from meddino.report.tables.cells import column_cells, number
 from meddino.report.tables.footnotes import footnotes
+from meddino.report.tables.metrics import METRICS
 from meddino.report.tables.remarks import remarks
 
 COLUMNS = 4
@@ -89,13 +90,20 @@ def table_charts(lines: pd.DataFrame) -> dict[str, Chart]:
     shown = printed[printed[["ours", "paper"]].notna().any(axis=1)]
     charts = {}
     for (table, unit), part in shown.groupby(["table", "unit"], sort=False):
-        domain = span(map(number, part[["ours", "low", "high", "paper"]].to_numpy().ravel()))
+        domain = _domain(part)
         for (benchmark, metric), _ in part.groupby(["benchmark", "metric"], sort=False):
             rows = _dots(printed, {"table": table, "benchmark": benchmark, "metric": metric})
             charts[f"table/{table}/{benchmark}/{metric}"] = column(
                 rows, f"{metric} ({unit})", domain
             )
     return charts
+
+
+def _domain(lines: pd.DataFrame) -> list[float]:
+    """The ends of an axis for all values of lines, within those that their metrics can have."""
+    low, high = span(map(number, lines[["ours", "low", "high", "paper"]].to_numpy().ravel()))
+    lowest, highest = zip(*(METRICS[m].bounds for m in lines["metric"].unique()), strict=True)
+    return [max(low, min(lowest)), min(high, max(highest))]
 
 
 def _dots(lines: pd.DataFrame, column_of: dict[str, Any]) -> list[dict[str, Any]]:
