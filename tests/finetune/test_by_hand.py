@@ -32,7 +32,6 @@ def by_hand(
     preprocessed: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    libraries: None,
 ) -> Path:
     """Set nnU-Net's variables and ours; return the folder of results."""
     from nnunetv2.training.logging.nnunet_logger import LocalLogger

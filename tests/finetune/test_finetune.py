@@ -331,7 +331,7 @@ def _assert_predicts(model: Path, dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
-    libraries: None, preprocessed: Path, dataset: Path, tmp_path: Path
+    preprocessed: Path, dataset: Path, tmp_path: Path
 ) -> None:
     from transformers import Dinov2Config, Dinov2Model
 

@@ -189,7 +189,7 @@ def test_segformer_b2_has_its_published_size() -> None:
 
 
 @torch.no_grad()
-def test_segformer_equals_that_of_transformers(libraries: None) -> None:
+def test_segformer_equals_that_of_transformers() -> None:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     size = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
@@ -218,7 +218,7 @@ def test_segformer_equals_that_of_transformers(libraries: None) -> None:
     torch.testing.assert_close(ours(image), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_deformable_core_is_that_of_transformers(libraries: None) -> None:
+def test_deformable_core_is_that_of_transformers() -> None:
     reference = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
     torch.manual_seed(0)
     shapes = [(6, 4), (3, 5), (2, 2)]
@@ -299,9 +299,7 @@ def test_logits_are_those_of_the_authors_code(name: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("names", ["of files", "in memory"])
-def test_segformer_starts_from_an_encoder_of_transformers(
-    libraries: None, tmp_path: Path, names: str
-) -> None:
+def test_segformer_starts_from_an_encoder_of_transformers(tmp_path: Path, names: str) -> None:
     from transformers import SegformerConfig, SegformerForImageClassification
 
     size = {"depths": [1, 2, 1, 1], "widths": [8, 16, 24, 32], "heads": [1, 2, 3, 4]}

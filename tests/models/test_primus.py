@@ -46,7 +46,7 @@ def _our_name(name: str) -> str:
 def test_logits_are_those_of_the_authors_code() -> None:
     content = load_file(RECORD)
     logits = network(content, BLOCKS)(content["image"])
-    torch.testing.assert_close(logits, content["logits"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, content["logits"], rtol=1e-5, atol=1e-4)  # wrong: 1e-3
 
 
 @torch.no_grad()

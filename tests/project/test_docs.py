@@ -148,6 +148,8 @@ def test_python_in_the_pages_imports_what_exists() -> None:
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     assert len(imports) >= 4
     for node in imports:
+        if node.module == "datasets":  # Hugging Face's, which meddino does not need
+            continue
         for alias in node.names:
             name = f"{node.module}.{alias.name}"
             found = hasattr(importlib.import_module(str(node.module)), alias.name)

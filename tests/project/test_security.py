@@ -475,6 +475,8 @@ def test_names_and_reasons_are_inert_in_the_card_and_the_report(hostile: dict[st
     card = {
         "datasets": [{"dataset": "own", "quarantined": 1, **counts}],
         "variants": [],
+        "corpus": "Own slices",
+        "paper_slices": None,
         "quarantined": [entry],
         "remarks": [{"dataset": "own", "remark": f"{SCRIPT}\n# heading", "volumes": 1}],
     }

@@ -288,7 +288,7 @@ def test_the_first_screen_shows_what_came_out(opened: Open) -> None:
     for selector in ("h1", ".lead", ".badges", ".hero img", ".brief"):
         box = one(driver, selector).rect
         assert box["height"] > 0 and box["y"] + box["height"] <= 800, selector
-    assert texts(driver, ".panes span") == ["Reference", "nnU-Net", "MedDINOv3"]
+    assert texts(driver, ".panes span") == ["Reference", "MedDINOv3", "nnU-Net"]
     for badge in driver.find_elements(By.CSS_SELECTOR, "a.badge"):
         target = (badge.get_attribute("href") or "").partition("#")[2]
         assert driver.find_elements(By.ID, target), target
