@@ -233,7 +233,7 @@ def test_first_iterations_do_not_count() -> None:
 
 
 @pytest.fixture
-def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh_compiler() -> Iterator[None]:
     from torch._dynamo.utils import clear_compilation_metrics, counters
 
     def clear() -> None:
@@ -242,8 +242,8 @@ def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         clear_compilation_metrics()
 
     clear()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    yield
+    with torch._dynamo.config.patch(recompile_limit=2):  # which monkeypatch would delete at its end
+        yield
     clear()
 
 
