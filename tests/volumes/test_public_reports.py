@@ -68,7 +68,7 @@ def test_what_is_refused_says_why(name: str, message: str) -> None:
 def test_a_curation_of_all_of_them_goes_through(tmp_path: Path) -> None:
     layout = FolderLayout(
         images=("*/*.dcm", "d14_names/*/*", "d15_dicomdir/DICOM/*/*/*", "n*/*.nii.gz"),
-        case=r"^(?P<case>[^/]+)(?P<part>/[abcde]$)?",
+        case=r"^(?P<case>[^/]+)(?:/(?P<part>[abcde])$)?",
         exclude=("x_*", "*/README*"),
     )
     root = tmp_path / "cases"
