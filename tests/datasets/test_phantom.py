@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydantic import ValidationError
 from scipy.ndimage import binary_erosion
 
 from meddino.core.files import sha256
 from meddino.datasets import fetch
+from meddino.datasets.cases import Case
 from meddino.datasets.options import FetchOptions
 from meddino.datasets.phantom import phantom
 from meddino.datasets.phantom.options import PhantomOptions
@@ -18,6 +20,8 @@ from meddino.datasets.phantom.raw_layouts import RAW_LAYOUTS, case_ids, labels_o
 from meddino.datasets.phantom.scanner import Protocol, Scan, scan
 from meddino.datasets.phantom.tissues import Structure as S
 from meddino.datasets.registry import entries
+from meddino.volumes import reader
+from meddino.volumes.errors import BadVolume
 
 NAMES = sorted(RAW_LAYOUTS)
 CASES = 6
@@ -36,24 +40,27 @@ def protocol(**changes: object) -> Protocol:
     return Protocol(**values | changes)  # type: ignore[arg-type]
 
 
-def make(folder: Path, dataset: str, **changes: int) -> Path:
+def make(folder: Path, dataset: str, **changes: object) -> Path:
     values = {"cases": CASES, "size_px": 96, "slices": 16, "seed": 3} | changes
     output = folder / dataset / "SHA256SUMS"
     phantom.run(PhantomOptions(dataset=dataset, **values), output=output)  # type: ignore[arg-type]
     return output
 
 
+def make_and_fetch(folder: Path, name: str, **changes: object) -> Path:
+    """The folder with the extracted files."""
+    mirror = f"file:{make(folder, name, **changes).parent}"
+    entry = entries()[name].model_copy(update={"mirror": mirror})
+    output = folder / "raw" / name / ".fetched.json"
+    fetch.run(FetchOptions.of(name, entry), output=output)
+    return fetch.raw_root(output)
+
+
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """All six datasets, made and fetched: name -> folder with the extracted files."""
-    folder, roots = tmp_path_factory.mktemp("phantom"), {}
-    for name in NAMES:
-        mirror = f"file:{make(folder, name).parent}"
-        entry = entries()[name].model_copy(update={"mirror": mirror})
-        output = folder / "raw" / name / ".fetched.json"
-        fetch.run(FetchOptions.of(name, entry), output=output)
-        roots[name] = fetch.raw_root(output)
-    return roots
+    folder = tmp_path_factory.mktemp("phantom")
+    return {name: make_and_fetch(folder, name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,16 @@ def read(path: Path) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path)))
     return reader.Execute()
+
+
+def pixels(root: Path, name: str) -> dict[str, np.ndarray]:
+    """Voxels of each case, by its name, however they are stored."""
+    cases = entries()[name].cases(root)
+    return {case.id: sitk.GetArrayFromImage(straight(read(case.image))) for case in cases}
+
+
+def number(case: Case) -> int:
+    return int("".join(character for character in case.id if character.isdigit()))
 
 
 def straight(image: sitk.Image) -> sitk.Image:
@@ -107,6 +124,35 @@ def test_every_label_occurs(fetched: dict[str, Path], name: str) -> None:
     arrays = [sitk.GetArrayFromImage(read(path)) for path in labels]
     seen = np.concatenate([np.unique(array) for array in arrays])
     assert set(seen.tolist()) == {0, *entry.label_map}
+
+
+def test_a_phantom_may_hold_patients_of_another_one(
+    fetched: dict[str, Path], tmp_path: Path
+) -> None:
+    """Voxel by voxel, up to how the volume is stored; the patients after them are its own."""
+    copies = {"dataset": "amos22", "seed": 3, "ranks": [4, 1]}
+    holder = make_and_fetch(tmp_path, "msd_spleen", seed=9, copies=copies)
+    plain = make_and_fetch(tmp_path / "plain", "msd_spleen", seed=9)
+    held, own = pixels(holder, "msd_spleen"), pixels(plain, "msd_spleen")
+    others = pixels(fetched["amos22"], "amos22")
+    for case, original in (("spleen_2", "amos_0005"), ("spleen_3", "amos_0002")):
+        assert np.array_equal(held[case], others[original])
+        assert not np.array_equal(held[case], own[case])
+    assert np.array_equal(held["spleen_5"], own["spleen_5"])
+
+
+@pytest.mark.parametrize("name", ["msd_spleen", "pancreas_ct"])
+def test_a_damaged_volume_cannot_be_read_and_the_others_can(tmp_path: Path, name: str) -> None:
+    cases = sorted(entries()[name].cases(make_and_fetch(tmp_path, name, damaged=1)), key=number)
+    for case in cases[:-1]:
+        assert reader.read(case.image).array.shape == (16, 96, 96)
+    with pytest.raises(BadVolume):
+        reader.read(cases[-1].image)
+
+
+def test_more_copies_and_damaged_volumes_than_cases_are_refused() -> None:
+    with pytest.raises(ValidationError, match="raise `cases`"):
+        PhantomOptions(dataset="lits", cases=2, damaged=3)
 
 
 def test_image_and_label_agree_after_any_storage(fetched: dict[str, Path]) -> None:

@@ -1,12 +1,24 @@
 """Options of the procedural CT phantom (the workflow loads this module: nothing heavy here)."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from meddino.core.options import Options
 
 LayoutName = Literal["amos22", "btcv", "kits23", "lits", "msd_spleen", "pancreas_ct"]
+
+
+class Copies(Options):
+    """Patients of another phantom that a phantom holds as well, as public datasets do."""
+
+    dataset: LayoutName
+    """The other phantom."""
+    seed: int = Field(0, ge=0)
+    """Its seed."""
+    ranks: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Which of its patients, counted from 0 in the order of its cases. They take the places of the
+    first patients of this phantom, in this order."""
 
 
 class Phantom(Options):
@@ -23,6 +35,21 @@ class Phantom(Options):
     spread around it from 0.6 to 1.5 times."""
     seed: int = Field(0, ge=0)
     """Seed of everything drawn: anatomy, lesions, scanner, noise."""
+    copies: Copies | None = None
+    """Patients that another phantom holds too; null: none. They are scanned at this phantom's size
+    and noise, so that both phantoms should have the same."""
+    damaged: int = Field(0, ge=0)
+    """Number of volumes, the last ones, whose files are cut off in the middle, as by a download
+    that broke."""
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> Self:
+        copies = 0 if self.copies is None else len(self.copies.ranks)
+        if copies + self.damaged > self.cases:
+            raise ValueError(
+                f"copies and damaged: {copies + self.damaged} of {self.cases} cases; raise `cases`"
+            )
+        return self
 
 
 class PhantomOptions(Phantom):

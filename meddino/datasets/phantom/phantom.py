@@ -5,13 +5,14 @@ import sys
 import time
 import zlib
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from meddino.core.files import atomic, sha256
 from meddino.core.progress import track
-from meddino.datasets.phantom.options import PhantomOptions
+from meddino.datasets.phantom.options import LayoutName, PhantomOptions
 from meddino.datasets.phantom.raw_layouts import (
     MR_FIRST_ID,
     RAW_LAYOUTS,
@@ -70,17 +71,40 @@ def _make_case(
     scratch: Path,
 ) -> None:
     """Make and store one case; it depends on the seed, the dataset and its own rank alone."""
-    layout = RAW_LAYOUTS[options.dataset]
-    rng = np.random.default_rng([options.seed, zlib.crc32(options.dataset.encode()), rank])
+    patient, layout = _patient(options, rank), RAW_LAYOUTS[options.dataset]
+    home, rng = RAW_LAYOUTS[patient.dataset], patient.generator()
     mr = options.dataset == "amos22" and number >= MR_FIRST_ID
     protocol = Protocol(
         size_px=options.size_px,
         slices=options.slices,
         noise_hu=options.noise_hu,
-        bottom_mm=layout.bottoms_mm[rank % len(layout.bottoms_mm)],
-        padding=None if mr else layout.paddings[rank % len(layout.paddings)],
+        bottom_mm=home.bottoms_mm[patient.rank % len(home.bottoms_mm)],
+        padding=None if mr else home.paddings[patient.rank % len(home.paddings)],
         mr=mr,
-        lesions=layout.lesions,
+        lesions=home.lesions,
     )
-    code = layout.orientations[int(rng.integers(len(layout.orientations)))]
-    put_case(stores, options.dataset, number, scan(protocol, rng), code, scratch)
+    draw = int(rng.integers(len(home.orientations)))  # the same draws wherever a patient appears
+    code = layout.orientations[draw % len(layout.orientations)]
+    damaged = rank >= options.cases - options.damaged
+    put_case(stores, options.dataset, number, scan(protocol, rng), code, scratch, damaged)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Who is scanned: a rank among the patients of a phantom."""
+
+    dataset: LayoutName
+    seed: int
+    rank: int
+
+    def generator(self) -> np.random.Generator:
+        """What all that is random of the patient and of the scan is drawn from."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.dataset.encode()), self.rank])
+
+
+def _patient(options: PhantomOptions, rank: int) -> Patient:
+    """The patient of a case: one of this phantom's own, or one that it has from another."""
+    copies = options.copies
+    if copies is not None and rank < len(copies.ranks):
+        return Patient(copies.dataset, copies.seed, copies.ranks[rank])
+    return Patient(options.dataset, options.seed, rank)

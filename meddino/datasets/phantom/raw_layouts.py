@@ -1,6 +1,7 @@
 """The raw layouts of real datasets: names, folders, archives, orientations, label values."""
 
 import hashlib
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -194,7 +195,13 @@ def labels_of(scan: Scan, labels: Mapping[S, int]) -> NDArray[np.uint8]:
 
 
 def put_case(
-    stores: Mapping[str, Store], dataset: str, number: int, scan: Scan, code: str, scratch: Path
+    stores: Mapping[str, Store],
+    dataset: str,
+    number: int,
+    scan: Scan,
+    code: str,
+    scratch: Path,
+    damaged: bool = False,
 ) -> None:
     """Store one case in the layout of a dataset.
 
@@ -205,6 +212,7 @@ def put_case(
         scan: the case.
         code: directions in which the stored axes grow.
         scratch: folder for temporary files.
+        damaged: whether the image's file is cut off in the middle, of DICOM all of them.
     """
     layout = RAW_LAYOUTS[dataset]
     store = stores[layout.archive]
@@ -212,14 +220,24 @@ def put_case(
     image_name, label_name = _names(layout, number)
     if dataset == "pancreas_ct":
         for index, path in enumerate(_dicom(scan, f"{dataset}/{number}", scratch), start=1):
+            if damaged:
+                _cut(path)
             store.add(f"{image_name}/Pancreas-1/1-{index:03d}.dcm", path)
         path = _nifti(label, scan, "LAS", scratch / "label.nii.gz")
         stores[PANCREAS_LABELS].add(layout.label.format(number), path)
         return
     suffix = ".nii.gz" if image_name.endswith(".gz") else ".nii"
-    store.add(image_name, _nifti(scan.image, scan, code, scratch / f"image{suffix}"))
+    image = _nifti(scan.image, scan, code, scratch / f"image{suffix}")
+    if damaged:
+        _cut(image)
+    store.add(image_name, image)
     if label_name is not None:
         store.add(label_name, _nifti(label, scan, code, scratch / f"label{suffix}"))
+
+
+def _cut(path: Path) -> None:
+    """Leave the first half of a file."""
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def archives(dataset: str) -> list[str]:
