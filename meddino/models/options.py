@@ -1,6 +1,6 @@
 """Options of published weights (the workflow loads this module: nothing heavy here)."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -23,6 +23,9 @@ class Published(Options):
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:[^:]+)?$")
     """Where it is on Hugging Face: owner/name, owner/name@revision, and, where there are several
     files of weights, owner/name:file or owner/name@revision:file. Your login is used."""
+    standin: Literal["vittiny8"] | None = None
+    """The small ViT that comes with meddino and stands in for DINOv3, in demos and tests: trained by
+    this engine on dead leaves (profiles/standin/study.yaml). It says nothing about DINOv3 itself."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of its file; checked where given."""
     how: str = ""
@@ -30,8 +33,9 @@ class Published(Options):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if sum(origin is not None for origin in (self.url, self.file, self.hub)) > 1:
-            raise ValueError("give one of `url`, `file` and `hub`")
+        origins = (self.url, self.file, self.hub, self.standin)
+        if sum(origin is not None for origin in origins) > 1:
+            raise ValueError("give one of `url`, `file`, `hub` and `standin`")
         return self
 
 

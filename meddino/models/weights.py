@@ -18,6 +18,8 @@ from meddino.models.options import DINOV3, SEGFORMER, WeightsOptions
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 CONFIG = "config.json"
+STANDINS = Path(__file__).parent / "standins"
+"""Small ViTs that come with the package, made by `make standin`, in the form of transformers."""
 
 
 def run(options: WeightsOptions, *, output: Path) -> None:
@@ -71,6 +73,8 @@ def _hub_folder(output: Path) -> Path:
 def _obtain(options: WeightsOptions, output: Path) -> Path:
     """The published checkpoint: where it lies already, or downloaded beside `output`."""
     name = output.stem
+    if options.standin is not None:
+        return loading.file_of(STANDINS / options.standin)
     if options.hub is not None:
         return _from_hub(options.hub, name, _hub_folder(output))
     if options.url is not None and not options.url.startswith(LOCAL):
