@@ -24,8 +24,8 @@ class Published(Options):
     """Where it is on Hugging Face: owner/name, owner/name@revision, and, where there are several
     files of weights, owner/name:file or owner/name@revision:file. Your login is used."""
     standin: Literal["vittiny8"] | None = None
-    """The small ViT that comes with meddino and stands in for DINOv3, in demos and tests: trained by
-    this engine on dead leaves (profiles/standin/study.yaml). It says nothing about DINOv3 itself."""
+    """The small ViT that comes with meddino and stands in for DINOv3 in demos: this engine made it
+    from dead leaves (profiles/standin/study.yaml). It says nothing about DINOv3 itself."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of its file; checked where given."""
     how: str = ""

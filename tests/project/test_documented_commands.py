@@ -64,7 +64,7 @@ SHORTER = {
     "leaves": {"count": 12},
     "phantom": {"btcv": {"cases": 6, "size_px": 48, "slices": 16}},
     "ct3m": {"sizes_px": [64]},
-    "weights": {"dinov3": {"snapshot": "natural@4"}},
+    "weights": {"dinov3": {"standin": None, "snapshot": "natural@4"}},
     "pretrain": {
         "stages": {
             "natural": {"iterations": 4, "snapshots": [4], "batch_size": 8},

@@ -128,8 +128,12 @@ def test_figures_name_things_as_tables_do(root: Path) -> None:
     assert curves._source(options, "random") == "random initialisation"
     assert curves._source(options, "dinov3") == "DINOv3"
     assert list(targets.shown_chain(study)) == ["DINOv3", "stage 1", "stage 2", "stage 3"]
-    demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
-    assert jobs.report.feature_figures_inputs(demo)["checkpoints"][0].endswith("natural/000100.pth")
+    layers = [
+        root / "config.yaml",
+        *(root / f"profiles/{n}/study.yaml" for n in ("demo", "directions")),
+    ]
+    first = jobs.report.feature_figures_inputs(load(layers))["checkpoints"][0]
+    assert first.endswith("natural/000300.pth")
 
 
 def test_marks_tell_more_lines_apart_than_there_are_colours() -> None:

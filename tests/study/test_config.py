@@ -136,16 +136,18 @@ def test_full_study_and_demo_are_valid_and_ask_for_the_papers_runs(root: Path) -
     for study in (full, demo):
         assert len(targets.runs(study)) == len(set(targets.runs(study))) == 22
         assert targets.used_stages(study)[-3:] == ["stage1", "stage2", "stage3"]
-    assert targets.used_stages(demo)[0] == "natural"
+    assert targets.used_stages(demo) == targets.used_stages(full)
     assert targets.runs(full) == targets.runs(demo)
 
 
 def test_every_snapshot_of_the_chain_and_what_it_starts_from_is_probed(root: Path) -> None:
     full = load([root / "config.yaml"])
-    demo = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    demo = [root / "config.yaml", root / "profiles/demo/study.yaml"]
+    directions = load([*demo, root / "profiles/directions/study.yaml"])
     stages = ["stage1", "stage2", "stage3"]
     assert targets.probed(full) == ["random", "dinov3", *stages]
-    assert targets.probed(demo) == ["random", "natural", *stages], (
+    assert targets.probed(load(demo)) == ["random", "dinov3", *stages]
+    assert targets.probed(directions) == ["random", "natural", *stages], (
         "what stands in for weights is a stage"
     )
     assert jobs.pretrain.probe_inputs(full, "random")["checkpoints"] == []

@@ -25,7 +25,7 @@ ARRAYS = f"{RESULTS}/nnunet/preprocessed/Dataset701_amos22"
 INDEX = f"{RESULTS}/ct3m/index.64.parquet"
 RAW = "resources/chaos/raw"
 STUDY: dict[str, Any] = {
-    "weights": {"dinov3": {"snapshot": "natural@12", "file": None}},
+    "weights": {"dinov3": {"snapshot": "natural@12", "file": None, "standin": None}},
     "pretrain": {"stages": {"natural": {"init": None}}},
     "training": {"epochs": 1},
     "tables": {

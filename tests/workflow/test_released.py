@@ -72,7 +72,7 @@ def test_the_whole_of_it_runs_on_phantoms(stand_in: Path, tmp_path: Path) -> Non
     small = {
         "weights": {
             "meddinov3_released": published,
-            "dinov3": {"snapshot": None, "file": str(stand_in)},
+            "dinov3": {"standin": None, "file": str(stand_in)},
         },
         "tables": {"released": {"benchmarks": ["amos22"]}, "table2": ONE_ROW},
         "training": {"epochs": 1, "iterations_per_epoch": 4},

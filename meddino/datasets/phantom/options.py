@@ -33,11 +33,13 @@ class Phantom(Options):
     noise_hu: float = Field(14.0, ge=0, le=100)
     """Standard deviation of the noise of a typical case, HU at the patient's centre; the cases
     spread around it from 0.6 to 1.5 times."""
+    field_mm: float | None = Field(None, ge=250, le=700)
+    """Side of the field of view (mm), the same for all patients; null fits it to each of them."""
     seed: int = Field(0, ge=0)
     """Seed of everything drawn: anatomy, lesions, scanner, noise."""
     copies: Copies | None = None
-    """Patients that another phantom holds too; null: none. They are scanned at this phantom's size
-    and noise, so that both phantoms should have the same."""
+    """Patients that another phantom holds too; null: none. They are scanned by this phantom's
+    options, so that both phantoms should have the same."""
     damaged: int = Field(0, ge=0)
     """Number of volumes, the last ones, whose files are cut off in the middle, as by a download
     that broke."""

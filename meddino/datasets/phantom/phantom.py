@@ -78,6 +78,7 @@ def _make_case(
         size_px=options.size_px,
         slices=options.slices,
         noise_hu=options.noise_hu,
+        field_mm=options.field_mm,
         bottom_mm=home.bottoms_mm[patient.rank % len(home.bottoms_mm)],
         padding=None if mr else home.paddings[patient.rank % len(home.paddings)],
         mr=mr,

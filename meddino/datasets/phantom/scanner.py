@@ -22,6 +22,8 @@ class Protocol:
     size_px: int
     slices: int
     noise_hu: float
+    field_mm: float | None = None
+    """Side of the image (mm); None fits it to the patient."""
     bottom_mm: tuple[float, float]
     """Range of the lowest slice, in the patient's frame (mm)."""
     padding: int | None
@@ -44,7 +46,8 @@ def scan(protocol: Protocol, rng: np.random.Generator) -> Scan:
     """Make a patient and scan it."""
     scale, habitus = float(rng.uniform(0.9, 1.06)), Habitus.draw(rng)
     # Fitted to the patient, as on a real scanner; now and then it cuts the flanks.
-    field_mm = habitus.width * scale * float(rng.uniform(0.95, 1.18))
+    fitted_mm = habitus.width * scale * float(rng.uniform(0.95, 1.18))
+    field_mm = fitted_mm if protocol.field_mm is None else protocol.field_mm
     top = float(rng.uniform(*TOP_MM)) * scale
     bottom = float(rng.uniform(*protocol.bottom_mm)) * scale
     pixel = round(field_mm / protocol.size_px, 6)
