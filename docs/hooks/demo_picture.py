@@ -21,6 +21,7 @@ from PIL import Image
 from meddino.core.files import read_json
 from meddino.evaluate.scores import read_scores
 from meddino.models import backbones
+from meddino.models.weights import STANDINS
 from meddino.report.figures import dense, layers
 from meddino.report.figures.predictions import OPACITY
 from meddino.report.figures.scenes import Scene
@@ -29,8 +30,7 @@ from meddino.volumes import reader
 
 RUN = Path("amos22/meddinov3/fold0")
 DATASET = "nnunet/raw/Dataset701_amos22/dataset.json"
-CHECKPOINTS = ("pretrain/natural/000100.pth", "pretrain/stage3/000030.pth")
-"""The demo's stand-in for DINOv3, and the last stage."""
+LAST_STAGE = "pretrain/stage3/000030.pth"
 FEATURES_PX = 384
 MARGIN_PX = 2
 """Around the body, in pixels of the image."""
@@ -78,7 +78,7 @@ def draw(results: Path) -> bytes:
 
 def _features(results: Path, scene: Scene) -> list[npt.NDArray[np.float32]]:
     """Principal components of the patch tokens as colours, (rows, columns, 3) for each model."""
-    models = [backbones.load(results / name) for name in CHECKPOINTS]
+    models = [backbones.load(path) for path in (STANDINS / "vittiny8", results / LAST_STAGE)]
     tokens = [
         dense.patch_tokens(model, scene, FEATURES_PX, torch.device("cpu")) for model in models
     ]
