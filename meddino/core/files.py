@@ -16,6 +16,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors that nothing but writing meets."""
 UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 """What a user can mend about the place that is written to; other OSErrors are bugs or bad input."""
+UMASK = os.umask(0o077)  # to read it is to set it, so once, before there are threads
+"""Permissions that new files do not get."""
+os.umask(UMASK)
 TRIAL_BYTES = 1 << 20
 """More than a full disk takes, which may have some space again once a library has cleaned up."""
 
@@ -35,6 +38,7 @@ def atomic(path: Path) -> Iterator[Path]:
     with scratch(path) as temporary, writing(path, temporary):
         yield temporary
         _sync(temporary)
+        _permit(temporary)
         _replace(temporary, path)
 
 
@@ -138,6 +142,16 @@ def _sync(path: Path) -> None:
     if path.is_file():
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
+
+
+def _permit(path: Path) -> None:
+    """Let those read that the umask lets: safetensors, for one, keeps its files to the owner."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and not file.is_symlink():
+            mode = file.stat().st_mode
+            if mode != (shared := mode | (0o666 & ~UMASK)):
+                file.chmod(shared)
 
 
 def _remove(path: Path) -> None:

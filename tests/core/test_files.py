@@ -73,6 +73,19 @@ def test_no_library_leaves_a_part_of_a_file(tmp_path: Path, name: str) -> None:
         assert contents(tmp_path) == {name: whole}, "what was there before"
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_library_keeps_a_file_from_the_group(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plain").touch()
+    with atomic(tmp_path / name) as temporary:
+        WRITERS[name](temporary)
+    with atomic(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        WRITERS[name](temporary / name)
+    plain = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / name).stat().st_mode == plain
+    assert (tmp_path / "folder" / name).stat().st_mode == plain
+
+
 def test_an_error_of_another_kind_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic(tmp_path / "a"):
         _ = 1 / 0
