@@ -35,6 +35,7 @@ from meddino.finetune.options import (
     Prediction,
     Training,
 )
+from meddino.report.label_curve.options import LabelCurve, method_on
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
 from meddino.study import inheritance, references
 from meddino.study.chain import Chain
@@ -83,6 +84,9 @@ class Study(Options):
     five, its number is not given). Tables are over the validation cases of all of them."""
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
+    label_curve: LabelCurve | None = None
+    """Methods trained on few of the labelled cases: each has a twin `<method>_cases<percent>` for
+    each share of them (docs/label-curve.md)."""
     methods: dict[Name, ConfiguredMethod]
     """What is compared (paper sections 3.1, 4.1 and 4.3). A method that is `like` another says only
     what differs."""
@@ -148,6 +152,25 @@ class Study(Options):
             if weights[name] != method.weights
         }
 
+    @field_validator("methods")
+    @classmethod
+    def _add_parts(
+        cls, methods: dict[str, ConfiguredMethod], info: ValidationInfo
+    ) -> dict[str, ConfiguredMethod]:
+        """Methods of the label curve once more, for each share of the cases that is not all."""
+        curve: LabelCurve | None = info.data.get("label_curve")
+        return methods | {
+            method_on(name, percent): methods[name].model_copy(
+                update={
+                    "label": f"{methods[name].label}, {percent} % of cases",
+                    "cases_percent": percent,
+                }
+            )
+            for name in (curve.methods if curve else ())
+            if name in methods
+            for percent in (curve.parts() if curve else ())
+        }
+
     @model_validator(mode="after")
     def _check_references(self) -> Self:
         chain = self.chain
@@ -159,6 +182,7 @@ class Study(Options):
             *references.starts(chain, self.methods),
             *references.presets(self.pretrain),
             *references.tables(self.tables, self.methods, self.benchmarks),
+            *references.label_curve(self.label_curve, self.methods, self.benchmarks),
             *references.configurations(self.methods, self.planning),
             *references.backbones(self.methods, self.pretrain),
             *references.kinds_of_weights(chain, self.methods),

@@ -193,6 +193,11 @@ def table(study: Study, name: str, suffix: str = "csv") -> str:
     return f"{study.results}/tables/{name}.{suffix}"
 
 
+def label_curve(study: Study) -> str:
+    """Scores by the number of training cases."""
+    return f"{study.results}/label_curve/label_curve.json"
+
+
 def figures(study: Study) -> str:
     """The figures of the report."""
     return f"{study.results}/figures/figures.json"

@@ -20,6 +20,7 @@ from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
 from meddino.models.options import DINOV3
 from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import StageOptions
+from meddino.report.label_curve.options import LabelCurve
 from meddino.report.options import Table
 from meddino.study.chain import Chain, kind_of, kinds
 from meddino.study.sections import RANDOM, Leaves, Pretrain
@@ -145,6 +146,23 @@ def tables(
                 f"tables.{name}.compare_with = {table.compare_with!r}: must be one of several"
                 f" rows ({', '.join(table.rows)}); null compares none"
             )
+
+
+def label_curve(
+    curve: LabelCurve | None, methods: Mapping[str, Method], benchmarks: Mapping[str, Benchmark]
+) -> Iterator[str]:
+    """Methods and benchmarks of the label curve that do not exist, or methods on few cases."""
+    for name in curve.methods if curve else ():
+        if name not in methods:
+            yield f"label_curve.methods: no method {name!r} (known: {', '.join(methods)})"
+        elif methods[name].cases_percent < 100:
+            yield (
+                f"label_curve.methods: {name!r} has cases_percent ="
+                f" {methods[name].cases_percent}; name a method that trains on all"
+            )
+    for name in curve.benchmarks if curve else ():
+        if name not in benchmarks:
+            yield f"label_curve.benchmarks: no benchmark {name!r} (known: {', '.join(benchmarks)})"
 
 
 def configurations(methods: Mapping[str, Method], planning: Planning) -> Iterator[str]:

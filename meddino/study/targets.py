@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from meddino.report import corpus as names
+from meddino.report.label_curve.options import method_on
 from meddino.study.chain import Snapshot, stage_label
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -17,7 +18,7 @@ class Run(NamedTuple):
 
 
 def runs(study: Study) -> list[Run]:
-    """Every finetuning that a table asks for; one that two tables share runs once."""
+    """Every finetuning that a table or the label curve asks for; one that two share runs once."""
     unique = {
         Run(benchmark, method, fold): None
         for table in study.tables.values()
@@ -25,7 +26,20 @@ def runs(study: Study) -> list[Run]:
         for benchmark in table.benchmarks
         for fold in study.folds
     }
+    unique |= dict.fromkeys(label_curve_runs(study))
     return list(unique)
+
+
+def label_curve_runs(study: Study) -> list[Run]:
+    """The finetunings that the label curve shows; those on all cases are the methods' own."""
+    curve = study.label_curve
+    return [
+        Run(benchmark, method_on(method, percent), fold)
+        for benchmark in (curve.benchmarks if curve else ())
+        for method in (curve.methods if curve else ())
+        for percent in (curve.percent if curve else ())
+        for fold in study.folds
+    ]
 
 
 def runs_of_table(study: Study, table: str) -> list[Run]:

@@ -117,6 +117,14 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("probe.benchmark", "amos22"), ["probe.benchmark = 'amos22': not of CT alone"]),
         (put("probe.slices_px", 500), ["probe.slices_px = 500", "vitb16's patches, 16 px"]),
         (put("methods", {"a/b": {}}), ["methods.a/b"]),
+        (
+            put("label_curve", {"methods": ["unet"], "benchmarks": ["brats"]}),
+            ["label_curve.methods: no method 'unet'", "label_curve.benchmarks: no benchmark"],
+        ),
+        (
+            put("label_curve", {"methods": ["nnunet"], "benchmarks": ["btcv"], "percent": [5, 50]}),
+            ["label_curve", "percent: [5, 50] must rise to 100"],
+        ),
     ],
 )
 def test_errors_name_key_value_and_what_is_allowed(
@@ -193,6 +201,34 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
         "meddinov3": "paper",
         "meddinov3_leakfree": "leak-free",
     }
+
+
+def test_the_label_curve_adds_methods_on_few_cases_and_changes_no_other(config: Config) -> None:
+    plain = Study.parse(config)
+    config["label_curve"] = {
+        "methods": ["meddinov3", "nnunet"],
+        "benchmarks": ["btcv"],
+        "percent": [10, 100],
+    }
+    study = Study.parse(config)
+    for name in plain.methods:
+        chosen = {"method": name, "fold": "0"}
+        assert options_json(plain, "finetune", **chosen) == options_json(
+            study, "finetune", **chosen
+        )
+    twin = study.methods["meddinov3_cases10"]
+    assert twin.label == "MedDINOv3, 10 % of cases" and twin.cases_percent == 10
+    same = {"label": "MedDINOv3", "cases_percent": 100}
+    assert twin.model_copy(update=same) == study.methods["meddinov3"]
+    added = set(targets.runs(study)) - set(targets.runs(plain))
+    assert {(run.benchmark, run.method) for run in added} == {
+        ("btcv", "meddinov3_cases10"),
+        ("btcv", "nnunet_cases10"),
+    }, "at 100 % it is the run of Table 2"
+    assert len(jobs.label_curve.label_curve_inputs(study)["scores"]) == 4
+    assert "label_curve" in jobs.report.report_inputs(study)
+    with pytest.raises(MeddinoError, match="there is no section `label_curve`"):
+        jobs.label_curve.label_curve_options(plain)
 
 
 def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> None:
@@ -284,9 +320,11 @@ def test_state_of_other_settings_is_in_another_folder(config: Config) -> None:
 
 
 def test_every_verb_cuts_its_slice(root: Path) -> None:
-    study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    # The study that asks for all that is optional.
+    files = ("config.yaml", "profiles/demo/study.yaml", "profiles/beyond/study.yaml")
+    study = load([root / name for name in files])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
-    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
+    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table2"}
     some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
     for name, verb in VERBS.items():
         if verb.options is not None:

@@ -142,6 +142,7 @@ def provenance_inputs(study: Study) -> Files:
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
+            *_label_curve(study).values(),
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
@@ -247,6 +248,7 @@ def report_inputs(study: Study) -> Files:
         "tables": [paths.table(study, name) for name in study.tables],
         "figures": [paths.figures(study), *_feature_figures(study)],
         **_data_card(study),
+        **_label_curve(study),
         "scores": paths.all_scores(study),
         "overlays": _overlays(study),
         **_histories(study),
@@ -276,6 +278,11 @@ def _overlays(study: Study) -> list[str]:
 def _data_card(study: Study) -> dict[str, str]:
     """The data card of CT-3M, where the study makes it."""
     return {"card": paths.data_card(study)} if targets.curated_datasets(study) else {}
+
+
+def _label_curve(study: Study) -> dict[str, str]:
+    """The label curve, where the study has one."""
+    return {"label_curve": paths.label_curve(study)} if study.label_curve else {}
 
 
 def _feature_figures(study: Study) -> list[str]:
