@@ -38,7 +38,7 @@ from meddino.finetune.options import (
 from meddino.report.label_curve.options import LabelCurve, method_on
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
 from meddino.study import inheritance, references
-from meddino.study.chain import Chain
+from meddino.study.chain import Chain, words
 from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
 
 
@@ -128,6 +128,15 @@ class Study(Options):
         official = info.data.get("recipe") == "official"
         return pretrain.model_copy(update={"qkv_bias": False}) if official else pretrain
 
+    @field_validator("pretrain")
+    @classmethod
+    def _add_variants(cls, pretrain: Pretrain, info: ValidationInfo) -> Pretrain:
+        """A chain for each variant of CT-3M; which of them run, the tables decide."""
+        ct3m: CT3M | None = info.data.get("ct3m")
+        if ct3m is None or not ct3m.variants:
+            return pretrain
+        return pretrain.model_copy(update={"stages": pretrain.with_variants(ct3m.variants)})
+
     @field_validator("methods")
     @classmethod
     def _add_twins(
@@ -151,6 +160,26 @@ class Study(Options):
             for name, method in methods.items()
             if weights[name] != method.weights
         }
+
+    @field_validator("methods")
+    @classmethod
+    def _add_variant_twins(
+        cls, methods: dict[str, ConfiguredMethod], info: ValidationInfo
+    ) -> dict[str, ConfiguredMethod]:
+        """A method that starts from a stage on `ct3m` has a twin for each variant of the data."""
+        ct3m, pretrain = info.data.get("ct3m"), info.data.get("pretrain")
+        if ct3m is None or pretrain is None:
+            return methods
+        stages = pretrain.on_all()
+        twins = {
+            f"{name}_{variant}": method.model_copy(
+                update={"label": f"{method.label}, {words(variant)}", "weights": start}
+            )
+            for variant in ct3m.variants
+            for name, method in methods.items()
+            if (start := twin_of(method.weights, stages, f"_{variant}")) != method.weights
+        }
+        return {**methods, **{name: twin for name, twin in twins.items() if name not in methods}}
 
     @field_validator("methods")
     @classmethod
@@ -179,6 +208,7 @@ class Study(Options):
             *references.phantoms(self.phantom),
             *references.benchmark_numbers(self.benchmarks),
             *references.slices(chain, self.ct3m.sizes_px, self.leaves),
+            *references.data(chain, self.ct3m.variants),
             *references.starts(chain, self.methods),
             *references.presets(self.pretrain),
             *references.tables(self.tables, self.methods, self.benchmarks),

@@ -22,7 +22,7 @@ from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import StageOptions
 from meddino.report.label_curve.options import LabelCurve
 from meddino.report.options import Table
-from meddino.study.chain import Chain, kind_of, kinds
+from meddino.study.chain import DATA, LEAVES, Chain, kind_of, kinds
 from meddino.study.sections import RANDOM, Leaves, Pretrain
 
 
@@ -67,6 +67,14 @@ def slices(chain: Chain, sizes_px: Sequence[int], leaves: Leaves | None) -> Iter
             )
 
 
+def data(chain: Chain, variants: Iterable[str]) -> Iterator[str]:
+    """Stages on data that does not exist."""
+    known = [*DATA, *variants, LEAVES]
+    for name, stage in chain.pretrain.stages.items():
+        if stage.data not in known:
+            yield f"pretrain.stages.{name}.data = {stage.data!r}: not one of {', '.join(known)}"
+
+
 def starts(chain: Chain, methods: Mapping[str, Method]) -> Iterator[str]:
     """References to weights or snapshots that do not exist; only then, stages in a circle."""
     references = {f"methods.{name}.weights": method.weights for name, method in methods.items()}
@@ -103,6 +111,16 @@ def _wrong_ancestors(chain: Chain) -> Iterator[str]:
         ancestors = chain.ancestors(name)
         if name in ancestors:
             yield f"pretrain.stages.{name}: starts, by way of other stages, from itself"
+        other = [
+            ancestor
+            for ancestor in ancestors
+            if stages[ancestor].data not in ("ct3m", LEAVES, stage.data)
+        ]
+        if stage.data not in ("ct3m", LEAVES) and other:
+            yield (
+                f"pretrain.stages.{name}.data = {stage.data!r}: it starts from {other[0]}, which"
+                f" has seen {stages[other[0]].data}; a chain sees one variant of ct3m"
+            )
         leaky = [ancestor for ancestor in ancestors if stages[ancestor].data == "ct3m"]
         if stage.data == "ct3m-leak-free" and leaky:
             yield (

@@ -14,7 +14,6 @@ from meddino.report.options import (
     TableOptions,
 )
 from meddino.study import paths, targets
-from meddino.study.chain import stage_label
 from meddino.study.jobs.pretrain import probed_cases
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -63,6 +62,9 @@ def tables_options(study: Study, table: str) -> TableOptions:
             name: side for name, side in study.planning.paper_patch_px.items() if name in benchmarks
         },
         corpus=targets.corpus(study),
+        variants=targets.meanings(
+            study, [targets.pretraining_data(study, n) for n in options.rows]
+        ),
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
     )
@@ -98,12 +100,13 @@ def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOp
     """Options of `model_card`."""
     variant = targets.pretraining_data(study, method)
     stages, weights = study.chain.history(study.methods[method].weights)
-    datasets = study.ct3m.datasets if variant != "none" else ()
+    datasets = targets.variant_datasets(study, variant)
     return ModelCardOptions(
         method=study.methods[method].label,
         benchmark=study.benchmarks[benchmark].label,
         data=_data_source(study, study.benchmarks[benchmark].dataset),
         variant=variant,
+        variant_meaning=targets.meanings(study, [variant]).get(variant, ""),
         stages=tuple(stages),
         pretraining=tuple(_data_source(study, name) for name in datasets),
         weights=tuple(_weights_source(study, name) for name in weights),
@@ -156,7 +159,7 @@ def provenance_inputs(study: Study) -> Files:
 def figures_options(study: Study) -> PlotOptions:
     """Options of `figures`."""
     methods = dict.fromkeys(run.method for run in targets.runs(study))
-    sources = {stage: stage_label(stage) for stage in study.pretrain.stages}
+    sources = {stage: study.chain.stage_label(stage) for stage in study.pretrain.stages}
     sources |= {name: entry.label or name for name, entry in study.weights.items()}
     benchmarks = targets.used_benchmarks(study)
     return PlotOptions(
@@ -223,7 +226,7 @@ def report_options(study: Study) -> ReportOptions:
     names = sorted(study.tables)  # the order of sections in a file changes nothing
     rows = [method for table in names for method in study.tables[table].rows]
     stages = {name: entry.label or name for name, entry in study.weights.items()}
-    stages |= {name: _capitalised(stage_label(name)) for name in study.pretrain.stages}
+    stages |= {name: _capitalised(study.chain.stage_label(name)) for name in study.pretrain.stages}
     return ReportOptions(
         title=study.title,
         notes=study.notes,
