@@ -27,6 +27,7 @@ OTHER_STUDIES = {
     "resources/raw/<dataset>.<piece>/": "within a quota",
     "resources/weights/<name>.pth": "of published weights",
     "results/ct3m/index.leak-free.<px>.parquet": "where a method asks for it",
+    "results/ct3m/index.<variant>.<px>.parquet": "where a method asks for it",
     "results/label_curve/": "where a study asks for it",
     "results/label_curve/{points,needed}.csv": "where a study asks for it",
     "resources/raw/<dataset>.incoming": "put there by hand",
