@@ -71,17 +71,11 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     curve = labels.read(label_curve)
-    charts = {
-        **labels.charts(options, curve),
-        **_result_charts(options, lines, all_scores, data),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-    }
+    charts = _result_charts(options, lines, all_scores, data, curve)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    single = [file for file in (card, label_curve) if file]
-    files = [*tables, *figures, *single, scores, *overlays, *quarantine]
+    files = [*tables, *figures, *filter(None, [card, label_curve]), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -164,12 +158,25 @@ def _result_charts(
     lines: pd.DataFrame,
     scores: pd.DataFrame,
     card: dict[str, Any] | None,
+    curve: labels.Curve | None,
 ) -> dict[str, Chart]:
-    """Charts of tables, of cases and of copies."""
+    """Charts of tables, of the label curve, of cases and of copies."""
     return {
+        **labels.charts(options, curve),
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of histories, and of probes."""
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
 
 
