@@ -11,6 +11,7 @@ import pandas as pd
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
+from meddino.core.subsets import nested_subset
 from meddino.ct3m.options import IndexOptions
 from meddino.datasets.cases import case_of
 
@@ -55,14 +56,25 @@ def find_exclusion(
     leaked = np.zeros(len(rows), dtype=bool)
     for case in curated & set(removed):
         leaked[places[case]] = True
+    others = not_drawn(options, {case for case in curated if case[0] in order})
+    left = np.zeros(len(rows), dtype=bool)
+    for case in others:
+        left[places[case]] = True
     repeated = np.zeros(len(rows), dtype=bool)
     if options.dedupe == "keep-first" and pairs is not None:
         numbers = rows["slice"].to_numpy()
-        repeated = _repeated(numbers, places, pairs, order, set(removed))
+        repeated = _repeated(numbers, places, pairs, order, set(removed) | others)
     summary: dict[str, Any] = {
         "dedupe": options.dedupe,
         "slices_left_out_as_repeated": int((repeated & ~leaked & ~elsewhere).sum()),
     }
+    if options.variant is not None:
+        summary["variant"] = {
+            "name": options.variant,
+            "percent": options.percent,
+            "seed": options.seed,
+            "volumes_not_drawn": len(others),
+        }
     if splits:
         listed = [
             {"dataset": dataset, "case": case, "because": reason}
@@ -76,7 +88,25 @@ def find_exclusion(
             # Not in CT-3M under their own name: MR, or quarantined. Nothing can be compared.
             "without_slices": [entry for entry in listed if entry not in present],
         }
-    return Exclusion(elsewhere | leaked | repeated, summary)
+    return Exclusion(elsewhere | leaked | left | repeated, summary)
+
+
+def not_drawn(options: IndexOptions, volumes: set[CaseKey]) -> set[CaseKey]:
+    """Volumes that the index's share of each dataset leaves out.
+
+    Args:
+        options: the share, and the seed of the draw.
+        volumes: all that have slices.
+    """
+    by_dataset: dict[str, dict[str, CaseKey]] = defaultdict(dict)
+    for dataset, case in volumes:
+        by_dataset[dataset][f"{dataset}/{case}"] = dataset, case
+    drawn = {
+        named[name]
+        for named in by_dataset.values()
+        for name in nested_subset(named, options.percent, options.seed)
+    }
+    return volumes - drawn
 
 
 def validation_cases(options: IndexOptions, splits: Sequence[Path]) -> dict[CaseKey, str]:

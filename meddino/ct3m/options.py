@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from meddino.core.options import Options
 from meddino.datasets.options import FolderLayout
@@ -72,6 +72,37 @@ Dedupe = Annotated[
 ]
 
 
+RESERVED = ("all", "ct3m", "leakfree", "leaves", "none", "paper")
+"""Names that mean something else where variants are named."""
+# A part of the names of files, stages and methods.
+VariantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+
+class Variant(Options):
+    """CT-3M with other data in it, for an ablation; what is not said is as in `ct3m`."""
+
+    without: tuple[str, ...] = ()
+    """Datasets that are left out. Copies of their volumes in other datasets stay."""
+    dedupe: Dedupe | None = None
+    """Whether slices that repeat earlier ones stay out (keep-first) or not (off); null as
+    `ct3m.dedupe`."""
+    percent: int = Field(100, ge=1, le=100)
+    """Share of the volumes of each dataset (%), drawn at random and rounded up to a whole volume. A
+    smaller share lies within a larger one."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw."""
+
+    def meaning(self) -> str:
+        """What it holds, in a few words."""
+        parts = [f"without {', '.join(self.without)}"] if self.without else []
+        if self.dedupe is not None:
+            copies = "left out but the first" if self.dedupe == "keep-first" else "kept"
+            parts.append(f"copies of slices {copies}")
+        if self.percent < 100:
+            parts.append(f"{self.percent} % of the volumes of each data set (seed {self.seed})")
+        return "; ".join(parts)
+
+
 class CT3M(Curation):
     """The pretraining set (paper, section 3.2)."""
 
@@ -80,6 +111,32 @@ class CT3M(Curation):
     dedupe: Dedupe = "off"
     """Whether slices that repeat those of a data set named earlier in `datasets` stay out of the
     index (keep-first) or are kept (off). The paper removes nothing."""
+    variants: dict[VariantName, Variant] = {}
+    """Variants of the data, each with a chain of its own: every stage on `ct3m` has a twin
+    `<stage>_<variant>`, and every method that starts from one a twin `<method>_<variant>`. What
+    tables name of them runs (docs/data-ablations.md)."""
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> Self:
+        for name, variant in self.variants.items():
+            key = f"variants.{name}"
+            if name in RESERVED:
+                raise ValueError(f"{key}: the name is taken; choose another one")
+            if unknown := sorted(set(variant.without) - set(self.datasets)):
+                names = ", ".join(self.datasets)
+                raise ValueError(f"{key}.without: {', '.join(unknown)} not among {names}")
+            kept, dedupe, percent = self.held_by(name)
+            if not kept:
+                raise ValueError(f"{key}.without: leaves no dataset")
+            if (kept, dedupe, percent) == (self.datasets, self.dedupe, 100):
+                raise ValueError(f"{key}: changes nothing; say `without`, `dedupe` or `percent`")
+        return self
+
+    def held_by(self, variant: str) -> tuple[tuple[str, ...], Literal["keep-first", "off"], int]:
+        """Datasets of a variant, whether copies stay out, and its share of the volumes (%)."""
+        own = self.variants[variant]
+        kept = tuple(name for name in self.datasets if name not in own.without)
+        return kept, own.dedupe or self.dedupe, own.percent
 
     def curation(self, dataset: str) -> Curation:
         """What cutting one dataset depends on: the others, and their copies, do not matter."""
@@ -132,3 +189,9 @@ class IndexOptions(Options):
     """Folds whose validation cases stay out, where splits are given."""
     benchmarks: dict[str, str] = {}
     """Dataset of each benchmark whose validation cases stay out."""
+    variant: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Name of the variant of `ct3m.variants`, for the index's card; None: of none of these."""
+    percent: int = Field(100, ge=1, le=100, exclude_if=lambda value: value == 100)
+    """Share of the volumes of each dataset that is drawn (%)."""
+    seed: int = Field(0, ge=0, exclude_if=lambda value: value == 0)
+    """Seed of the draw."""

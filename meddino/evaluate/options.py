@@ -42,7 +42,7 @@ class ProbeOptions(Options):
 
     source: str
     """`random`, or the key of published weights or of a stage: where the backbones come from."""
-    variant: Literal["paper", "leak-free", "none"]
+    variant: str
     """Variant of CT-3M that the backbones have seen."""
     backbone: str
     """Their architecture."""

@@ -79,15 +79,37 @@ def contrast(first: Floats, second: Floats) -> Contrast:
     Returns:
         `UNKNOWN` where a method has no value; no `p` below `FEWEST_CASES` cases.
     """
-    scored = ~(np.isnan(first) & np.isnan(second)).all(axis=1)
-    first, second = first[scored], second[scored]
-    difference = mean(first) - mean(second)
-    if np.isnan(difference):
+    first, second = _scored(first, second)
+    centre, low, high = difference(first, second)
+    if np.isnan(centre):
         return UNKNOWN
-    errors = _errors(first) - _errors(second)
-    low, high = _t_interval(difference, errors, np.fmin(_counts(first), _counts(second)))
     p = _exchange(first, second) if len(first) >= FEWEST_CASES else float("nan")
-    return Contrast(difference, low, high, p)
+    return Contrast(centre, low, high, p)
+
+
+def difference(first: Floats, second: Floats) -> tuple[float, float, float]:
+    """The difference of two methods' means on the same cases, with its interval and no test.
+
+    Args:
+        first: (cases, structures).
+        second: the same cases and structures.
+
+    Returns:
+        The difference and both ends of its 95 % interval; NaN where a method has no value.
+    """
+    first, second = _scored(first, second)
+    centre = mean(first) - mean(second)
+    if np.isnan(centre):
+        return centre, centre, centre
+    errors = _errors(first) - _errors(second)
+    ends = _t_interval(centre, errors, np.fmin(_counts(first), _counts(second)))
+    return centre, *ends
+
+
+def _scored(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """The cases that either method has a value of."""
+    scored = ~(np.isnan(first) & np.isnan(second)).all(axis=1)
+    return first[scored], second[scored]
 
 
 def holm(p_values: Floats) -> Floats:

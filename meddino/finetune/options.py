@@ -288,6 +288,10 @@ class Method(Options):
     """Largest norm of the gradient; section 4.1 gives nnU-Net's default, 12, for nnU-Net alone."""
     deep_supervision: bool = False
     """Whether lower resolutions of the U-Net's decoder have losses too (nnU-Net's default)."""
+    cases_percent: int = Field(default=100, ge=1, le=100, exclude_if=lambda value: value == 100)
+    """Share of the fold's training cases that the method is trained on (%), rounded up to a whole
+    case; `training.seed` draws them, the same for all methods, and a smaller share lies within a
+    larger one. Plans, preprocessing and validation cases stay those of all cases."""
 
     @model_validator(mode="after")
     def _check(self) -> "Method":

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from meddino.core.errors import MeddinoError, Stopped
+from meddino.core.subsets import nested_subset
 from meddino.finetune import nnunet_patches, speed
 from meddino.finetune.networks import build_network
 from meddino.finetune.precision import autocast_to
@@ -74,6 +75,18 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.set_up()
         if weights is not None:
             load_strictly(start_of(unwrapped(self.network)), tensors, str(weights))
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The cases of the fold that train, or the method's share of them, and those that validate.
+
+        nnU-Net draws its batches from them, so that an epoch has as many iterations as ever.
+        """
+        train, validation = super().do_split()
+        percent, seed = self.settings.method.cases_percent, self.settings.training.seed
+        if percent < 100:
+            train = nested_subset(train, percent, seed)
+            self.print_to_log_file(f"Training on {percent} % of the cases: {', '.join(train)}")
+        return train, validation
 
     def set_up(self) -> None:
         """Set up network, optimiser and loss as nnU-Net does, in one process or several."""

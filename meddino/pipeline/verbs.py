@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meddino.study.jobs import data, finetune, pretrain, report
+from meddino.study.jobs import data, finetune, label_curve, pretrain, report
 
 Group = Literal["use", "study", "stages"]
 
@@ -212,6 +212,12 @@ VERBS: dict[str, Verb] = {
         summary="write one of the paper's tables, beside the paper's values",
         options=report.tables_options,
         beside=("{stem}.md", "{stem}.tex"),
+    ),
+    "label_curve": Verb(
+        module="meddino.report.label_curve.label_curve",
+        summary="score methods by the number of labelled cases that they were trained on",
+        options=label_curve.label_curve_options,
+        beside=("points.csv", "needed.csv"),
     ),
     "model_card": Verb(
         module="meddino.report.cards.model_card",

@@ -231,9 +231,9 @@ class StageOptions:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    data: Literal["ct3m", "ct3m-leak-free", "leaves"] = "ct3m"
-    """The slices: CT-3M as in the paper; CT-3M without the benchmarks' validation cases
-    and their copies; or the demo's dead-leaves pictures."""
+    data: str = "ct3m"
+    """The slices: `ct3m` as in the paper; `ct3m-leak-free` without the benchmarks' validation cases
+    and their copies; a variant of `ct3m.variants`; or `leaves`, the demo's dead-leaves pictures."""
     slices_px: int
     """Side of the stored slices that are read (px)."""
     init: str | None = None

@@ -39,9 +39,11 @@ class TableOptions(Options):
     """What it shows."""
     method_labels: dict[str, str]
     """Names of its methods, as printed."""
-    method_data: dict[str, Literal["paper", "leak-free", "none"]]
-    """Variant of CT-3M that their weights have seen: all of it, as the paper's; without the
-    benchmarks' validation cases and their copies; or none."""
+    method_data: dict[str, str]
+    """Variant of CT-3M that their weights have seen: `paper`, all of it; `leak-free`, without the
+    benchmarks' validation cases and their copies; one of `variants`; or `none`."""
+    variants: dict[str, str] = Field({}, exclude_if=lambda value: not value)
+    """Further variants of CT-3M among them, and what they hold, as printed."""
     benchmark_labels: dict[str, str]
     """Names of its benchmarks, as printed."""
     tolerance_mm: float
@@ -145,6 +147,8 @@ class CardOptions(Options):
     """Sizes of the slices, whose disk use is added up."""
     corpus: str = names.PAPER
     """Name of the slices, as printed."""
+    meanings: dict[str, str] = Field({}, exclude_if=lambda value: not value)
+    """What variants hold that the study describes itself, as printed."""
 
 
 class Attribution(Options):
@@ -171,8 +175,10 @@ class ModelCardOptions(Options):
     """Name of the benchmark, as printed."""
     data: Attribution
     """What it was finetuned on."""
-    variant: Literal["paper", "leak-free", "none"]
-    """Variant of CT-3M that its weights have seen."""
+    variant: str
+    """Variant of CT-3M that its weights have seen: `paper`, `leak-free`, `none`, or another one."""
+    variant_meaning: str = Field("", exclude_if=lambda value: not value)
+    """What another variant holds, as printed."""
     stages: tuple[str, ...]
     """Stages of pretraining that its weights have gone through."""
     pretraining: tuple[Attribution, ...]

@@ -11,6 +11,11 @@ from meddino.models.options import DINOV3, SEGFORMER
 from meddino.pretrain.options import PretrainOptions, StageOptions
 from meddino.study.sections import LEAK_FREE, Pretrain, Weights
 
+DATA = {"ct3m": "paper", "ct3m-leak-free": "leak-free"}
+"""Data of a stage -> the variant of CT-3M that it is, where they have two names."""
+LEAVES = "leaves"
+"""Data of a stage that is no CT."""
+
 
 class Snapshot(NamedTuple):
     """A checkpoint of a pretraining stage, written `stage@iteration`."""
@@ -52,9 +57,14 @@ class Chain:
         return list(ordered)
 
     def variant(self, stage: str) -> str:
-        """Variant of CT-3M that a stage and its ancestors see: paper, leak-free, or `none`."""
+        """Variant of CT-3M that a stage and its ancestors see.
+
+        `paper`, also where only some of them see all; `leak-free`, a key of `ct3m.variants`, or
+        `none`.
+        """
         data = {self.pretrain.stages[name].data for name in [*self.ancestors(stage), stage]}
-        return "paper" if "ct3m" in data else "leak-free" if "ct3m-leak-free" in data else "none"
+        variants = {DATA.get(name, name) for name in data - {LEAVES}}
+        return "paper" if "paper" in variants else next(iter(sorted(variants)), "none")
 
     def history(self, reference: str | None) -> tuple[list[str], list[str]]:
         """Stages behind some weights, earliest first, and published weights behind these stages."""
@@ -70,8 +80,14 @@ class Chain:
         """A reference as figures print it."""
         stage, at, iteration = reference.partition("@")
         if at:
-            return f"{stage_label(stage)}, {iteration} iterations"
+            return f"{self.stage_label(stage)}, {iteration} iterations"
         return self.weights[reference].label or reference
+
+    def stage_label(self, stage: str) -> str:
+        """A stage's name as printed: `stage1_tenth` on the variant `tenth` is "stage 1, tenth"."""
+        data = self.pretrain.stages[stage].data
+        base = stage.removesuffix(f"_{data}")
+        return stage_label(stage) if base == stage else f"{stage_label(base)}, {words(data)}"
 
     def options(self, stage: str) -> PretrainOptions:
         """Options of a stage's job; weights that a snapshot replaces are named by the snapshot."""
@@ -86,7 +102,7 @@ class Chain:
             name=stage,
             engine=self.pretrain.engine,
             backbone=self.pretrain.backbone,
-            qkv_bias=None if options.data == "leaves" else on_ct,
+            qkv_bias=None if options.data == LEAVES else on_ct,
             # Said once, above: how a stage comes by its value does not rerun it.
             stage=replace(resolved, qkv_bias=None),
         )
@@ -122,6 +138,11 @@ def kinds(
         if weights in (stage.init, stage.gram_teacher):
             users.setdefault(DINOV3, f"pretrain.stages.{name}")
     return users
+
+
+def words(name: str) -> str:
+    """A key as printed."""
+    return name.replace("_", " ")
 
 
 def stage_label(stage: str) -> str:

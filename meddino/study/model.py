@@ -35,9 +35,10 @@ from meddino.finetune.options import (
     Prediction,
     Training,
 )
+from meddino.report.label_curve.options import LabelCurve, method_on
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
 from meddino.study import inheritance, references
-from meddino.study.chain import Chain
+from meddino.study.chain import Chain, words
 from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
 
 
@@ -83,6 +84,9 @@ class Study(Options):
     five, its number is not given). Tables are over the validation cases of all of them."""
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
+    label_curve: LabelCurve | None = None
+    """Methods trained on few of the labelled cases: each has a twin `<method>_cases<percent>` for
+    each share of them (docs/label-curve.md)."""
     methods: dict[Name, ConfiguredMethod]
     """What is compared (paper sections 3.1, 4.1 and 4.3). A method that is `like` another says only
     what differs."""
@@ -124,6 +128,15 @@ class Study(Options):
         official = info.data.get("recipe") == "official"
         return pretrain.model_copy(update={"qkv_bias": False}) if official else pretrain
 
+    @field_validator("pretrain")
+    @classmethod
+    def _add_variants(cls, pretrain: Pretrain, info: ValidationInfo) -> Pretrain:
+        """A chain for each variant of CT-3M; which of them run, the tables decide."""
+        ct3m: CT3M | None = info.data.get("ct3m")
+        if ct3m is None or not ct3m.variants:
+            return pretrain
+        return pretrain.model_copy(update={"stages": pretrain.with_variants(ct3m.variants)})
+
     @field_validator("methods")
     @classmethod
     def _add_twins(
@@ -148,6 +161,45 @@ class Study(Options):
             if weights[name] != method.weights
         }
 
+    @field_validator("methods")
+    @classmethod
+    def _add_variant_twins(
+        cls, methods: dict[str, ConfiguredMethod], info: ValidationInfo
+    ) -> dict[str, ConfiguredMethod]:
+        """A method that starts from a stage on `ct3m` has a twin for each variant of the data."""
+        ct3m, pretrain = info.data.get("ct3m"), info.data.get("pretrain")
+        if ct3m is None or pretrain is None:
+            return methods
+        stages = pretrain.on_all()
+        twins = {
+            f"{name}_{variant}": method.model_copy(
+                update={"label": f"{method.label}, {words(variant)}", "weights": start}
+            )
+            for variant in ct3m.variants
+            for name, method in methods.items()
+            if (start := twin_of(method.weights, stages, f"_{variant}")) != method.weights
+        }
+        return {**methods, **{name: twin for name, twin in twins.items() if name not in methods}}
+
+    @field_validator("methods")
+    @classmethod
+    def _add_parts(
+        cls, methods: dict[str, ConfiguredMethod], info: ValidationInfo
+    ) -> dict[str, ConfiguredMethod]:
+        """Methods of the label curve once more, for each share of the cases that is not all."""
+        curve: LabelCurve | None = info.data.get("label_curve")
+        return methods | {
+            method_on(name, percent): methods[name].model_copy(
+                update={
+                    "label": f"{methods[name].label}, {percent} % of cases",
+                    "cases_percent": percent,
+                }
+            )
+            for name in (curve.methods if curve else ())
+            if name in methods
+            for percent in (curve.parts() if curve else ())
+        }
+
     @model_validator(mode="after")
     def _check_references(self) -> Self:
         chain = self.chain
@@ -156,9 +208,11 @@ class Study(Options):
             *references.phantoms(self.phantom),
             *references.benchmark_numbers(self.benchmarks),
             *references.slices(chain, self.ct3m.sizes_px, self.leaves),
+            *references.data(chain, self.ct3m.variants),
             *references.starts(chain, self.methods),
             *references.presets(self.pretrain),
             *references.tables(self.tables, self.methods, self.benchmarks),
+            *references.label_curve(self.label_curve, self.methods, self.benchmarks),
             *references.configurations(self.methods, self.planning),
             *references.backbones(self.methods, self.pretrain),
             *references.kinds_of_weights(chain, self.methods),

@@ -13,7 +13,7 @@ from meddino.study.model import Study
 from meddino.study.targets import Run
 
 INDICES = {"paper": "ct3m/index", "leak-free": "ct3m/index.leak-free", "leaves": "leaves/index"}
-"""Indices of slices by what is in them, as their files begin."""
+"""Indices of slices by what is in them, as their files begin; those of `ct3m.variants` beside."""
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -64,7 +64,8 @@ def overlap(study: Study) -> str:
 
 def index(study: Study, slices: str, size: str | int) -> str:
     """Index of the slices of one size (px): of a variant of CT-3M, or of `leaves`."""
-    return f"{study.results}/{INDICES[slices]}.{size}.parquet"
+    beginning = INDICES.get(slices, f"ct3m/index.{slices}")
+    return f"{study.results}/{beginning}.{size}.parquet"
 
 
 def index_card(study: Study, variant: str, size: str | int) -> str:
@@ -191,6 +192,11 @@ def all_scores(study: Study) -> str:
 def table(study: Study, name: str, suffix: str = "csv") -> str:
     """A table in one format: csv, md or tex."""
     return f"{study.results}/tables/{name}.{suffix}"
+
+
+def label_curve(study: Study) -> str:
+    """Scores by the number of training cases."""
+    return f"{study.results}/label_curve/label_curve.json"
 
 
 def figures(study: Study) -> str:

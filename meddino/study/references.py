@@ -20,8 +20,9 @@ from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
 from meddino.models.options import DINOV3
 from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import StageOptions
+from meddino.report.label_curve.options import LabelCurve
 from meddino.report.options import Table
-from meddino.study.chain import Chain, kind_of, kinds
+from meddino.study.chain import DATA, LEAVES, Chain, kind_of, kinds
 from meddino.study.sections import RANDOM, Leaves, Pretrain
 
 
@@ -66,6 +67,14 @@ def slices(chain: Chain, sizes_px: Sequence[int], leaves: Leaves | None) -> Iter
             )
 
 
+def data(chain: Chain, variants: Iterable[str]) -> Iterator[str]:
+    """Stages on data that does not exist."""
+    known = [*DATA, *variants, LEAVES]
+    for name, stage in chain.pretrain.stages.items():
+        if stage.data not in known:
+            yield f"pretrain.stages.{name}.data = {stage.data!r}: not one of {', '.join(known)}"
+
+
 def starts(chain: Chain, methods: Mapping[str, Method]) -> Iterator[str]:
     """References to weights or snapshots that do not exist; only then, stages in a circle."""
     references = {f"methods.{name}.weights": method.weights for name, method in methods.items()}
@@ -102,6 +111,16 @@ def _wrong_ancestors(chain: Chain) -> Iterator[str]:
         ancestors = chain.ancestors(name)
         if name in ancestors:
             yield f"pretrain.stages.{name}: starts, by way of other stages, from itself"
+        other = [
+            ancestor
+            for ancestor in ancestors
+            if stages[ancestor].data not in ("ct3m", LEAVES, stage.data)
+        ]
+        if stage.data not in ("ct3m", LEAVES) and other:
+            yield (
+                f"pretrain.stages.{name}.data = {stage.data!r}: it starts from {other[0]}, which"
+                f" has seen {stages[other[0]].data}; a chain sees one variant of ct3m"
+            )
         leaky = [ancestor for ancestor in ancestors if stages[ancestor].data == "ct3m"]
         if stage.data == "ct3m-leak-free" and leaky:
             yield (
@@ -145,6 +164,23 @@ def tables(
                 f"tables.{name}.compare_with = {table.compare_with!r}: must be one of several"
                 f" rows ({', '.join(table.rows)}); null compares none"
             )
+
+
+def label_curve(
+    curve: LabelCurve | None, methods: Mapping[str, Method], benchmarks: Mapping[str, Benchmark]
+) -> Iterator[str]:
+    """Methods and benchmarks of the label curve that do not exist, or methods on few cases."""
+    for name in curve.methods if curve else ():
+        if name not in methods:
+            yield f"label_curve.methods: no method {name!r} (known: {', '.join(methods)})"
+        elif methods[name].cases_percent < 100:
+            yield (
+                f"label_curve.methods: {name!r} has cases_percent ="
+                f" {methods[name].cases_percent}; name a method that trains on all"
+            )
+    for name in curve.benchmarks if curve else ():
+        if name not in benchmarks:
+            yield f"label_curve.benchmarks: no benchmark {name!r} (known: {', '.join(benchmarks)})"
 
 
 def configurations(methods: Mapping[str, Method], planning: Planning) -> Iterator[str]:

@@ -94,17 +94,39 @@ class Pretrain(Options):
             for name in names
         }
 
+    def with_variants(self, variants: Collection[str]) -> dict[str, StageOptions]:
+        """All stages, and a twin of each stage on `ct3m` for each variant of the data.
+
+        Twins start from each other. A stage that is described under a twin's name stays.
+        """
+        twins = {
+            f"{name}_{variant}": replace(
+                self.stages[name],
+                data=variant,
+                init=twin_of(self.stages[name].init, self.on_all(), f"_{variant}"),
+                gram_teacher=twin_of(self.stages[name].gram_teacher, self.on_all(), f"_{variant}"),
+            )
+            for variant in variants
+            for name in self.on_all()
+        }
+        return {**self.stages, **{n: twin for n, twin in twins.items() if n not in self.stages}}
+
+    def on_all(self) -> list[str]:
+        """Stages on all of CT-3M, which have a twin for each variant of the data."""
+        return [name for name, stage in self.stages.items() if stage.data == "ct3m"]
+
     def with_twin(self) -> list[str]:
         """Stages that have a leak-free twin."""
         return [name.removesuffix(LEAK_FREE) for name in self.stages if LEAK_FREE in name]
 
 
-def twin_of(reference: str | None, stages: Collection[str]) -> str | None:
+def twin_of(reference: str | None, stages: Collection[str], ending: str = LEAK_FREE) -> str | None:
     """The snapshot of a stage's twin, where the stage is one of `stages`; others stay as they are.
 
     Args:
         reference: a key of `weights`, `stage@iteration`, or None.
         stages: stages that have a twin.
+        ending: how names of twins end.
     """
     stage, at, iteration = (reference or "").partition("@")
-    return f"{stage}{LEAK_FREE}@{iteration}" if at and stage in stages else reference
+    return f"{stage}{ending}@{iteration}" if at and stage in stages else reference

@@ -1,9 +1,11 @@
 """What has to run: all that the tables of a study ask for, and nothing else."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from meddino.report import corpus as names
-from meddino.study.chain import Snapshot, stage_label
+from meddino.report.label_curve.options import method_on
+from meddino.study.chain import LEAVES, Snapshot
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
 
@@ -17,7 +19,7 @@ class Run(NamedTuple):
 
 
 def runs(study: Study) -> list[Run]:
-    """Every finetuning that a table asks for; one that two tables share runs once."""
+    """Every finetuning that a table or the label curve asks for; one that two share runs once."""
     unique = {
         Run(benchmark, method, fold): None
         for table in study.tables.values()
@@ -25,7 +27,20 @@ def runs(study: Study) -> list[Run]:
         for benchmark in table.benchmarks
         for fold in study.folds
     }
+    unique |= dict.fromkeys(label_curve_runs(study))
     return list(unique)
+
+
+def label_curve_runs(study: Study) -> list[Run]:
+    """The finetunings that the label curve shows; those on all cases are the methods' own."""
+    curve = study.label_curve
+    return [
+        Run(benchmark, method_on(method, percent), fold)
+        for benchmark in (curve.benchmarks if curve else ())
+        for method in (curve.methods if curve else ())
+        for percent in (curve.percent if curve else ())
+        for fold in study.folds
+    ]
 
 
 def runs_of_table(study: Study, table: str) -> list[Run]:
@@ -71,7 +86,7 @@ def used_stages(study: Study) -> list[str]:
 def curated_datasets(study: Study) -> list[str]:
     """Datasets of CT-3M; none where no run needs it, as where all weights are published ones."""
     stages = study.pretrain.stages
-    needed = any(stages[stage].data != "leaves" for stage in used_stages(study))
+    needed = any(stages[stage].data != LEAVES for stage in used_stages(study))
     return list(study.ct3m.datasets) if needed else []
 
 
@@ -82,7 +97,7 @@ def corpus(study: Study) -> str:
 
 
 def pretraining_data(study: Study, method: str) -> str:
-    """Variant of CT-3M that a method's weights have seen: paper, leak-free, or `none`."""
+    """Variant of CT-3M that a method's weights have seen, as of `Chain.variant`."""
     start = study.chain.resolve(study.methods[method].weights)
     return study.chain.variant(start.stage) if isinstance(start, Snapshot) else "none"
 
@@ -90,7 +105,21 @@ def pretraining_data(study: Study, method: str) -> str:
 def variants(study: Study) -> list[str]:
     """Variants of CT-3M that are pretrained on; `paper` is always among them."""
     used = {study.pretrain.stages[stage].data for stage in used_stages(study)}
-    return ["paper", *(["leak-free"] if "ct3m-leak-free" in used else [])]
+    leak_free = ["leak-free"] if "ct3m-leak-free" in used else []
+    return ["paper", *leak_free, *(name for name in study.ct3m.variants if name in used)]
+
+
+def variant_datasets(study: Study, variant: str) -> list[str]:
+    """Datasets of a variant of CT-3M; `none` has none."""
+    if variant in study.ct3m.variants:
+        return list(study.ct3m.held_by(variant)[0])
+    return [] if variant == "none" else list(study.ct3m.datasets)
+
+
+def meanings(study: Study, variants: Iterable[str]) -> dict[str, str]:
+    """What variants of `ct3m.variants` hold, as printed, of those that are among `variants`."""
+    own = study.ct3m.variants
+    return {name: own[name].meaning() for name in dict.fromkeys(variants) if name in own}
 
 
 def searched_datasets(study: Study) -> list[str]:
@@ -114,8 +143,8 @@ def shown_chain(study: Study) -> dict[str, str]:
     stages. Where they have twins on leak-free data, the twins are not shown.
     """
     stages = study.pretrain.stages
-    on_ct = [stage for stage in used_stages(study) if stages[stage].data != "leaves"]
+    on_ct = [stage for stage in used_stages(study) if stages[stage].data != LEAVES]
     chain = [stage for stage in on_ct if stages[stage].data == "ct3m"] or on_ct
     start = stages[chain[0]].init if chain else None
     shown = {} if start is None else {study.chain.label(start): start}
-    return shown | {stage_label(s): f"{s}@{stages[s].snapshots[-1]}" for s in chain}
+    return shown | {study.chain.stage_label(s): f"{s}@{stages[s].snapshots[-1]}" for s in chain}

@@ -358,6 +358,51 @@ def test_the_order_of_the_datasets_decides_which_copy_is_kept(
     assert slices_of(rows, "p0") == slices_of(rows, "c_p0") == []
 
 
+def test_a_share_is_of_the_volumes_of_each_dataset_and_lies_within_a_larger_one(
+    phantoms: World, tmp_path: Path
+) -> None:
+    everything, _ = indexed(phantoms, tmp_path)
+    total = everything.groupby("dataset")["case"].nunique()
+    smaller: set[str] = set()
+    for percent in (10, 25, 50):
+        rows, card = indexed(phantoms, tmp_path, variant="part", percent=percent, seed=3)
+        counts = rows.groupby("dataset")["case"].nunique()
+        assert counts.to_dict() == {n: -(-int(c) * percent // 100) for n, c in total.items()}
+        whole = everything[everything["case"].isin(rows["case"])]
+        assert len(rows) == len(whole) == card["indexed_slices"], "all slices of a volume, or none"
+        assert smaller <= set(rows["case"])
+        smaller = set(rows["case"])
+        left = int(total.sum()) - len(smaller)
+        assert card["variant"] == {
+            "name": "part",
+            "percent": percent,
+            "seed": 3,
+            "volumes_not_drawn": left,
+        }
+    other, _ = indexed(phantoms, tmp_path, percent=50, seed=4)
+    assert set(other["case"]) != smaller
+
+
+def test_of_copies_in_a_share_the_first_that_is_drawn_stays(
+    phantoms: World, tmp_path: Path
+) -> None:
+    for seed in range(20):  # until a copy is drawn without what it is a copy of
+        rows, _ = indexed(phantoms, tmp_path, percent=50, seed=seed, dedupe="keep-first")
+        drawn = set(rows["case"])
+        if "m_p0" in drawn and not {"p0", "c_p0"} & drawn:
+            break
+    assert slices_of(rows, "m_p0") == list(range(20)), "nothing that is drawn repeats it"
+
+
+def test_a_variant_without_a_dataset_keeps_the_others_whole(
+    phantoms: World, tmp_path: Path
+) -> None:
+    kept = tuple(name for name in ORDER if name != "originals")
+    rows, card = indexed(phantoms, tmp_path, datasets=kept, variant="without_originals")
+    assert set(rows["dataset"]) == set(kept) == set(card["datasets"])
+    assert card["variant"]["volumes_not_drawn"] == 0
+
+
 @pytest.fixture
 def split(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "raw/Dataset701_abdomen/splits_final.json"

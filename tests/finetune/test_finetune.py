@@ -348,6 +348,25 @@ def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
     _assert_predicts(model, dataset, tmp_path)
 
 
+def test_few_cases_are_nested_and_those_that_validate_stay(
+    preprocessed: Path, tmp_path: Path
+) -> None:
+    folder = preprocessed.parent
+    (fold, *_) = json.loads((folder / "splits_final.json").read_text())
+    drawn = {}
+    for percent in (10, 50, 100):
+        row = method("unet", cases_percent=percent)
+        options = FinetuneOptions(method=row, training=training(), fold=0)
+        with folders(1, preprocessed=folder.parent, results=tmp_path):
+            trainer = finetune_verb._trainer(options, folder, Team(torch.device("cpu")))
+            drawn[percent], validation = trainer.do_split()
+        assert validation == fold["val"]
+    assert drawn[100] == fold["train"] and len(fold["train"]) == 7
+    assert (len(drawn[10]), len(drawn[50])) == (1, 4)
+    assert set(drawn[10]) < set(drawn[50]) < set(drawn[100])
+    assert "cases_percent" not in method("unet").model_dump(), "all cases: as it ever was"
+
+
 def test_training_learns(preprocessed: Path, dataset: Path, tmp_path: Path) -> None:
     row = method("primus", lr=3e-3, backbone_lr=3e-3, drop_path=0)
     scores = []

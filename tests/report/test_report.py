@@ -20,8 +20,9 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
 from meddino.report import corpus
 from meddino.report.cards.card import _markdown, remarks_by_kind
+from meddino.report.cards.card import run as write_card
 from meddino.report.figures import figures, layers, overlays
-from meddino.report.options import FigureOptions, PlotOptions, Prices
+from meddino.report.options import CardOptions, FigureOptions, PlotOptions, Prices
 from meddino.report.page import report
 from meddino.report.page.charts import results, training
 from meddino.report.page.charts.chart import Chart
@@ -185,6 +186,23 @@ def test_missing_runs_are_in_the_report(study: dict[str, Any]) -> None:
         and "NaN" not in Page(text).text
     )
     assert "74.00" in text, "the paper's value stays"
+
+
+def test_the_card_names_a_variant_of_the_study_and_says_what_it_holds(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    (_, leak_free) = study["card"]["cards"]
+    part = {key: value for key, value in read_json(leak_free).items() if key != "leak_free"}
+    path = tmp_path / "index.tenth.32.card.json"
+    write_json(path, {**part, "variant": {"name": "tenth", "percent": 10}})
+    options = CardOptions(
+        figures=FigureOptions(dpi=60), sizes_px=(32,), meanings={"tenth": "a tenth"}
+    )
+    files = {**study["card"], "cards": [study["card"]["cards"][0], path]}
+    write_card(options, **files, output=tmp_path / "card/card.json")
+    _, tenth = read_json(tmp_path / "card/card.json")["variants"]
+    assert (tenth["variant"], tenth["meaning"], tenth["slices"]) == ("tenth", "a tenth", 10)
+    assert "- **tenth**: a tenth. 10 slices" in (tmp_path / "card/card.md").read_text()
 
 
 def test_the_card_counts_against_the_paper_and_says_what_each_variant_lacks(
@@ -478,6 +496,7 @@ def test_badges_say_what_was_found(study: dict[str, Any], tmp_path: Path) -> Non
     seen = options.model_copy(update={"benchmark_datasets": {"lits": "lits"}})
     assert opening.leak(seen, lines, card)[1:3] == ("1 benchmark seen", "warn")
     assert opening.leak(seen, lines.assign(data="leak-free"), card).state == "good"
+    assert opening.leak(seen, lines.assign(data="tenth"), card).state == "warn", "nothing held back"
     assert opening.leak(options, lines, card).state == "good", "its cases are of another dataset"
     assert opening.leak(options, lines, None).state == "unknown"
 

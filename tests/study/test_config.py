@@ -117,6 +117,18 @@ def drop(path: str) -> Callable[[Config], None]:
         (put("probe.benchmark", "amos22"), ["probe.benchmark = 'amos22': not of CT alone"]),
         (put("probe.slices_px", 500), ["probe.slices_px = 500", "vitb16's patches, 16 px"]),
         (put("methods", {"a/b": {}}), ["methods.a/b"]),
+        (put("ct3m.variants", {"all": {"percent": 5}}), ["variants.all: the name is taken"]),
+        (put("ct3m.variants", {"a-b": {"percent": 5}}), ["ct3m.variants.a-b"]),
+        (put("ct3m.variants", {"x": {}}), ["variants.x: changes nothing"]),
+        (put("ct3m.variants", {"x": {"without": ["lots"]}}), ["x.without: lots not among btcv"]),
+        (
+            put("label_curve", {"methods": ["unet"], "benchmarks": ["brats"]}),
+            ["label_curve.methods: no method 'unet'", "label_curve.benchmarks: no benchmark"],
+        ),
+        (
+            put("label_curve", {"methods": ["nnunet"], "benchmarks": ["btcv"], "percent": [5, 50]}),
+            ["label_curve", "percent: [5, 50] must rise to 100"],
+        ),
     ],
 )
 def test_errors_name_key_value_and_what_is_allowed(
@@ -192,6 +204,113 @@ def test_the_leak_free_chain_differs_in_its_data_alone(root: Path, below: list[s
         "dinov3_896": "none",
         "meddinov3": "paper",
         "meddinov3_leakfree": "leak-free",
+    }
+
+
+def test_the_label_curve_adds_methods_on_few_cases_and_changes_no_other(config: Config) -> None:
+    plain = Study.parse(config)
+    config["label_curve"] = {
+        "methods": ["meddinov3", "nnunet"],
+        "benchmarks": ["btcv"],
+        "percent": [10, 100],
+    }
+    study = Study.parse(config)
+    for name in plain.methods:
+        chosen = {"method": name, "fold": "0"}
+        assert options_json(plain, "finetune", **chosen) == options_json(
+            study, "finetune", **chosen
+        )
+    twin = study.methods["meddinov3_cases10"]
+    assert twin.label == "MedDINOv3, 10 % of cases" and twin.cases_percent == 10
+    same = {"label": "MedDINOv3", "cases_percent": 100}
+    assert twin.model_copy(update=same) == study.methods["meddinov3"]
+    added = set(targets.runs(study)) - set(targets.runs(plain))
+    assert {(run.benchmark, run.method) for run in added} == {
+        ("btcv", "meddinov3_cases10"),
+        ("btcv", "nnunet_cases10"),
+    }, "at 100 % it is the run of Table 2"
+    assert len(jobs.label_curve.label_curve_inputs(study)["scores"]) == 4
+    assert "label_curve" in jobs.report.report_inputs(study)
+    with pytest.raises(MeddinoError, match="there is no section `label_curve`"):
+        jobs.label_curve.label_curve_options(plain)
+
+
+VARIANTS = {
+    "tenth": {"percent": 10},
+    "without_lits": {"without": ["lits"]},
+    "first_copies": {"dedupe": "keep-first"},
+}
+
+
+def test_a_variant_of_the_data_has_a_chain_that_differs_in_its_data_alone(config: Config) -> None:
+    plain = Study.parse(config)
+    config["ct3m"]["variants"] = VARIANTS
+    assert targets.runs(Study.parse(config)) == targets.runs(plain), "until a table names one"
+    config["tables"]["table1"]["rows"] += ["meddinov3_tenth", "stage1_without_lits"]
+    study = Study.parse(config)
+    assert targets.variants(study) == ["paper", "tenth", "without_lits"]
+    used = targets.used_stages(study)
+    assert {stage for stage in used if stage not in plain.pretrain.stages} == {
+        *("stage1_tenth", "stage2_tenth", "stage3_tenth", "stage1_without_lits")
+    }
+    for stage in ("stage1", "stage2", "stage3"):
+        one, twin = (asdict(study.pretrain.stages[s]) for s in (stage, f"{stage}_tenth"))
+        assert {k for k in one if one[k] != twin[k]} <= {"data", "init", "gram_teacher"}
+        inputs = jobs.pretrain.pretrain_inputs(study, f"{stage}_tenth")
+        assert inputs["index"].startswith("results/ct3m/index.tenth.")
+        assert jobs.pretrain.pretrain_options(study, stage) == jobs.pretrain.pretrain_options(
+            plain, stage
+        )
+    assert study.methods["meddinov3_tenth"].label == "MedDINOv3, tenth"
+    assert study.chain.stage_label("stage1_without_lits") == "stage 1, without lits"
+    options = jobs.report.tables_options(study, "table1")
+    assert options.method_data["stage1_without_lits"] == "without_lits"
+    assert options.variants == {
+        "tenth": "10 % of the volumes of each data set (seed 0)",
+        "without_lits": "without lits",
+    }
+    card = jobs.report.model_card_options(study, "amos22", "stage1_without_lits")
+    assert card.variant_meaning == "without lits"
+    assert "lits" not in {source.name for source in card.pretraining}
+    assert jobs.data.card_options(plain).model_dump().get("meanings") is None
+
+
+def test_an_index_of_a_variant_reads_what_it_holds(config: Config) -> None:
+    config["ct3m"]["variants"] = VARIANTS
+    study = Study.parse(config)
+    plain = jobs.data.index_options(study, "256", "paper").model_dump()
+    assert not {"variant", "percent", "seed"} & set(plain), "an index of all is as it was"
+    tenth = jobs.data.index_options(study, "256", "tenth")
+    assert (tenth.variant, tenth.percent, tenth.dedupe) == ("tenth", 10, "off")
+    assert set(jobs.data.index_inputs(study, "tenth")) == {"reports"}
+    without = jobs.data.index_inputs(study, "without_lits")["reports"]
+    assert without and not any("/lits/" in path for path in without)
+    assert "duplicates" in jobs.data.index_inputs(study, "first_copies")
+
+
+def test_a_chain_that_one_describes_stays_and_sees_one_variant(config: Config) -> None:
+    config["ct3m"]["variants"] = {"tenth": {"percent": 10}, "half": {"percent": 50}}
+    stages = config["pretrain"]["stages"]
+    stages["stage1_tenth"] = {"like": "stage1", "data": "tenth", "batch_size": 64}
+    study = Study.parse(config)
+    assert study.pretrain.stages["stage1_tenth"].batch_size == 64
+    assert study.pretrain.stages["stage2_tenth"].init == "stage1_tenth@100000"
+    stages["late"] = {"like": "stage2", "data": "tenth"}
+    assert Study.parse(config).chain.variant("late") == "paper", "its first stage has seen all"
+    stages["late"]["init"] = "stage1_half@100000"
+    stages["late"]["gram_teacher"] = "stage1_half@20000"
+    with pytest.raises(MeddinoError, match=r"late.*starts from stage1_half, which has seen half"):
+        Study.parse(config)
+    stages["late"] = {"like": "stage2", "data": "third"}
+    with pytest.raises(MeddinoError, match=r"'third': not one of ct3m, .*tenth, half, leaves"):
+        Study.parse(config)
+
+
+def test_a_profile_says_of_a_twin_what_it_says_of_its_stage() -> None:
+    settings = {"pretrain_stage1": 1, "pretrain_stage2": 2, "pretrain_stage2_leakfree": 3}
+    stages = ["stage1", "stage1_without_lits", "stage2_leakfree", "stage3", "stage10"]
+    assert jobs.pretrain.for_all_stages(settings, stages) == settings | {
+        "pretrain_stage1_without_lits": 1
     }
 
 
@@ -284,9 +403,11 @@ def test_state_of_other_settings_is_in_another_folder(config: Config) -> None:
 
 
 def test_every_verb_cuts_its_slice(root: Path) -> None:
-    study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    # The study that asks for all that is optional.
+    files = ("config.yaml", "profiles/demo/study.yaml", "profiles/beyond/study.yaml")
+    study = load([root / name for name in files])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
-    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
+    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table2"}
     some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
     for name, verb in VERBS.items():
         if verb.options is not None:

@@ -31,6 +31,8 @@ STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "keep-first": [{"ct3m": {"dedupe": "keep-first"}}],
     "own data": [OWN_DATA],
     "both recipes": ["config.recipes.yaml"],
+    "label curve": ["config.label-curve.yaml"],
+    "data ablations": ["config.data-ablations.yaml"],
     "quota": ["config.quota.yaml"],
     "engine dinov3": [{"pretrain": {"engine": "dinov3"}}],
 }

@@ -33,6 +33,13 @@ if CONTAINED and "://" not in IMAGE and not Path(IMAGE).exists():
 container: IMAGE
 
 
+# Before the first rule, as rules take what a profile says when they are read.
+for SETTING in ("overwrite_resources", "overwrite_threads"):
+    SAID = getattr(workflow.resource_settings, SETTING)
+    SAID = jobs.pretrain.for_all_stages(SAID, STUDY.pretrain.stages)
+    setattr(workflow.resource_settings, SETTING, SAID)
+
+
 def params_of(verb, **fixed):
     """What a job of a verb depends on besides files, for Snakemake to track.
 

@@ -51,7 +51,7 @@ def run(
         options: look of the figures, and sizes of the slices.
         reports: reports of the stage `slices`; the shards lie beside them.
         index: index of the slices of one size, as in the paper.
-        cards: `index.<size>.card.json` and, where it is used, that of the leak-free variant.
+        cards: `index.<size>.card.json` and those of the other variants that are used.
         duplicates: pairs of volumes that are copies.
         overlap: the same as a matrix of datasets, CSV.
         output: `card.json`; beside it appear `card.md`, for people, and for the report
@@ -65,7 +65,7 @@ def run(
         "datasets": _datasets(chunks, options.sizes_px),
         "corpus": options.corpus,
         "paper_slices": PAPER_SLICES if options.corpus == corpus.PAPER else None,
-        "variants": [_variant(read_json(path)) for path in cards],
+        "variants": [_variant(options, read_json(path)) for path in cards],
         "pairs": Counter(read_frame(duplicates, ["kind"])["kind"].tolist()),
         "overlap": {"datasets": matrix.index.tolist(), "counts": matrix.values.tolist()},
         "quarantined": quarantined([report for report, _ in chunks]),
@@ -146,13 +146,14 @@ def remarks_by_kind(reports: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _variant(card: dict[str, Any]) -> dict[str, Any]:
+def _variant(options: CardOptions, card: dict[str, Any]) -> dict[str, Any]:
     """One variant's counts, and what was removed from it."""
     removal = card.get("leak_free")
     name = "paper" if removal is None else "leak-free"
+    name = card.get("variant", {}).get("name", name)
     return {
         "variant": name,
-        "meaning": VARIANTS[name],
+        "meaning": {**VARIANTS, **options.meanings}[name],
         "volumes": card["indexed_volumes"],
         "slices": card["indexed_slices"],
         "dedupe": card["dedupe"],

@@ -100,6 +100,9 @@ def _configuration(model: dict[str, Any]) -> dict[str, Any]:
         "intensities": ", ".join(chosen["normalization_schemes"]),
         "batch": chosen["batch_size"],
         "training": f"{training.epochs} epochs of {training.iterations_per_epoch} steps",
+        "training cases": f"{method.cases_percent} % of the fold's"
+        if method.cases_percent < 100
+        else None,
         "augmentation": training.augmentation,
         "optimiser": f"{method.optimizer}, rate {method.lr:g}, decay {method.weight_decay:g}",
         "rate of the ViT": method.backbone_lr,

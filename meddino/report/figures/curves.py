@@ -67,13 +67,19 @@ def _line(axis: Any, points: Sequence[tuple[float, float]], mark: Mark, label: s
     )
 
 
+PANELS = 3
+"""Most panels beside each other."""
+
+
 def chains(probes: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Scores of probes along the chain of checkpoints, by variant of CT-3M.
 
     Checkpoints that have seen no CT begin the chain of each variant; without any other variant they
     are a chain of their own.
     """
-    variants = [v for v in ("paper", "leak-free") if any(p["variant"] == v for p in probes)]
+    others = dict.fromkeys(probe["variant"] for probe in probes)
+    first = [variant for variant in ("paper", "leak-free") if variant in others]
+    variants = [*first, *(v for v in others if v not in (*first, "none"))]
     return {
         variant: [s for p in probes if p["variant"] in ("none", variant) for s in p["scores"]]
         for variant in variants or (["none"] if probes else [])
@@ -88,8 +94,11 @@ def probe_curves(
         return
     by_variant = chains(probes)
     kinds = {"linear": ("linear", "o"), "knn": ("k-NN", "s")}
-    with figure(options.look, path, 1, len(by_variant), (4.6, 3.2)) as axes:
-        for axis, (variant, scores) in zip(axes.flat, by_variant.items(), strict=True):
+    columns = min(len(by_variant), PANELS)
+    with figure(options.look, path, -(-len(by_variant) // columns), columns, (4.6, 3.2)) as axes:
+        for axis in axes.flat[len(by_variant) :]:
+            axis.set_axis_off()
+        for axis, (variant, scores) in zip(axes.flat, by_variant.items(), strict=False):
             for probe, (label, marker) in kinds.items():
                 values = [100 * score[probe]["balanced_accuracy"] for score in scores]
                 axis.plot(range(len(values)), values, f"{marker}-", ms=4, label=label)

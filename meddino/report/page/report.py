@@ -16,6 +16,7 @@ from meddino.report.page.sections import (
     checkpoints,
     curation,
     glance,
+    labels,
     opening,
     pictures,
     results,
@@ -36,6 +37,7 @@ def run(
     tables: list[Path],
     figures: list[Path],
     card: Path | None = None,
+    label_curve: Path | None = None,
     scores: Path,
     overlays: list[Path],
     pretraining: list[Path],
@@ -52,6 +54,7 @@ def run(
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
         card: the data card beside its `figures.json`; none where nothing is curated.
+        label_curve: `label_curve.json`; none where the study asks for no label curve.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -67,15 +70,12 @@ def run(
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
-    charts = {
-        **_result_charts(options, lines, all_scores, data),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-    }
+    curve = labels.read(label_curve)
+    charts = _result_charts(options, lines, all_scores, data, curve)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
+    files = [*tables, *figures, *filter(None, [card, label_curve]), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -83,6 +83,7 @@ def run(
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *figures], charts),
         **_cases(options, overlays),
+        "label_curve": labels.section(options, curve),
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
@@ -157,12 +158,25 @@ def _result_charts(
     lines: pd.DataFrame,
     scores: pd.DataFrame,
     card: dict[str, Any] | None,
+    curve: labels.Curve | None,
 ) -> dict[str, Chart]:
-    """Charts of tables, of cases and of copies."""
+    """Charts of tables, of the label curve, of cases and of copies."""
     return {
+        **labels.charts(options, curve),
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of histories, and of probes."""
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
 
 

@@ -43,6 +43,7 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
         **_uncertainty(options, lines),
         **{f"{options.corpus} {name}: {text}": name in variants for name, text in VARIANTS.items()},
+        **{f"{options.corpus} {name}: {text}.": True for name, text in options.variants.items()},
         _recipe(options): True,
         **_counts(options, lines),
     }

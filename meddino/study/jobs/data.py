@@ -13,7 +13,7 @@ from meddino.study import paths, targets
 from meddino.study.model import Study
 
 VARIANTS = ("paper", "leak-free")
-"""Variants of CT-3M."""
+"""Variants of CT-3M that every study knows, beside those of `ct3m.variants`."""
 
 
 def phantom_options(study: Study, dataset: str) -> PhantomOptions:
@@ -96,8 +96,11 @@ def index_options(study: Study, size: str, variant: str) -> IndexOptions:
     Raises:
         MeddinoError: there is no such variant.
     """
+    if variant in study.ct3m.variants:
+        return _variant_index_options(study, size, variant)
     if variant not in VARIANTS:
-        raise MeddinoError(f"no variant {variant!r} of ct3m; known: {', '.join(VARIANTS)}")
+        known = ", ".join([*VARIANTS, *study.ct3m.variants])
+        raise MeddinoError(f"no variant {variant!r} of ct3m; known: {known}")
     dedupe, leak_free = study.ct3m.dedupe, variant == "leak-free"
     return IndexOptions(
         size_px=int(size),
@@ -108,8 +111,24 @@ def index_options(study: Study, size: str, variant: str) -> IndexOptions:
     )
 
 
+def _variant_index_options(study: Study, size: str, variant: str) -> IndexOptions:
+    datasets, dedupe, percent = study.ct3m.held_by(variant)
+    return IndexOptions(
+        size_px=int(size),
+        dedupe=dedupe,
+        datasets=datasets,
+        variant=variant,
+        percent=percent,
+        seed=study.ct3m.variants[variant].seed,
+    )
+
+
 def index_inputs(study: Study, variant: str) -> dict[str, list[str]]:
     """Files that an index is made from, by the flag; copies matter only where they stay out."""
+    if variant in study.ct3m.variants:
+        kept, dedupe, _ = study.ct3m.held_by(variant)
+        copies = {"duplicates": [paths.duplicates(study)]} if dedupe != "off" else {}
+        return {"reports": paths.chunk_reports(study, kept), **copies}
     leak_free = variant == "leak-free"
     datasets = targets.searched_datasets(study) if leak_free else study.ct3m.datasets
     files = {"reports": paths.chunk_reports(study, datasets)}
@@ -128,7 +147,10 @@ def index_shards(study: Study, size: str, variant: str) -> list[str]:
 def card_options(study: Study) -> CardOptions:
     """Options of `card`."""
     return CardOptions(
-        figures=study.figures, sizes_px=study.ct3m.sizes_px, corpus=targets.corpus(study)
+        figures=study.figures,
+        sizes_px=study.ct3m.sizes_px,
+        corpus=targets.corpus(study),
+        meanings=targets.meanings(study, targets.variants(study)),
     )
 
 

@@ -1,18 +1,37 @@
 """Jobs of workflow/rules/pretrain.smk: weights, the chain of stages, and its probes."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from meddino.core.errors import MeddinoError
 from meddino.evaluate.options import ProbeOptions
 from meddino.models.options import DINOV3, Published, WeightsOptions
 from meddino.pretrain.options import LeavesOptions, PretrainOptions
 from meddino.study import paths
-from meddino.study.chain import kinds
+from meddino.study.chain import DATA, kinds
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
 
-INDICES = {"ct3m": "paper", "ct3m-leak-free": "leak-free", "leaves": "leaves"}
-"""Data of a stage -> the index that it reads."""
+Setting = TypeVar("Setting")
+
+
+def for_all_stages(settings: Mapping[str, Setting], stages: Iterable[str]) -> dict[str, Setting]:
+    """What a profile says of rules, also for stages that it does not name.
+
+    A stage is then run as the one whose name begins its own: `stage1_tenth` as `stage1`.
+
+    Args:
+        settings: rule -> what a profile gives it, such as resources.
+        stages: names of all stages.
+    """
+    complete = dict(settings)
+    for stage in stages:
+        parts = stage.split("_")
+        rules = [f"pretrain_{'_'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
+        if named := [rule for rule in rules if rule in settings]:
+            complete[rules[0]] = settings[named[0]]
+    return complete
 
 
 def leaves_options(study: Study, size: str) -> LeavesOptions:
@@ -47,7 +66,7 @@ def pretrain_options(study: Study, stage: str) -> PretrainOptions:
 def pretrain_inputs(study: Study, stage: str) -> dict[str, str]:
     """Files that a stage reads, by the flag that takes them."""
     options = study.pretrain.stages[stage]
-    files = {"index": paths.index(study, INDICES[options.data], options.slices_px)}
+    files = {"index": paths.index(study, DATA.get(options.data, options.data), options.slices_px)}
     for flag, reference in (("init", options.init), ("gram_teacher", options.gram_teacher)):
         if reference is not None:
             files[flag] = paths.weights(study, reference)

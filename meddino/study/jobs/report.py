@@ -14,7 +14,6 @@ from meddino.report.options import (
     TableOptions,
 )
 from meddino.study import paths, targets
-from meddino.study.chain import stage_label
 from meddino.study.jobs.pretrain import probed_cases
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -63,6 +62,9 @@ def tables_options(study: Study, table: str) -> TableOptions:
             name: side for name, side in study.planning.paper_patch_px.items() if name in benchmarks
         },
         corpus=targets.corpus(study),
+        variants=targets.meanings(
+            study, [targets.pretraining_data(study, n) for n in options.rows]
+        ),
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
     )
@@ -98,12 +100,13 @@ def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOp
     """Options of `model_card`."""
     variant = targets.pretraining_data(study, method)
     stages, weights = study.chain.history(study.methods[method].weights)
-    datasets = study.ct3m.datasets if variant != "none" else ()
+    datasets = targets.variant_datasets(study, variant)
     return ModelCardOptions(
         method=study.methods[method].label,
         benchmark=study.benchmarks[benchmark].label,
         data=_data_source(study, study.benchmarks[benchmark].dataset),
         variant=variant,
+        variant_meaning=targets.meanings(study, [variant]).get(variant, ""),
         stages=tuple(stages),
         pretraining=tuple(_data_source(study, name) for name in datasets),
         weights=tuple(_weights_source(study, name) for name in weights),
@@ -142,6 +145,7 @@ def provenance_inputs(study: Study) -> Files:
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
+            *_label_curve(study).values(),
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
@@ -155,7 +159,7 @@ def provenance_inputs(study: Study) -> Files:
 def figures_options(study: Study) -> PlotOptions:
     """Options of `figures`."""
     methods = dict.fromkeys(run.method for run in targets.runs(study))
-    sources = {stage: stage_label(stage) for stage in study.pretrain.stages}
+    sources = {stage: study.chain.stage_label(stage) for stage in study.pretrain.stages}
     sources |= {name: entry.label or name for name, entry in study.weights.items()}
     benchmarks = targets.used_benchmarks(study)
     return PlotOptions(
@@ -222,7 +226,7 @@ def report_options(study: Study) -> ReportOptions:
     names = sorted(study.tables)  # the order of sections in a file changes nothing
     rows = [method for table in names for method in study.tables[table].rows]
     stages = {name: entry.label or name for name, entry in study.weights.items()}
-    stages |= {name: _capitalised(stage_label(name)) for name in study.pretrain.stages}
+    stages |= {name: _capitalised(study.chain.stage_label(name)) for name in study.pretrain.stages}
     return ReportOptions(
         title=study.title,
         notes=study.notes,
@@ -247,6 +251,7 @@ def report_inputs(study: Study) -> Files:
         "tables": [paths.table(study, name) for name in study.tables],
         "figures": [paths.figures(study), *_feature_figures(study)],
         **_data_card(study),
+        **_label_curve(study),
         "scores": paths.all_scores(study),
         "overlays": _overlays(study),
         **_histories(study),
@@ -276,6 +281,11 @@ def _overlays(study: Study) -> list[str]:
 def _data_card(study: Study) -> dict[str, str]:
     """The data card of CT-3M, where the study makes it."""
     return {"card": paths.data_card(study)} if targets.curated_datasets(study) else {}
+
+
+def _label_curve(study: Study) -> dict[str, str]:
+    """The label curve, where the study has one."""
+    return {"label_curve": paths.label_curve(study)} if study.label_curve else {}
 
 
 def _feature_figures(study: Study) -> list[str]:

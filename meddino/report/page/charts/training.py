@@ -69,19 +69,32 @@ EPOCHS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 """Charts of finetuning: key -> name of the axis, and its value in a line of `history.jsonl`."""
 
 
-def curves(rows: list[Row], series: Sequence[str], x: str, y: str, describe: str) -> Chart:
+def curves(
+    rows: list[Row],
+    series: Sequence[str],
+    x: str,
+    y: str,
+    describe: str,
+    ticks: Sequence[float] = (),
+) -> Chart:
     """Lines over x, each with its name at its end.
 
     Args:
-        rows: `series`, `x`, `y`.
+        rows: `series`, `x`, `y`; or also `low` and `high`, ends of intervals that are drawn at each
+            point, None where there is none.
         series: in their order; a colour belongs to the place.
         x: name of the axis.
         y: name of the axis.
         describe: the chart in a sentence, for screen readers.
+        ticks: places of x that are marked, for a logarithmic axis; without any it is linear.
     """
     names = list(series)
-    domain = span(row["y"] for row in rows)
+    known = [row for row in rows if row.get("low") is not None]
+    domain = span(row[key] for key in ("y", "low", "high") for row in rows if key in row)
     along = alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=whole_numbers())
+    if ticks:
+        scale = alt.Scale(type="log", nice=False, padding=10)
+        along = along.scale(scale).axis(alt.Axis(values=list(ticks), format="~g", grid=False))
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=along,
         y=alt.Y("y:Q", title=y, scale=_fixed(domain), axis=alt.Axis(tickCount=5)),
@@ -99,9 +112,32 @@ def curves(rows: list[Row], series: Sequence[str], x: str, y: str, describe: str
     dots = base.mark_point(filled=True, size=45, fillOpacity=shown, strokeOpacity=shown)
     dots = dots.encode(shape=shape_of("series", names))
     named, room = _named_ends(rows, names, along, domain)
-    chart = alt.layer(lines, dots, *named).properties(width="container", height=HEIGHT)
+    intervals = _intervals(known, names, along, domain) if known else []
+    chart = alt.layer(*intervals, lines, dots, *named)
+    chart = chart.properties(width="container", height=HEIGHT)
     columns = [("series", "What"), ("x", x), ("y", y)]
+    columns += [("low", "95 % from"), ("high", "to")] if known else []
     return Chart(specification(chart, describe), names, columns, AXES + room)
+
+
+def _intervals(
+    rows: list[Row], names: Sequence[str], along: alt.X, domain: list[float]
+) -> list[alt.Chart]:
+    """A layer with a bar from `low` to `high` at each point.
+
+    Series stand a little beside each other, so that their bars do not hide each other.
+    """
+    bars = []
+    for name in names:
+        part = [row for row in rows if row["series"] == name]
+        offset = 4 * (names.index(name) - (len(names) - 1) / 2)
+        base = alt.Chart(alt.InlineData(values=part)).encode(
+            x=along, color=colour_of("series", names), opacity=picked_opacity("series")
+        )
+        bar = base.mark_rule(strokeWidth=1.5, xOffset=offset, aria=False)
+        low = alt.Y("low:Q", scale=_fixed(domain))
+        bars += [bar.encode(y=low, y2="high")] if part else []
+    return bars
 
 
 def _fixed(domain: list[float]) -> alt.Scale:

@@ -85,8 +85,9 @@ def leak(options: ReportOptions, lines: pd.DataFrame, card: Mapping[str, Any] | 
     if card is None:
         return Badge("Leak", "nothing pretrained", "unknown", "training")
     curated = {entry["dataset"] for entry in card["datasets"]}
-    saw_all = lines.loc[lines["data"] == "paper", "benchmark"].drop_duplicates()
-    leaked = [b for b in saw_all if options.benchmark_datasets.get(str(b)) in curated]
+    # Other variants hold nothing back for a benchmark's sake.
+    saw = lines.loc[~lines["data"].isin(["none", "leak-free"]), "benchmark"].drop_duplicates()
+    leaked = [b for b in saw if options.benchmark_datasets.get(str(b)) in curated]
     if not leaked:
         return Badge("Leak", "none", "good", "data")
     finding = f"{counted(len(leaked), 'benchmark')} seen"

@@ -1,0 +1,1 @@
+"""How many labelled cases each method needs: scores by the number of cases trained on."""
