@@ -17,7 +17,7 @@ class Run(NamedTuple):
 
 
 def runs(study: Study) -> list[Run]:
-    """Every finetuning that a table asks for; one that two tables share runs once."""
+    """Every finetuning that a table or a transfer asks for; one that several share runs once."""
     unique = {
         Run(benchmark, method, fold): None
         for table in study.tables.values()
@@ -25,7 +25,7 @@ def runs(study: Study) -> list[Run]:
         for benchmark in table.benchmarks
         for fold in study.folds
     }
-    return list(unique)
+    return list(unique | dict.fromkeys(transfer_runs(study)))
 
 
 def runs_of_table(study: Study, table: str) -> list[Run]:
@@ -38,8 +38,55 @@ def runs_of_table(study: Study, table: str) -> list[Run]:
     ]
 
 
+class Transferred(NamedTuple):
+    """The cases of a benchmark, segmented by the model of one fold of another one."""
+
+    origin: str
+    benchmark: str
+    method: str
+    fold: int
+
+
+def transferred(study: Study) -> list[Transferred]:
+    """Every benchmark that a model of another one segments."""
+    if study.transfer is None:
+        return []
+    return [
+        Transferred(pair.train, pair.test, method, fold)
+        for pair in study.transfer.pairs
+        for method in study.transfer.methods
+        for fold in study.folds
+    ]
+
+
+def transfer_runs(study: Study, *, in_domain: bool = False) -> list[Run]:
+    """Finetunings whose models are transferred, or have what is to be compared with that.
+
+    Args:
+        study: the study.
+        in_domain: only those on the benchmark that is tested.
+    """
+    if study.transfer is None:
+        return []
+    unique = {
+        Run(benchmark, method, fold): None
+        for pair in study.transfer.pairs
+        for benchmark, asked in ((pair.train, not in_domain), (pair.test, pair.in_domain))
+        for method in study.transfer.methods
+        for fold in study.folds
+        if asked
+    }
+    return list(unique)
+
+
+def tested_alone(study: Study) -> list[str]:
+    """Benchmarks that models of others segment, and that no model is trained on."""
+    tested = dict.fromkeys(run.benchmark for run in transferred(study))
+    return [name for name in tested if name not in used_benchmarks(study)]
+
+
 def used_benchmarks(study: Study) -> list[str]:
-    """Benchmarks that a table asks for."""
+    """Benchmarks that a finetuning is on."""
     return list(dict.fromkeys(run.benchmark for run in runs(study)))
 
 

@@ -20,6 +20,7 @@ from meddino.report.page.sections import (
     pictures,
     results,
 )
+from meddino.report.page.sections import transfer as transfers
 from meddino.report.page.sections.training import (
     finetuning_charts,
     pretraining_charts,
@@ -44,6 +45,7 @@ def run(
     quarantine: list[Path],
     provenance: Path,
     output: Path,
+    transfer: Path | None = None,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
 
@@ -60,10 +62,12 @@ def run(
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
         output: `report.html`.
+        transfer: `transfer.json`; none where nothing is transferred.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
+    transferred = transfers.section(transfer)
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
@@ -72,10 +76,12 @@ def run(
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
+        **transfers.charts(transferred),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
+    files += [transfer] if transfer else []
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -86,6 +92,7 @@ def run(
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
+        "transfer": transferred,
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
