@@ -79,7 +79,8 @@ def _values(path: Path, labels: Mapping[str, int], names: Iterable[str]) -> dict
     """
     wanted = list(names)
     if absent := [name for name in wanted if name not in labels]:
-        known = ", ".join(name for name, value in labels.items() if value != 0)
+        named = sorted(name for name, value in labels.items() if value != 0)
+        known = ", ".join(sorted(named, key=lambda name: labels[name]))
         raise MeddinoError(
             f"{path} has no structure {absent[0]!r} ({known}); mend `structures` of transfer.pairs"
         )

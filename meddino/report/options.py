@@ -252,7 +252,7 @@ class TransferPair(Options):
     test_channel: str
     """The same, of the models that were trained on the tested one."""
     structures: dict[str, tuple[str, ...]]
-    """Structure of `test` that is scored -> those that make it up in `train`."""
+    """Structure of `test` that is scored -> those that make it up in `train`; in any order."""
     train_structures: tuple[str, ...]
     """All that count in `train`."""
     test_structures: tuple[str, ...]
@@ -270,6 +270,11 @@ class TransferPair(Options):
     searched: bool = False
     """Whether copies were searched for in the datasets of both."""
 
+    @property
+    def scored(self) -> list[str]:
+        """The structures that are scored, in the order of `test`."""
+        return [name for name in self.test_structures if name in self.structures]
+
 
 class TransferOptions(Options):
     """What `transfer` needs of a study."""
@@ -278,8 +283,10 @@ class TransferOptions(Options):
     """Heading."""
     pairs: tuple[TransferPair, ...] = Field(min_length=1)
     """Pairs of benchmarks, in order."""
-    method_labels: dict[str, str] = Field(min_length=1)
-    """Methods, in order, and their names as printed."""
+    methods: tuple[str, ...] = Field(min_length=1)
+    """Methods, in order."""
+    method_labels: dict[str, str]
+    """Their names, as printed."""
     method_data: dict[str, Literal["paper", "leak-free", "none"]]
     """Variant of CT-3M that their weights have seen, as in `TableOptions`."""
     metrics: tuple[Literal["DSC", "NSD"], ...] = ("DSC", "NSD")

@@ -55,12 +55,7 @@ def shared(pair: Pair, train: Benchmark, test: Benchmark) -> dict[str, tuple[str
     """The structures that are scored: of `test`, in its order -> what makes each up in `train`."""
     equal = {name: (name,) for name in test.names if name in train.names}
     scored = {name: pair.structures.get(name, equal.get(name)) for name in test.names}
-    # An entry that is null takes away what has an equal name.
-    return {
-        name: parts
-        for name, parts in scored.items()
-        if parts is not None and pair.structures.get(name, ()) is not None
-    }
+    return {name: parts for name, parts in scored.items() if parts is not None}
 
 
 def modalities(pair: Pair, train: Benchmark, test: Benchmark) -> tuple[Literal["CT", "MR"], ...]:
@@ -110,17 +105,19 @@ def _methods(transfer: Transfer, methods: Mapping[str, Method]) -> Iterator[str]
 
 def _structures(key: str, pair: Pair, train: Benchmark, test: Benchmark) -> Iterator[str]:
     """Structures that do not exist or stand for two, modalities without cases, and no structure."""
-    for name, parts in pair.structures.items():
-        for benchmark, options, wanted in (
-            (pair.test, test, (name,)),
-            (pair.train, train, parts or ()),
-        ):
-            yield from (
-                f"{key}.structures: {benchmark} has no structure {one!r}"
-                f" ({', '.join(options.names)})"
-                for one in wanted
-                if one not in options.names
-            )
+    named = {
+        pair.test: (test, [*pair.structures]),
+        pair.train: (train, [part for parts in pair.structures.values() for part in parts or ()]),
+    }
+    unknown = [
+        f"{key}.structures: {benchmark} has no structure {name!r} ({_listed(options.names)})"
+        for benchmark, (options, names) in named.items()
+        for name in names
+        if name not in options.names
+    ]
+    if unknown:
+        yield from unknown
+        return
     scored = shared(pair, train, test)
     used: list[str] = [part for parts in scored.values() for part in parts]
     for part in dict.fromkeys(part for part in used if used.count(part) > 1):

@@ -69,9 +69,10 @@ def run(
         MeddinoError: scores of a run are missing, or of other cases than those that they are
             compared with; no case of a pair counts; a file is damaged.
     """
+    transferred = _transferred(scores)
     read = Read(
-        _transferred(scores),
-        read_scores([*in_domain]) if in_domain else pd.DataFrame(columns=[*KEYS, "structure"]),
+        transferred,
+        read_scores([*in_domain]) if in_domain else transferred.iloc[:0],
         {path.parent.name.partition("_")[2]: read_json(path) for path in splits},
         None if duplicates is None else read_frame(duplicates, COLUMNS),
     )
@@ -134,7 +135,7 @@ def _pair(options: TransferOptions, pair: TransferPair, read: Read) -> tuple[Sco
             f"transfer.pairs, {title}: no case counts: {len(leaked)} of them were in training, and"
             f" the others are not {' or '.join(pair.modalities)}; leave the pair out"
         )
-    for method in options.method_labels:
+    for method in options.methods:
         cases = set(kept.loc[kept["method"] == method, "case"])
         own = set(in_domain.loc[in_domain["method"] == method, "case"])
         if not cases:
@@ -159,7 +160,7 @@ def _page(
         "protocol": options.protocol,
         "metrics": options.metrics,
         "corpus": options.corpus,
-        "methods": options.method_labels,
+        "methods": [[name, options.method_labels[name]] for name in options.methods],
         "compared_with": options.method_labels.get(options.compare_with or ""),
         "notes": notes(options, lines),
         "pairs": [
@@ -170,7 +171,6 @@ def _page(
                 "test_label": pair.test_label,
                 "title": pair_title(pair),
                 "in_domain": pair.in_domain,
-                "structures": [*pair.structures],
                 "notes": remark,
             }
             for pair, remark in zip(options.pairs, remarks, strict=True)

@@ -157,7 +157,7 @@ def _structures(
             for own in [f"{_text(line['in_domain'])} to " if pair.in_domain else ""]
         ]
         rows.append(Row([str(name)], [(cell, False) for cell in cells]))
-    heads = [f"{metric}, {label}" for label in options.method_labels.values()]
+    heads = [f"{metric}, {label}" for label in (options.method_labels[m] for m in options.methods)]
     return markdown_rows(["Structure"], heads, rows)
 
 
@@ -209,7 +209,7 @@ def pair_notes(pair: TransferPair, leaked: Sequence[Leak], copies: int | None) -
     """
     scored = [
         name if parts == (name,) else f"{name} ({' and '.join(parts)} of {pair.train_label})"
-        for name, parts in pair.structures.items()
+        for name, parts in ((name, pair.structures[name]) for name in pair.scored)
     ]
     used = {part for parts in pair.structures.values() for part in parts}
     alone = {

@@ -77,9 +77,7 @@ def _pair_lines(
     options: TransferOptions, pair: TransferPair, scores: Scores, metric: str, protocol: str
 ) -> Iterator[dict[str, Any]]:
     """Lines of a pair, method by method; `p` is not corrected yet."""
-    values = {
-        method: _values(pair, scores, method, metric, protocol) for method in options.method_labels
-    }
+    values = {method: _values(pair, scores, method, metric, protocol) for method in options.methods}
     base = options.compare_with
     for method, own in values.items():
         low, high = METRICS[metric].bounds
@@ -119,8 +117,7 @@ def _values(pair: TransferPair, scores: Scores, method: str, metric: str, protoc
         case_values(rows[rows["method"] == method], metric, protocol).groupby("case").mean()
         for rows in scores
     ]
-    names = [*pair.structures]
-    transferred, in_domain = (table.reindex(columns=names) for table in tables)
+    transferred, in_domain = (table.reindex(columns=pair.scored) for table in tables)
     return Values(transferred, in_domain.loc[transferred.index] if pair.in_domain else None)
 
 
@@ -166,10 +163,15 @@ def structure_lines(options: TransferOptions, scores: Mapping[int, Scores]) -> p
         for number, pair in enumerate(options.pairs)
         for metric in options.metrics
         for protocol in PROTOCOLS
-        for method, label in options.method_labels.items()
+        for method in options.methods
         for line in _structures(
             {
-                **{"train": pair.train, "test": pair.test, "row": label, "method": method},
+                **{
+                    "train": pair.train,
+                    "test": pair.test,
+                    "row": options.method_labels[method],
+                    "method": method,
+                },
                 **{"metric": metric, "unit": METRICS[metric].unit, "protocol": protocol},
             },
             _values(pair, scores[number], method, metric, protocol),

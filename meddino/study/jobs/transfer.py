@@ -1,4 +1,4 @@
-"""Jobs of workflow/rules/transfer.smk: a benchmark segmented by models of another, and the table."""
+"""Jobs of workflow/rules/transfer.smk: models of one benchmark on another, and their table."""
 
 from meddino.core.errors import MeddinoError
 from meddino.evaluate.options import TransferEvaluateOptions
@@ -60,6 +60,7 @@ def table_options(study: Study) -> TransferOptions:
     return TransferOptions(
         title=section.title,
         pairs=tuple(_table_pair(study, pair) for pair in section.pairs),
+        methods=section.methods,
         method_labels={name: study.methods[name].label for name in section.methods},
         method_data={name: targets.pretraining_data(study, name) for name in section.methods},
         metrics=section.metrics,

@@ -44,7 +44,7 @@ def dumbbells(rows: Sequence[Row], heads: tuple[str, str], domain: list[float]) 
         y=y, color=colour_of("series", names), opacity=picked_opacity("series")
     )
     # Intervals of the two models would hide each other on one line.
-    offset = alt.YOffset("series:N", sort=names, scale=alt.Scale(paddingOuter=1.2))
+    offset = alt.YOffset("series:N", sort=names, scale=alt.Scale(range=[-5, 5]))
     interval = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"
     )

@@ -106,7 +106,7 @@ def charts(content: dict[str, Any] | None) -> dict[str, Chart]:
             drawn[f"transfer/{key}"] = dumbbells(rows, ("Method", axis), _domain(rows, metric))
             means = [*_of(content["means"], pair, **wanted)]
             domain = _domain([_row(line, "structure") for line in means], metric)
-            for method in content["methods"]:
+            for method, _ in content["methods"]:
                 rows = [_row(line, "structure") for line in means if line["method"] == method]
                 drawn[f"transfer/parts/{key}/{method}"] = dumbbells(
                     rows, ("Structure", axis), domain
