@@ -100,11 +100,7 @@ def test_another_pair_predicts_that_pair(plan: Any) -> None:
     assert added.rules["finetune"] == 2, "on LiTS, which nothing was trained on"
     alone = [*PAIRS, {"train": "amos22", "test": "lits", "in_domain": False}]
     tested = plan("transfer.pairs", alone)
-    assert (
-        rules(tested) == {"phantom", "fetch", "convert", "predict_transfer"} | SCORED
-        or rules(tested) == {"convert", "predict_transfer"} | SCORED
-    )
-    assert "finetune" not in rules(tested)
+    assert rules(tested) - {"fetch", "phantom"} == {"convert", "predict_transfer"} | SCORED
 
 
 def test_a_rate_of_one_method_predicts_its_transfer_anew(plan: Any) -> None:

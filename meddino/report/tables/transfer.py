@@ -183,6 +183,9 @@ def _page(
 def _records(lines: pd.DataFrame) -> list[dict[str, Any]]:
     """Lines for JSON, which lacks NaN."""
     return [
-        {key: number(value) if isinstance(value, float) else value for key, value in line.items()}
+        {
+            str(key): number(value) if isinstance(value, float) else value
+            for key, value in line.items()
+        }
         for line in lines.to_dict("records")
     ]

@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     p: float | None = None
 
     @classmethod
-    def of(cls, line: Mapping[str, Any], name: str, p: str = "") -> "Estimate":
+    def of(cls, line: Mapping[Any, Any], name: str, p: str = "") -> "Estimate":
         """The column of that name, with those of its interval."""
         keys = [name, f"{name}_low", f"{name}_high", *([p] if p else [])]
         return cls(*(None if line[key] is None else number(line[key]) for key in keys))

@@ -40,17 +40,16 @@ def leaks(
         copies: volumes that are copies (columns of `duplicates.Pair`); None: nobody searched.
     """
     result = []
-    for fold, cases in tested.groupby("fold")["case"]:
-        trained = {
-            (pair.train_dataset, case): "is trained on" for case in folds[int(fold)]["train"]
-        }
+    for fold in sorted(set(tested["fold"].tolist())):
+        cases = tested.loc[tested["fold"] == fold, "case"]
+        trained = {(pair.train_dataset, case): "is trained on" for case in folds[fold]["train"]}
         reached = with_copies(with_series(trained, _named(copies)), copies)
         reasons: dict[str, str] = {}
         for (dataset, name), because in reached.items():
             if dataset == pair.test_dataset:
                 reasons.setdefault(case_of(name), because)
         unique = sorted(set(cases) & set(reasons))
-        result += [Leak(int(fold), case, reasons[case]) for case in unique]
+        result += [Leak(fold, case, reasons[case]) for case in unique]
     return result
 
 
