@@ -123,7 +123,7 @@ class Disk:
                 backbone = self._study.methods[wildcards["method"]].backbone
                 return 4 * vit(backbone).weights / 1e9
             case "predict":
-                return self._predicted(wildcards["benchmark"]) * assumed.gb_per_prediction.value
+                return self._predicted(wildcards) * assumed.gb_per_prediction.value
         return 0.0
 
     def _unpacked(self, dataset: str, share: float) -> Space:
@@ -138,15 +138,17 @@ class Disk:
             files += self._figures.labelled.get(dataset, volumes)
         return Space(share * size_gb, share * files * (entry.folder is None))
 
-    def _predicted(self, benchmark: str) -> float:
-        return self._of.cases(benchmark) / self._of.folds(benchmark)
+    def _predicted(self, wildcards: dict[str, str]) -> float:
+        return self._of.cases(wildcards["benchmark"]) * self._of.share(wildcards)
 
     def _files(self, job: Job, key: str) -> float:
         """Files that a job leaves when it ends."""
         files = max(1, len(job.output)) + BESIDE
         if key in PER_CASE:
             benchmark = job.wildcards["benchmark"]
-            cases = self._predicted(benchmark) if key == "predict" else self._of.cases(benchmark)
+            cases = (
+                self._predicted(job.wildcards) if key == "predict" else self._of.cases(benchmark)
+            )
             return files + PER_CASE[key] * cases
         if key == "fetch":
             return files + self._unpacked(job.wildcards["dataset"], 1.0).files

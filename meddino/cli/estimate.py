@@ -20,6 +20,7 @@ from meddino.core.options import Options
 from meddino.models.architectures import named
 from meddino.pretrain.options import StageOptions
 from meddino.study.jobs.pretrain import probe_inputs
+from meddino.study.jobs.transfer import tests_all
 from meddino.study.model import Study
 from meddino.study.targets import searched_datasets
 
@@ -211,9 +212,9 @@ class Estimator:
                 px, _ = self._input(wildcards["configuration"])
                 return self.case_slices(wildcards["benchmark"]) * px**2 / 1e6
             case "validation slice":
-                return self.case_slices(wildcards["benchmark"]) / self.folds(wildcards["benchmark"])
+                return self.case_slices(wildcards["benchmark"]) * self.share(wildcards)
             case "validation case":
-                return self.cases(wildcards["benchmark"]) / self.folds(wildcards["benchmark"])
+                return self.cases(wildcards["benchmark"]) * self.share(wildcards)
             case "probed slice":
                 probe = self.study.probe
                 checkpoints = len(probe_inputs(self.study, wildcards["source"])["checkpoints"]) or 1
@@ -248,6 +249,12 @@ class Estimator:
     def case_slices(self, benchmark: str) -> float:
         """Slices of all labelled cases."""
         return self.cases(benchmark) * self.depth(self.study.benchmarks[benchmark].dataset)
+
+    def share(self, wildcards: dict[str, str]) -> float:
+        """Share of a benchmark's cases that a job segments or scores: a fold's, or all."""
+        benchmark = wildcards["benchmark"]
+        all_cases = "origin" in wildcards and tests_all(self.study, wildcards["origin"], benchmark)
+        return 1.0 if all_cases else 1 / self.folds(benchmark)
 
     def folds(self, benchmark: str) -> int:
         """Folds of a benchmark."""

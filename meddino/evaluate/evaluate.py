@@ -51,20 +51,35 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
     labels = {k: v for k, v in read_json(dataset)["labels"].items() if v != 0}
     rows: list[dict[str, Any]] = []
     for case in track(cases, f"{options.benchmark}: scoring {options.method}", len(cases)):
-        predicted, reference = (
-            reader.read_made(path.parent / name, path)
-            for path, name in (
-                (predictions, f"{case}.nii.gz"),
-                (dataset, f"labelsTr/{case}.nii.gz"),
-            )
-        )
-        _check_grid(predicted, reference, predictions.parent / f"{case}.nii.gz")
+        predicted, reference = read_case(predictions, dataset, case)
         run_keys = {"benchmark": options.benchmark, "method": options.method, "fold": options.fold}
         for structure, scores in score_case(reference, predicted, labels, options).items():
             case_keys = {"case": case, "label": labels[structure], "structure": structure}
             rows.append({**run_keys, **case_keys, **scores})
     with atomic(output) as temporary:
         pd.DataFrame(rows).to_parquet(temporary, index=False, write_page_checksum=True)
+
+
+def read_case(predictions: Path, dataset: Path, case: str) -> tuple[sitk.Image, sitk.Image]:
+    """The predicted and the reference labels of a case, on the same grid.
+
+    Args:
+        predictions: `done.json` of `predict`, beside the segmentations.
+        dataset: nnU-Net's raw `dataset.json`, beside the reference labels.
+        case: its name.
+
+    Raises:
+        MeddinoError: a segmentation is missing or lies on another grid than its reference.
+    """
+    predicted, reference = (
+        reader.read_made(path.parent / name, path)
+        for path, name in (
+            (predictions, f"{case}.nii.gz"),
+            (dataset, f"labelsTr/{case}.nii.gz"),
+        )
+    )
+    _check_grid(predicted, reference, predictions.parent / f"{case}.nii.gz")
+    return predicted, reference
 
 
 def _check_grid(predicted: sitk.Image, reference: sitk.Image, path: Path) -> None:

@@ -71,3 +71,12 @@ class EvaluateOptions(Options):
 
 class ScoresOptions(Options):
     """What `scores` needs: nothing but its inputs."""
+
+
+class TransferEvaluateOptions(EvaluateOptions):
+    """What `evaluate_transfer` needs of one run."""
+
+    origin: str
+    """Key of the benchmark that the model was trained on."""
+    structures: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Structure of the benchmark -> those that make it up in `origin`; only these are scored."""

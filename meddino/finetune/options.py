@@ -444,5 +444,6 @@ class PredictOptions(Options):
 
     prediction: Prediction
     """How to predict."""
-    fold: int = Field(default=0, ge=0)
-    """Fold whose validation cases are predicted."""
+    fold: Annotated[int, Field(ge=0)] | None = 0
+    """Fold whose validation cases are predicted; null: all cases, where no model is trained on
+    them."""

@@ -1,4 +1,4 @@
-"""The `predict` verb: segment the validation cases of a fold with nnU-Net's sliding window."""
+"""The `predict` verb: segment cases of a benchmark with nnU-Net's sliding window."""
 
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from meddino.volumes.reader import read_made
 
 @explained("take a GPU with more memory, prediction.device: cpu, or a job with more memory")
 def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) -> None:
-    """Segment the validation cases of one fold.
+    """Segment the validation cases of one fold, or all cases.
 
     Args:
         options: the fold and the sliding window.
-        model: `model.safetensors`, from `finetune`.
+        model: `model.safetensors`, from `finetune`, on this benchmark or another one: it brings its
+            own preprocessing, normalisation and labels.
         dataset: nnU-Net's raw `dataset.json`, from `convert`.
         output: `done.json`, written last with the list of cases; beside it appears one
             `<case>.nii.gz` (uint8) a case, on the grid of its reference label.
@@ -29,13 +30,8 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
         MeddinoError: the split has no such fold, memory does not suffice, or a segmentation cannot
             be written.
     """
-    splits = read_json(dataset.parent / "splits_final.json", dataset)
-    if options.fold >= len(splits):
-        raise MeddinoError(
-            f"fold is {options.fold}, but the split has folds 0 to {len(splits) - 1}"
-        )
-    cases = splits[options.fold]["val"]
     files = read_json(dataset)["dataset"]
+    cases = list(files) if options.fold is None else _validation(dataset, options.fold)
     segmenter = Segmenter(model, options.prediction)
     for case in track(cases, f"{output.parent.name}: segmenting", len(cases)):
         # No checks: `convert` has oriented the image and put its label on the same grid.
@@ -45,3 +41,10 @@ def run(options: PredictOptions, *, model: Path, dataset: Path, output: Path) ->
         segmentation.CopyInformation(image)
         writer.write(segmentation, output.parent / f"{case}.nii.gz")
     write_json(output, {"cases": cases, "fold": options.fold})
+
+
+def _validation(dataset: Path, fold: int) -> list[str]:
+    splits: list[dict[str, list[str]]] = read_json(dataset.parent / "splits_final.json", dataset)
+    if fold >= len(splits):
+        raise MeddinoError(f"fold is {fold}, but the split has folds 0 to {len(splits) - 1}")
+    return splits[fold]["val"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meddino.study.jobs import data, finetune, label_curve, pretrain, report
+from meddino.study.jobs import data, finetune, label_curve, pretrain, report, transfer
 
 Group = Literal["use", "study", "stages"]
 
@@ -196,6 +196,17 @@ VERBS: dict[str, Verb] = {
         summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
         options=report.evaluate_options,
     ),
+    "predict_transfer": Verb(
+        module="meddino.finetune.predict",
+        summary="segment a benchmark's cases with a model of another benchmark",
+        options=transfer.predict_options,
+        beside=("*.nii.gz",),
+    ),
+    "evaluate_transfer": Verb(
+        module="meddino.evaluate.transfer",
+        summary="score a model of another benchmark on the structures that both have",
+        options=transfer.evaluate_options,
+    ),
     "probe": Verb(
         module="meddino.evaluate.probe",
         summary="classify organs from tokens of frozen backbones, by k-NN and linearly",
@@ -218,6 +229,12 @@ VERBS: dict[str, Verb] = {
         summary="score methods by the number of labelled cases that they were trained on",
         options=label_curve.label_curve_options,
         beside=("points.csv", "needed.csv"),
+    ),
+    "transfer": Verb(
+        module="meddino.report.tables.transfer",
+        summary="write the table of transfer: both models, the drop, intervals, tests",
+        options=transfer.table_options,
+        beside=("{stem}.md", "{stem}.tex", "{stem}.json", "{stem}.structures.csv"),
     ),
     "model_card": Verb(
         module="meddino.report.cards.model_card",

@@ -236,3 +236,72 @@ class ProvenanceOptions(Options):
 
     title: str
     """Its title."""
+
+
+class TransferPair(Options):
+    """Two benchmarks of the table of transfer."""
+
+    train: str
+    """Key of the benchmark that the models were trained on."""
+    test: str
+    """Key of the one that is tested."""
+    train_label: str
+    """Its name, as printed."""
+    test_label: str
+    """Its name, as printed."""
+    train_dataset: str
+    """Key of the dataset that its cases are of."""
+    test_dataset: str
+    """Key of the dataset that its cases are of."""
+    train_channel: str
+    """nnU-Net's name of its channel, which chose the normalisation."""
+    test_channel: str
+    """The same, of the models that were trained on the tested one."""
+    structures: dict[str, tuple[str, ...]]
+    """Structure of `test` that is scored -> those that make it up in `train`; in any order."""
+    train_structures: tuple[str, ...]
+    """All that count in `train`."""
+    test_structures: tuple[str, ...]
+    """All that count in `test`."""
+    in_domain: bool = True
+    """Whether the methods were trained on `test` as well."""
+    modalities: tuple[Literal["CT", "MR"], ...] = ("CT",)
+    """Which cases count."""
+    test_modalities: tuple[Literal["CT", "MR"], ...] = ("CT",)
+    """Those that the tested benchmark has."""
+    mr_cases: str | None = None
+    """Pattern of the tested cases that are MR; all others are CT."""
+    tolerances_mm: dict[str, float] = {}
+    """Structure -> its own tolerance in protocol `area` (mm), as printed."""
+    searched: bool = False
+    """Whether copies were searched for in the datasets of both."""
+
+    @property
+    def scored(self) -> list[str]:
+        """The structures that are scored, in the order of `test`."""
+        return [name for name in self.test_structures if name in self.structures]
+
+
+class TransferOptions(Options):
+    """What `transfer` needs of a study."""
+
+    title: str
+    """Heading."""
+    pairs: tuple[TransferPair, ...] = Field(min_length=1)
+    """Pairs of benchmarks, in order."""
+    methods: tuple[str, ...] = Field(min_length=1)
+    """Methods, in order."""
+    method_labels: dict[str, str]
+    """Their names, as printed."""
+    method_data: dict[str, Literal["paper", "leak-free", "none"]]
+    """Variant of CT-3M that their weights have seen, as in `TableOptions`."""
+    metrics: tuple[Literal["DSC", "NSD"], ...] = ("DSC", "NSD")
+    """What is shown, in %."""
+    protocol: Literal["paper", "area"] = "paper"
+    """How it is counted; the CSV holds both."""
+    compare_with: str | None = None
+    """Method that the others are compared with."""
+    tolerance_mm: float
+    """Tolerance of the NSD (mm), as printed."""
+    corpus: str = names.PAPER
+    """Name of the slices that were pretrained on, as printed."""

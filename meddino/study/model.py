@@ -37,9 +37,10 @@ from meddino.finetune.options import (
 )
 from meddino.report.label_curve.options import LabelCurve, method_on
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
-from meddino.study import inheritance, references
+from meddino.study import inheritance, references, transfer
 from meddino.study.chain import Chain, words
 from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
+from meddino.study.transfer import Transfer
 
 
 class Study(Options):
@@ -98,6 +99,8 @@ class Study(Options):
     """Probing of frozen backbones: what each stage of pretraining adds, before any finetuning."""
     tables: dict[Name, Table]
     """The paper's tables; what they ask for decides what runs."""
+    transfer: Transfer | None = None
+    """Methods trained on one benchmark and tested on another; null leaves that out."""
     figures: FigureOptions
     """Look of the figures."""
     overlays: Overlays = Overlays()
@@ -218,6 +221,7 @@ class Study(Options):
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
             *references.probe(self.probe, chain, self.benchmarks),
+            *transfer.problems(self.transfer, self.methods, self.benchmarks, self.tables),
         ]
         # Asked last, since it follows references that the others have found to be sound.
         problems = problems or [*references.engine(chain)]

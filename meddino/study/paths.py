@@ -10,7 +10,8 @@ from pathlib import Path
 from meddino.datasets.options import Part
 from meddino.study.chain import Snapshot
 from meddino.study.model import Study
-from meddino.study.targets import Run
+from meddino.study.targets import Run, Transferred
+from meddino.study.transfer import NAME as TRANSFER
 
 INDICES = {"paper": "ct3m/index", "leak-free": "ct3m/index.leak-free", "leaves": "leaves/index"}
 """Indices of slices by what is in them, as their files begin; those of `ct3m.variants` beside."""
@@ -181,6 +182,20 @@ def scores(study: Study, run: Run) -> str:
     return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
 
 
+def transferred_predictions(study: Study, run: Transferred) -> str:
+    """List of the cases that a model of another benchmark segmented."""
+    return f"{study.results}/transfer/predictions/{_transfer_folder(run)}/done.json"
+
+
+def transferred_scores(study: Study, run: Transferred) -> str:
+    """Scores of these segmentations."""
+    return f"{study.results}/transfer/scores/{_transfer_folder(run)}.parquet"
+
+
+def _transfer_folder(run: Transferred) -> str:
+    return f"{run.origin}/{run.benchmark}/{run.method}/fold{run.fold}"
+
+
 # ---- report -------------------------------------------------------------------------------------
 
 
@@ -197,6 +212,11 @@ def table(study: Study, name: str, suffix: str = "csv") -> str:
 def label_curve(study: Study) -> str:
     """Scores by the number of training cases."""
     return f"{study.results}/label_curve/label_curve.json"
+
+
+def transfer_table(study: Study, suffix: str = "csv") -> str:
+    """The table of transfer in one format: csv, json (for the report), md or tex."""
+    return table(study, TRANSFER, suffix)
 
 
 def figures(study: Study) -> str:

@@ -19,7 +19,7 @@ class Run(NamedTuple):
 
 
 def runs(study: Study) -> list[Run]:
-    """Every finetuning that a table or the label curve asks for; one that two share runs once."""
+    """Every finetuning that a table, the label curve or a transfer asks for, once."""
     unique = {
         Run(benchmark, method, fold): None
         for table in study.tables.values()
@@ -28,6 +28,7 @@ def runs(study: Study) -> list[Run]:
         for fold in study.folds
     }
     unique |= dict.fromkeys(label_curve_runs(study))
+    unique |= dict.fromkeys(transfer_runs(study))
     return list(unique)
 
 
@@ -53,8 +54,55 @@ def runs_of_table(study: Study, table: str) -> list[Run]:
     ]
 
 
+class Transferred(NamedTuple):
+    """The cases of a benchmark, segmented by the model of one fold of another one."""
+
+    origin: str
+    benchmark: str
+    method: str
+    fold: int
+
+
+def transferred(study: Study) -> list[Transferred]:
+    """Every benchmark that a model of another one segments."""
+    if study.transfer is None:
+        return []
+    return [
+        Transferred(pair.train, pair.test, method, fold)
+        for pair in study.transfer.pairs
+        for method in study.transfer.methods
+        for fold in study.folds
+    ]
+
+
+def transfer_runs(study: Study, *, in_domain: bool = False) -> list[Run]:
+    """Finetunings whose models are transferred, or have what is to be compared with that.
+
+    Args:
+        study: the study.
+        in_domain: only those on the benchmark that is tested.
+    """
+    if study.transfer is None:
+        return []
+    unique = {
+        Run(benchmark, method, fold): None
+        for pair in study.transfer.pairs
+        for benchmark, asked in ((pair.train, not in_domain), (pair.test, pair.in_domain))
+        for method in study.transfer.methods
+        for fold in study.folds
+        if asked
+    }
+    return list(unique)
+
+
+def tested_alone(study: Study) -> list[str]:
+    """Benchmarks that models of others segment, and that no model is trained on."""
+    tested = dict.fromkeys(run.benchmark for run in transferred(study))
+    return [name for name in tested if name not in used_benchmarks(study)]
+
+
 def used_benchmarks(study: Study) -> list[str]:
-    """Benchmarks that a table asks for."""
+    """Benchmarks that a finetuning is on."""
     return list(dict.fromkeys(run.benchmark for run in runs(study)))
 
 

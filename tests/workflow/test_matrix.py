@@ -34,6 +34,7 @@ STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "label curve": ["config.label-curve.yaml"],
     "data ablations": ["config.data-ablations.yaml"],
     "quota": ["config.quota.yaml"],
+    "transfer": ["config.transfer.yaml"],
     "engine dinov3": [{"pretrain": {"engine": "dinov3"}}],
 }
 """What is laid over config.yaml: files, or keys."""

@@ -44,8 +44,13 @@ def dry_run(folder: Path) -> Run:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo study counts as finished."""
     folder = tmp_path_factory.mktemp("finished")
-    shutil.copy(ROOT / "config.yaml", folder)
     shutil.copy(ROOT / "profiles/demo/study.yaml", folder / "overlay.yaml")
+    return finish(folder)
+
+
+def finish(folder: Path) -> Path:
+    """Have the study of `overlay.yaml` count as finished."""
+    shutil.copy(ROOT / "config.yaml", folder)
     summary = snakemake(folder, "--summary", "all").splitlines()
     outputs = [line.split("\t")[0] for line in summary if "\t" in line][1:]
     assert len(outputs) > 50

@@ -21,6 +21,7 @@ from meddino.report.page.sections import (
     pictures,
     results,
 )
+from meddino.report.page.sections import transfer as transfers
 from meddino.report.page.sections.training import (
     finetuning_charts,
     pretraining_charts,
@@ -46,6 +47,7 @@ def run(
     quarantine: list[Path],
     provenance: Path,
     output: Path,
+    transfer: Path | None = None,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
 
@@ -63,19 +65,23 @@ def run(
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
         output: `report.html`.
+        transfer: `transfer.json`; none where nothing is transferred.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
+    transferred = transfers.section(transfer)
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     curve = labels.read(label_curve)
     charts = _result_charts(options, lines, all_scores, data, curve)
     charts |= _training_charts(options, pretraining, finetuning, probes)
+    charts |= transfers.charts(transferred)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *figures, *filter(None, [card, label_curve]), scores, *overlays, *quarantine]
+    files += [transfer] if transfer else []
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -87,6 +93,7 @@ def run(
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
+        "transfer": transferred,
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:

@@ -43,13 +43,17 @@ def markdown(options: TableOptions, lines: pd.DataFrame) -> str:
 
 def latex(options: TableOptions, lines: pd.DataFrame) -> str:
     """The same as a LaTeX table, which needs the package booktabs."""
-    notes = " ".join(_notes(options, lines))
     blocks = [_latex_block(options, lines, metric) for metric in options.table.metrics]
+    return latex_table(options.table.title, _notes(options, lines), blocks)
+
+
+def latex_table(title: str, notes: list[str], blocks: list[str]) -> str:
+    """Blocks of rows below each other, with title and notes as their caption."""
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(options.table.title)}. {_latex(notes)}}}",
+            rf"\caption{{{_latex(title)}. {_latex(' '.join(notes))}}}",
             "\n\n\\medskip\n".join(blocks),
             r"\end{table}",
             "",
@@ -70,8 +74,13 @@ def _notes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
 def _markdown_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> str:
     """The columns of a metric."""
     description, heads = _descriptive_heads(options), _heads(options, metric)
+    return markdown_rows(description, heads, _rows(options, lines, metric))
+
+
+def markdown_rows(description: list[str], heads: list[str], rows: list[Row]) -> str:
+    """Rows below their heads: those of what describes a row, then those of its cells."""
     texts = [[*description, *map(_markdown, heads)]]
-    texts += [row.styled(_markdown, "**{}**".format) for row in _rows(options, lines, metric)]
+    texts += [row.styled(_markdown, "**{}**".format) for row in rows]
     first, *others = (f"| {' | '.join(row)} |" for row in texts)
     alignment = f"|{'---|' * len(description)}{'---:|' * len(heads)}"
     return "\n".join([first, alignment, *others])
@@ -80,14 +89,19 @@ def _markdown_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> 
 def _latex_block(options: TableOptions, lines: pd.DataFrame, metric: str) -> str:
     """The columns of a metric."""
     description, heads = _descriptive_heads(options), _heads(options, metric)
-    rows = [row.styled(_latex, r"\textbf{{{}}}".format) for row in _rows(options, lines, metric)]
+    return latex_rows(description, heads, _rows(options, lines, metric))
+
+
+def latex_rows(description: list[str], heads: list[str], rows: list[Row]) -> str:
+    """The same as `markdown_rows` in LaTeX."""
+    texts = [row.styled(_latex, r"\textbf{{{}}}".format) for row in rows]
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{'l' * len(description)}{'r' * len(heads)}}}",
             r"\toprule",
             rf"{' & '.join([*description, *map(_latex, heads)])} \\",
             r"\midrule",
-            *(rf"{' & '.join(row)} \\" for row in rows),
+            *(rf"{' & '.join(row)} \\" for row in texts),
             r"\bottomrule",
             r"\end{tabular}",
         ]

@@ -1,9 +1,9 @@
 """What each job depends on: its options and its inputs, one module for each file of rules."""
 
-from meddino.study.jobs import data, finetune, label_curve, pretrain, report
+from meddino.study.jobs import data, finetune, label_curve, pretrain, report, transfer
 from meddino.study.model import Study
 
-__all__ = ["data", "finetune", "label_curve", "needs_quota", "pretrain", "report"]
+__all__ = ["data", "finetune", "label_curve", "needs_quota", "pretrain", "report", "transfer"]
 
 
 def needs_quota(study: Study) -> bool:

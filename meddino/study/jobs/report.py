@@ -142,6 +142,7 @@ def provenance_inputs(study: Study) -> Files:
     return {
         "results": [
             *(paths.table(study, name) for name in study.tables),
+            *_transfer(study, "csv").values(),
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
@@ -149,6 +150,7 @@ def provenance_inputs(study: Study) -> Files:
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
+            *(paths.quarantine(study, benchmark) for benchmark in targets.tested_alone(study)),
         ]
     }
 
@@ -245,10 +247,11 @@ def report_options(study: Study) -> ReportOptions:
 
 def report_inputs(study: Study) -> Files:
     """Files that the report shows, by the flag that takes them."""
-    benchmarks = targets.used_benchmarks(study)
+    benchmarks = [*targets.used_benchmarks(study), *targets.tested_alone(study)]
     quarantines = [paths.quarantine(study, benchmark) for benchmark in benchmarks]
     return {
         "tables": [paths.table(study, name) for name in study.tables],
+        **_transfer(study, "json"),
         "figures": [paths.figures(study), *_feature_figures(study)],
         **_data_card(study),
         **_label_curve(study),
@@ -276,6 +279,11 @@ def _probes(study: Study) -> list[str]:
 
 def _overlays(study: Study) -> list[str]:
     return [paths.overlays(study, benchmark) for benchmark in targets.used_benchmarks(study)]
+
+
+def _transfer(study: Study, suffix: str) -> dict[str, str]:
+    """The table of transfer in one format, where the study asks for one."""
+    return {} if study.transfer is None else {"transfer": paths.transfer_table(study, suffix)}
 
 
 def _data_card(study: Study) -> dict[str, str]:
