@@ -163,6 +163,7 @@ class Study(Options):
             *references.backbones(self.methods, self.pretrain),
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
+            *references.warmups(self.methods, self.training.epochs),
             *references.probe(self.probe, chain, self.benchmarks),
         ]
         # Asked last, since it follows references that the others have found to be sound.
