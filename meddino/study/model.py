@@ -220,6 +220,7 @@ class Study(Options):
             *references.backbones(self.methods, self.pretrain),
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
+            *references.warmups(self.methods, self.training.epochs),
             *references.probe(self.probe, chain, self.benchmarks),
             *transfer.problems(self.transfer, self.methods, self.benchmarks, self.tables),
         ]

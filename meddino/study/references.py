@@ -238,6 +238,16 @@ def folds(folds: Sequence[int], benchmarks: Mapping[str, Benchmark]) -> Iterator
             yield f"folds = {list(folds)}: benchmark {name} has folds 0 to {benchmark.folds - 1}"
 
 
+def warmups(methods: Mapping[str, Method], epochs: int) -> Iterator[str]:
+    """Methods whose learning rate would rise to the end of training."""
+    rising = [name for name, method in methods.items() if 0 < epochs <= method.warmup_epochs]
+    if rising:
+        yield (
+            f"training.epochs = {epochs}: methods {', '.join(rising)} warm up as long or longer;"
+            " train for more epochs, or lower their warmup_epochs"
+        )
+
+
 def probe(probe: Probe, chain: Chain, benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:
     """A benchmark, a size or a name that probing cannot work with."""
     benchmark = benchmarks.get(probe.benchmark)

@@ -76,7 +76,7 @@ SHORTER = {
         }
     },
     "planning": {"foreground_samples": 5000},
-    "training": {"epochs": 1, "iterations_per_epoch": 4, "val_iterations": 1},
+    "training": {"epochs": 2, "iterations_per_epoch": 2, "val_iterations": 1},
     "methods": {"stage1": {"weights": "stage1@8"}, "stage2": {"weights": "stage2@4"},
                 "meddinov3": {"weights": "stage3@4"}},
     "probe": {"slices_px": 64, "slices_per_case": 4, "patches_per_class": 30},

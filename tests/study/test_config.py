@@ -326,6 +326,17 @@ def test_validation_cases_are_those_of_the_fold_that_is_trained(root: Path) -> N
         jobs.data.index_options(study, "256", "best")
 
 
+def test_a_warm_up_that_fills_the_training_is_one_line(config: Config) -> None:
+    config["training"]["epochs"] = 3
+    config["methods"]["nnunet"]["warmup_epochs"] = 2
+    Study.parse(config)
+    config["methods"]["segformer"]["warmup_epochs"] = 3
+    with pytest.raises(MeddinoError, match=r"training.epochs = 3: methods segformer warm up"):
+        Study.parse(config)
+    config["training"]["epochs"] = 0
+    Study.parse(config)
+
+
 def test_benchmarks_outside_of_ct3m_are_searched_for_copies(config: Config) -> None:
     config["ct3m"]["datasets"].remove("lits")
     assert "lits" not in targets.searched_datasets(Study.parse(config))

@@ -27,7 +27,7 @@ RAW = "resources/chaos/raw"
 STUDY: dict[str, Any] = {
     "weights": {"dinov3": {"snapshot": "natural@12", "file": None, "standin": None}},
     "pretrain": {"stages": {"natural": {"init": None}}},
-    "training": {"epochs": 1},
+    "training": {"epochs": 2},
     "tables": {
         "table1": {"rows": ["nnunet"], "compare_with": None},
         "table2": None,

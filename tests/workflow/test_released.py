@@ -75,7 +75,7 @@ def test_the_whole_of_it_runs_on_phantoms(stand_in: Path, tmp_path: Path) -> Non
             "dinov3": {"standin": None, "file": str(stand_in)},
         },
         "tables": {"released": {"benchmarks": ["amos22"]}, "table2": ONE_ROW},
-        "training": {"epochs": 1, "iterations_per_epoch": 4},
+        "training": {"epochs": 2, "iterations_per_epoch": 2},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     demo = [ROOT / "profiles/demo/study.yaml", ROOT / "profiles/demo/short.yaml"]

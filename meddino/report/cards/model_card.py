@@ -22,6 +22,9 @@ METRICS = {
 }
 """Columns of the scores, in %, and their heads."""
 
+OWN_LICENCE = "Apache-2.0"
+"""This project's, and that of what it makes by itself: phantoms, and the demo's stand-in."""
+
 
 def run(options: ModelCardOptions, *, description: Path, scores: Path, output: Path) -> None:
     """Write the model card of one run, with a front matter as Hugging Face reads it.
@@ -67,10 +70,11 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
 def _front(options: ModelCardOptions) -> dict[str, Any]:
     """The front matter; its licence is `other` wherever the terms of data or weights may bind."""
     data = [options.data, *options.pretraining]
-    licence: dict[str, Any] = {"license": "apache-2.0"}  # this project's
-    if options.weights or not all(source.phantom for source in data):
+    weights = [source for source in options.weights if source.licence != OWN_LICENCE]
+    licence: dict[str, Any] = {"license": OWN_LICENCE.lower()}
+    if weights or not all(source.phantom for source in data):
         licence = {"license": "other", "license_name": "terms-of-data-and-weights"}
-    for source in options.weights:
+    for source in weights:
         if source.licence:
             name = source.licence.lower().replace(" ", "-")
             licence |= {"license_name": name, "license_link": source.home}
