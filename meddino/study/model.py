@@ -35,10 +35,25 @@ from meddino.finetune.options import (
     Prediction,
     Training,
 )
-from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
+from meddino.report.options import (
+    Features,
+    FigureOptions,
+    Overlays,
+    Prices,
+    RanksOrSwitch,
+    Table,
+)
 from meddino.study import inheritance, references
 from meddino.study.chain import Chain
-from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
+from meddino.study.sections import (
+    LEAK_FREE,
+    Leaves,
+    Name,
+    Pretrain,
+    SeedsOrList,
+    Weights,
+    twin_of,
+)
 
 
 class Study(Options):
@@ -83,6 +98,10 @@ class Study(Options):
     five, its number is not given). Tables are over the validation cases of all of them."""
     training: Training
     """Length and seed of finetuning (paper section 4.1)."""
+    seeds: SeedsOrList = None
+    """Seeds that finetunings are repeated with: a list for all of them, or a section that names
+    methods and benchmarks. Tables are then over all trainings, and their intervals and tests hold
+    for other trainings, too. null: `training.seed` alone."""
     methods: dict[Name, ConfiguredMethod]
     """What is compared (paper sections 3.1, 4.1 and 4.3). A method that is `like` another says only
     what differs."""
@@ -94,6 +113,9 @@ class Study(Options):
     """Probing of frozen backbones: what each stage of pretraining adds, before any finetuning."""
     tables: dict[Name, Table]
     """The paper's tables; what they ask for decides what runs."""
+    ranks: RanksOrSwitch = None
+    """How stable the ranks of each table's rows are, and how large their differences, as challenges
+    report it: `true`, or a section. null: nothing is said of it."""
     figures: FigureOptions
     """Look of the figures."""
     overlays: Overlays = Overlays()
@@ -163,6 +185,7 @@ class Study(Options):
             *references.backbones(self.methods, self.pretrain),
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
+            *references.seeds(self.seeds, self.training.seed, self.methods, self.benchmarks),
             *references.probe(self.probe, chain, self.benchmarks),
         ]
         # Asked last, since it follows references that the others have found to be sound.

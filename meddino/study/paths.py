@@ -167,17 +167,17 @@ def model_card(study: Study, run: Run) -> str:
 
 
 def _model_folder(study: Study, run: Run) -> str:
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}"
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.part}"
 
 
 def predictions(study: Study, run: Run) -> str:
     """List of the predicted cases of a run."""
-    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.fold}/done.json"
+    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.part}/done.json"
 
 
 def scores(study: Study, run: Run) -> str:
     """Scores of one run."""
-    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.part}.parquet"
 
 
 # ---- report -------------------------------------------------------------------------------------
@@ -191,6 +191,11 @@ def all_scores(study: Study) -> str:
 def table(study: Study, name: str, suffix: str = "csv") -> str:
     """A table in one format: csv, md or tex."""
     return f"{study.results}/tables/{name}.{suffix}"
+
+
+def ranks(study: Study, name: str) -> str:
+    """Ranks of a table's rows."""
+    return table(study, name, "ranks.csv")
 
 
 def figures(study: Study) -> str:

@@ -22,7 +22,7 @@ from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import StageOptions
 from meddino.report.options import Table
 from meddino.study.chain import Chain, kind_of, kinds
-from meddino.study.sections import RANDOM, Leaves, Pretrain
+from meddino.study.sections import RANDOM, Leaves, Pretrain, Seeds
 
 
 def datasets(names: Iterable[str], describe: Callable[[str], Dataset]) -> Iterator[str]:
@@ -200,6 +200,29 @@ def folds(folds: Sequence[int], benchmarks: Mapping[str, Benchmark]) -> Iterator
     for name, benchmark in benchmarks.items():
         if max(folds) >= benchmark.folds:
             yield f"folds = {list(folds)}: benchmark {name} has folds 0 to {benchmark.folds - 1}"
+
+
+def seeds(
+    seeds: Seeds | None,
+    first: int,
+    methods: Mapping[str, Method],
+    benchmarks: Mapping[str, Benchmark],
+) -> Iterator[str]:
+    """Seeds that are named twice, without the first one, or for what does not exist."""
+    if seeds is None:
+        return
+    if len(set(seeds.values)) < len(seeds.values):
+        yield f"seeds = {list(seeds.values)}: one is named twice"
+    if first not in seeds.values:
+        yield (
+            f"seeds = {list(seeds.values)}: training.seed = {first} must be among them, since the"
+            " finetunings with it are kept"
+        )
+    known = {"methods": (seeds.methods, methods), "benchmarks": (seeds.benchmarks, benchmarks)}
+    for key, (chosen, names) in known.items():
+        for name in chosen or ():
+            if name not in names:
+                yield f"seeds.{key}: no {key[:-1]} {name!r} (known: {', '.join(names)})"
 
 
 def probe(probe: Probe, chain: Chain, benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 
 from meddino.core.files import atomic
+from meddino.evaluate.scores import over_trainings
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
 from meddino.report.page.charts.chart import Chart, key
@@ -19,6 +20,7 @@ from meddino.report.page.sections import (
     opening,
     pictures,
     results,
+    stability,
 )
 from meddino.report.page.sections.training import (
     finetuning_charts,
@@ -43,6 +45,7 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
+    ranks: tuple[Path, ...] = (),
     output: Path,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
@@ -59,6 +62,7 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
+        ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
         output: `report.html`.
 
     Raises:
@@ -67,15 +71,17 @@ def run(
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
+    ranked = [stability.read_ranks(path) for path in ranks]
     charts = {
-        **_result_charts(options, lines, all_scores, data),
+        **_result_charts(options, lines, over_trainings(all_scores), data),
+        **stability.rank_charts(options, ranked),
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
+    files = [*tables, *ranks, *figures, *([card] if card else []), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -86,6 +92,7 @@ def run(
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
+        "ranks": stability.rank_sections(options, ranked),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
@@ -124,8 +131,8 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
             results.table_section(options, part) for _, part in lines.groupby("table", sort=False)
         ],
         "counts": cases.counts(options, scores),
-        "structures": cases.structure_rows(options, scores),
-        "scores": cases.scores_by_benchmark(options, scores),
+        "structures": cases.structure_rows(options, over_trainings(scores)),
+        "scores": cases.scores_by_benchmark(options, over_trainings(scores)),
     }
 
 
