@@ -1,5 +1,7 @@
 """The section of ranks: how sure the order of each table's rows is, and effect sizes."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def rank_sections(options: ReportOptions, ranked: list[pd.DataFrame]) -> list[di
     """A section for each table: its title, the row it compares with, `draws`, and its `columns`.
 
     A column has its names, `cases`, whether they are `few`, Kendall's `tau`, and `lines` of a
-    method's numbers as text.
+    method's numbers.
     """
     titles = {table.name: table for table in options.tables}
     sections = []
@@ -100,16 +102,16 @@ def _tau(line: Any) -> str:
     return f"{line['tau']:.2f} ({line['tau_low']:.2f} to {line['tau_high']:.2f})"
 
 
-def _line(line: dict[str, Any]) -> dict[str, str]:
-    """A method's numbers as text; of the row that others are compared with, no effect."""
-    low, high = int(line["rank_low"]), int(line["rank_high"])
-    dz, share = (number(line.get(key, float("nan"))) for key in ("dz", "superiority"))
+def _line(line: Mapping[Any, Any]) -> dict[str, Any]:
+    """A method's numbers; no effect, None, of the row that others are compared with."""
+    rank, low, high = (int(line[key]) for key in ("rank", "rank_low", "rank_high"))
+    share = number(line.get("superiority", math.nan))
     return {
         "label": line["row"],
-        "rank": f"{int(line['rank'])}",
+        "rank": rank,
         "interval": f"{low}" if low == high else f"{low} to {high}",
-        "first": f"{100 * line['share_1']:.0f}",
-        "same": f"{100 * line[f'share_{int(line["rank"])}']:.0f}",
-        "dz": "–" if dz is None else f"{dz:+.2f}",
-        "superiority": "–" if share is None else f"{100 * share:.0f}",
+        "same": 100 * line[f"share_{rank}"],
+        "first": 100 * line["share_1"],
+        "dz": number(line.get("dz", math.nan)),
+        "superiority": None if share is None else 100 * share,
     }
