@@ -79,7 +79,7 @@ def sample(scores: pd.DataFrame, metric: str, protocol: str) -> Sample:
     for table in tables:
         alike[frozenset(table.index)].append(table)
     whole = max(alike.items(), key=lambda item: (len(item[0]), len(item[1])))[1]
-    structures = whole[0].columns.union([name for table in whole for name in table.columns])
+    structures = sorted({name for table in whole for name in table.columns})
     return Sample([table.reindex(index=whole[0].index, columns=structures) for table in whole])
 
 
