@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from meddino.evaluate import statistics
-from meddino.report.tables.results import case_values
+from meddino.report.tables.samples import case_values
 from meddino.study.model import load
 
 DEMO = "profiles/demo/study.yaml"

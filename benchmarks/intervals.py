@@ -5,16 +5,21 @@ prints how often the tables' 95 % interval and those of three bootstraps hold th
 draws tables of methods without any difference, and counts those that show one; and pairs of methods
 whose differences are symmetric or skewed, and counts the significant ones, also those against the
 sign of the mean. "Before" are signed-rank tests with Holm's correction within a column, "now" the
-tests of the tables.
+tests of the tables. With --trainings it does the first and the last with methods that are trained
+several times.
 """
 
 import argparse
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
 from meddino.evaluate import statistics
+from meddino.evaluate.statistics import Trainings
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +49,13 @@ def main() -> None:
     parser.add_argument("--intervals", type=int, default=1000, help="of each kind")
     parser.add_argument("--tables", type=int, default=200)
     parser.add_argument("--tests", type=int, default=500, help="of each kind")
+    parser.add_argument(
+        "--trainings", type=int, nargs="?", const=1000, help="several trainings alone: of each kind"
+    )
     asked = parser.parse_args()
+    if asked.trainings is not None:
+        print_trainings(np.random.default_rng(0), asked.trainings)
+        return
     print_coverage(np.random.default_rng(0), asked.intervals)
     print_tables(np.random.default_rng(0), asked.tables)
     print_directions(np.random.default_rng(0), asked.tests)
@@ -66,10 +77,16 @@ def draw_present(rng: np.random.Generator, kind: str, cases: int) -> Floats:
     return values
 
 
-def true_means(kind: str) -> Floats:
-    """Mean of each structure over all cases, (structures,)."""
+def true_means(kind: str, further: float = 0.0) -> Floats:
+    """Mean of each structure over all cases, (structures,).
+
+    Args:
+        kind: a key of `STRUCTURES`.
+        further: variance on the scale of logits beside that of the cases.
+    """
     median, spread, missed, _ = np.array(STRUCTURES[kind]).T
     quantiles = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)[:, None]
+    spread = np.sqrt(spread**2 + further)
     of_logits = special.expit(special.logit(median) + spread * quantiles).mean(axis=0)
     return np.asarray(100 * (1 - missed) * of_logits)
 
@@ -207,6 +224,146 @@ def print_directions(rng: np.random.Generator, runs: int) -> None:
                 counts += np.stack([significant, significant & against], axis=1).ravel()
             shares = " | ".join(f"{100 * count / runs:.1f}" for count in counts)
             print(f"| {name} | {cases} | {shares} |", flush=True)
+
+
+# ---- several trainings --------------------------------------------------------------------------
+
+SCATTER = {"none": (0.0, 0.2), "some": (0.1, 0.2), "much": (0.3, 0.4)}
+"""Spread of trainings, and of what each does to single values, on the scale of logits. Some is 1 to
+2 % DSC for organs, and much 4 to 6."""
+SEEDS, SHOWN = (2, 3, 5), 3
+TRAINED = ((6, 1), (10, 1), (30, 1), (30, 5))
+"""Cases, and the folds that they are divided among."""
+
+
+class Patients(NamedTuple):
+    """What cases are like, whichever method segments them: all (cases, structures).
+
+    Attributes:
+        difficulty: of unit variance.
+        missed: whether a structure gets 0.
+        absent: whether the reference lacks it.
+    """
+
+    difficulty: Floats
+    missed: npt.NDArray[np.bool_]
+    absent: npt.NDArray[np.bool_]
+
+
+def draw_patients(rng: np.random.Generator, kind: str, cases: int) -> Patients:
+    """Cases of which each structure is in two at least."""
+    _, _, missed, share = np.array(STRUCTURES[kind]).T
+    while True:
+        absent = rng.random((cases, len(share))) >= share
+        if ((~absent).sum(axis=0) >= 2).all():
+            break
+    own = rng.standard_normal(absent.shape)
+    difficulty = np.sqrt(SHARED) * rng.standard_normal((cases, 1)) + np.sqrt(1 - SHARED) * own
+    return Patients(difficulty, rng.random(absent.shape) < missed, absent)
+
+
+def train(
+    rng: np.random.Generator, kind: str, patients: Patients, scatter: str, seeds: int, folds: int
+) -> Trainings:
+    """DSC in % of a method's trainings, those of each fold by themselves."""
+    median, spread, _, _ = np.array(STRUCTURES[kind]).T
+    cases = len(patients.difficulty)
+    fold = np.arange(cases) % folds
+    of_training, of_value = SCATTER[scatter]
+    logits = special.logit(median) + spread * patients.difficulty
+    logits = logits + of_training * rng.standard_normal((seeds, folds))[:, fold, None]
+    logits = logits + of_value * rng.standard_normal((seeds, *patients.difficulty.shape))
+    values = np.where(patients.missed, 0, 100 * special.expit(logits))
+    return Trainings(np.where(patients.absent, np.nan, values), fold)
+
+
+def crossed_bootstrap(rng: np.random.Generator, trainings: Trainings) -> tuple[float, float]:
+    """Percentile bootstrap over cases and trainings."""
+    cases = len(trainings.folds)
+    times = rng.multinomial(cases, np.full(cases, 1 / cases), DRAWS).astype(np.float64)
+    low, high = np.nanquantile(statistics.resampled_means(trainings, times, rng), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def as_cases(trainings: Trainings) -> Floats:
+    """Seeds as if they were cases."""
+    return trainings.rows()
+
+
+def of_means(trainings: Trainings) -> Floats:
+    """Cases with their mean over seeds, as if there was one training."""
+    return np.asarray(trainings.values.mean(axis=0))
+
+
+def print_trainings(rng: np.random.Generator, runs: int) -> None:
+    """Coverage of intervals, and how often tests of equal methods are significant."""
+    measures = {
+        "coverage, % (median width)": (coverage_of, ("cases alone", "bootstrap")),
+        "p < 0.05, % of equal methods": (errors_of, ("cases alone", "seeds as cases")),
+    }
+    for title, (measure, others) in measures.items():
+        seeds_heads = [f"{seeds} seeds" for seeds in SEEDS]
+        heads = [title, "scatter", "cases", "folds", *seeds_heads]
+        print(f"| {' | '.join([*heads, *(f'{name}, {SHOWN} seeds' for name in others)])} |")
+        print(f"|---|---|{'---:|' * (len(heads) + len(others) - 2)}", flush=True)
+        for kind, scatter, (cases, folds) in product(("organs", "lesions"), SCATTER, TRAINED):
+            by_seeds = {s: measure(rng, (kind, scatter, cases, folds, s), runs) for s in SEEDS}
+            texts = [*(values[0] for values in by_seeds.values()), *by_seeds[SHOWN][1:]]
+            print(f"| {' | '.join([kind, scatter, str(cases), str(folds), *texts])} |", flush=True)
+        print()
+
+
+Setting = tuple[str, str, int, int, int]
+"""Kind of structures, scatter, cases, folds, seeds."""
+
+
+def pairs(
+    rng: np.random.Generator, setting: Setting, runs: int
+) -> Iterator[tuple[Trainings, Trainings]]:
+    """Two equal methods on the same cases."""
+    kind, scatter, cases, folds, seeds = setting
+    for _ in range(runs):
+        patients = draw_patients(rng, kind, cases)
+        first, second = (train(rng, kind, patients, scatter, seeds, folds) for _ in range(2))
+        yield first, second
+
+
+def coverage_of(rng: np.random.Generator, setting: Setting, runs: int) -> list[str]:
+    """Coverage of the tables' interval, of one over cases alone, and of the bootstrap."""
+    truth = true_means(setting[0], float(np.square(SCATTER[setting[1]]).sum())).mean()
+    ends = [
+        [
+            statistics.interval_over_trainings(first),
+            statistics.interval(of_means(first)),
+            # It takes long, and is printed for so many seeds alone.
+            crossed_bootstrap(rng, first) if setting[-1] == SHOWN else (np.nan, np.nan),
+        ]
+        for first, _ in pairs(rng, setting, runs)
+    ]
+    low, high = np.moveaxis(np.clip(ends, 0, 100), 2, 0)  # (runs, kinds of interval)
+    shares = 100 * ((low <= truth) & (truth <= high)).mean(axis=0)
+    widths = np.median(high - low, axis=0)
+    return [f"{share:.1f} ({width:.1f})" for share, width in zip(shares, widths, strict=True)]
+
+
+def errors_of(rng: np.random.Generator, setting: Setting, runs: int) -> list[str]:
+    """How often tests are significant: the tables', over cases alone, and of seeds as cases."""
+    p_values = [
+        [
+            statistics.contrast_over_trainings(first, second).p,
+            t_test(of_means(first), of_means(second)),
+            t_test(as_cases(first), as_cases(second)),
+        ]
+        for first, second in pairs(rng, setting, runs)
+    ]
+    return [f"{share:.1f}" for share in 100 * (np.array(p_values) < 0.05).mean(axis=0)]
+
+
+def t_test(first: Floats, second: Floats) -> float:
+    """A paired t-test of the tables' difference over rows; it stands for their permutation test."""
+    folds = np.zeros(len(first), np.int64)
+    pair = (Trainings(values[None], folds) for values in (first, second))
+    return statistics.contrast_over_trainings(*pair).p
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ NAN = float("nan")
 def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: Path) -> None:
     """Score the predictions of one run.
 
-    A row of the output has benchmark, method, fold, case, label, structure, and
+    A row of the output has benchmark, method, fold, the seed where the options name one, case,
+    label, structure, and
 
     - `dsc_paper`, `nsd_paper`: protocol of the authors' script: NSD by edge voxels; NaN where the
       reference lacks the structure, even if it is predicted;
@@ -52,7 +53,13 @@ def run(options: EvaluateOptions, *, predictions: Path, dataset: Path, output: P
     rows: list[dict[str, Any]] = []
     for case in track(cases, f"{options.benchmark}: scoring {options.method}", len(cases)):
         predicted, reference = read_case(predictions, dataset, case)
-        run_keys = {"benchmark": options.benchmark, "method": options.method, "fold": options.fold}
+        run_keys: dict[str, Any] = {
+            "benchmark": options.benchmark,
+            "method": options.method,
+            "fold": options.fold,
+        }
+        if options.seed is not None:
+            run_keys["seed"] = options.seed
         for structure, scores in score_case(reference, predicted, labels, options).items():
             case_keys = {"case": case, "label": labels[structure], "structure": structure}
             rows.append({**run_keys, **case_keys, **scores})

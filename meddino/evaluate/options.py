@@ -54,6 +54,10 @@ class ProbeOptions(Options):
     """How it is done."""
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class EvaluateOptions(Options):
     """What `evaluate` needs of one run."""
 
@@ -63,6 +67,8 @@ class EvaluateOptions(Options):
     """Key of the method."""
     fold: int = Field(ge=0)
     """Validation fold."""
+    seed: int | None = Field(None, ge=0, exclude_if=_absent)
+    """Seed of the training, where it is another one than `training.seed`."""
     evaluation: Evaluation
     """How predictions are scored."""
     tolerances_mm: dict[str, Tolerance] = {}
@@ -70,7 +76,10 @@ class EvaluateOptions(Options):
 
 
 class ScoresOptions(Options):
-    """What `scores` needs: nothing but its inputs."""
+    """What `scores` needs beside its inputs."""
+
+    seed: int | None = Field(None, ge=0, exclude_if=_absent)
+    """Seed of the scores that name none, where others name theirs."""
 
 
 class TransferEvaluateOptions(EvaluateOptions):

@@ -236,6 +236,11 @@ VERBS: dict[str, Verb] = {
         options=transfer.table_options,
         beside=("{stem}.md", "{stem}.tex", "{stem}.json", "{stem}.structures.csv"),
     ),
+    "ranks": Verb(
+        module="meddino.report.tables.ranks",
+        summary="rank a table's methods, with the stability of ranks, and effect sizes",
+        options=report.ranks_options,
+    ),
     "model_card": Verb(
         module="meddino.report.cards.model_card",
         summary="write the model card of one run",

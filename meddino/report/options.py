@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from meddino.core.options import Options, Recipe
 from meddino.report import corpus as names
@@ -28,6 +28,14 @@ class Table(Options):
     compare_with: str | None = None
     """Row that each other one is compared with: the difference, its interval, and a paired
     permutation test, corrected over all tests of the table."""
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+FirstSeed = Annotated[int | None, Field(ge=0, exclude_if=_absent)]
+"""Seed of the scores that name none, where others name theirs; None where there is one seed."""
 
 
 class TableOptions(Options):
@@ -58,6 +66,42 @@ class TableOptions(Options):
     """Whether rows differ in their weights alone, or as in the authors' code."""
     recipe_changes: dict[str, list[str]] = {}
     """Keys in which the recipes differ -> methods of the table that they differ for."""
+    seed: FirstSeed = None
+    """Seed of the scores that name none, where methods were trained with several."""
+
+
+class Ranks(Options):
+    """How stable ranks are: cases and trainings are drawn again, with replacement."""
+
+    resamples: int = Field(1000, ge=100)
+    """Draws (challengeR's examples, Wiesenfarth et al. 2021: 1000)."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draws."""
+
+
+def _as_section(ranks: object) -> object:
+    return ({} if ranks else None) if isinstance(ranks, bool) else ranks
+
+
+RanksOrSwitch = Annotated[
+    Ranks | None, BeforeValidator(_as_section, json_schema_input_type=Ranks | bool | None)
+]
+"""`Ranks`, or whether to report them."""
+
+
+class RanksOptions(Options):
+    """What `ranks` needs of a study."""
+
+    name: str
+    """Key of the table."""
+    table: Table
+    """Its rows, columns and metrics, and the row that it compares with."""
+    method_labels: dict[str, str]
+    """Names of its methods, as printed."""
+    ranks: Ranks = Ranks()
+    """How ranks are drawn again."""
+    seed: FirstSeed = None
+    """Seed of the scores that name none, where methods were trained with several."""
 
 
 class FigureOptions(Options):
@@ -106,6 +150,8 @@ class PlotOptions(Options):
     """Names of benchmarks, as printed."""
     source_labels: dict[str, str] = {}
     """Names of stages, of published weights and of a random initialisation, as printed."""
+    seed: FirstSeed = None
+    """Seed whose trainings are drawn, where there are several."""
 
 
 class Features(Options):
@@ -189,6 +235,8 @@ class ModelCardOptions(Options):
     """Tolerance of the NSD (mm), as printed."""
     tolerances_mm: dict[str, float] = {}
     """Structure -> its own tolerance in protocol `area` (mm), as printed."""
+    seeds: tuple[int, ...] = Field((), exclude_if=lambda seeds: not seeds)
+    """Seeds of all trainings of the method on the benchmark, where there are several."""
 
 
 class Prices(Options):
@@ -227,6 +275,8 @@ class ReportOptions(Options):
     """Benchmark -> key of the dataset that its cases are of."""
     prices: Prices = Prices()
     """What time costs."""
+    seed: FirstSeed = None
+    """Seed whose trainings are drawn, where there are several."""
     configuration: dict[str, Any] = {}
     """The whole configuration, for those who want to repeat the study."""
 

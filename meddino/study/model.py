@@ -36,10 +36,25 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.report.label_curve.options import LabelCurve, method_on
-from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
+from meddino.report.options import (
+    Features,
+    FigureOptions,
+    Overlays,
+    Prices,
+    RanksOrSwitch,
+    Table,
+)
 from meddino.study import inheritance, references, transfer
 from meddino.study.chain import Chain, words
-from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
+from meddino.study.sections import (
+    LEAK_FREE,
+    Leaves,
+    Name,
+    Pretrain,
+    SeedsOrList,
+    Weights,
+    twin_of,
+)
 from meddino.study.transfer import Transfer
 
 
@@ -88,6 +103,10 @@ class Study(Options):
     label_curve: LabelCurve | None = None
     """Methods trained on few of the labelled cases: each has a twin `<method>_cases<percent>` for
     each share of them (docs/label-curve.md)."""
+    seeds: SeedsOrList = None
+    """Seeds that finetunings are repeated with: a list for all of them, or a section that names
+    methods and benchmarks. Tables are then over all trainings, and their intervals and tests hold
+    for other trainings, too. null: `training.seed` alone."""
     methods: dict[Name, ConfiguredMethod]
     """What is compared (paper sections 3.1, 4.1 and 4.3). A method that is `like` another says only
     what differs."""
@@ -101,6 +120,9 @@ class Study(Options):
     """The paper's tables; what they ask for decides what runs."""
     transfer: Transfer | None = None
     """Methods trained on one benchmark and tested on another; null leaves that out."""
+    ranks: RanksOrSwitch = None
+    """How stable the ranks of each table's rows are, and how large their differences, as challenges
+    report it: `true`, or a section. null: nothing is said of it."""
     figures: FigureOptions
     """Look of the figures."""
     overlays: Overlays = Overlays()
@@ -221,6 +243,7 @@ class Study(Options):
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
             *references.warmups(self.methods, self.training.epochs),
+            *references.seeds(self.seeds, self.training.seed, self.methods, self.benchmarks),
             *references.probe(self.probe, chain, self.benchmarks),
             *transfer.problems(self.transfer, self.methods, self.benchmarks, self.tables),
         ]

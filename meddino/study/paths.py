@@ -169,17 +169,17 @@ def model_card(study: Study, run: Run) -> str:
 
 
 def _model_folder(study: Study, run: Run) -> str:
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.fold}"
+    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.part}"
 
 
 def predictions(study: Study, run: Run) -> str:
     """List of the predicted cases of a run."""
-    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.fold}/done.json"
+    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.part}/done.json"
 
 
 def scores(study: Study, run: Run) -> str:
     """Scores of one run."""
-    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.part}.parquet"
 
 
 def transferred_predictions(study: Study, run: Transferred) -> str:
@@ -217,6 +217,11 @@ def label_curve(study: Study) -> str:
 def transfer_table(study: Study, suffix: str = "csv") -> str:
     """The table of transfer in one format: csv, json (for the report), md or tex."""
     return table(study, TRANSFER, suffix)
+
+
+def ranks(study: Study, name: str) -> str:
+    """Ranks of a table's rows."""
+    return table(study, name, "ranks.csv")
 
 
 def figures(study: Study) -> str:

@@ -23,7 +23,7 @@ from meddino.pretrain.options import StageOptions
 from meddino.report.label_curve.options import LabelCurve
 from meddino.report.options import Table
 from meddino.study.chain import DATA, LEAVES, Chain, kind_of, kinds
-from meddino.study.sections import RANDOM, Leaves, Pretrain
+from meddino.study.sections import RANDOM, Leaves, Pretrain, Seeds
 
 
 def datasets(names: Iterable[str], describe: Callable[[str], Dataset]) -> Iterator[str]:
@@ -246,6 +246,29 @@ def warmups(methods: Mapping[str, Method], epochs: int) -> Iterator[str]:
             f"training.epochs = {epochs}: methods {', '.join(rising)} warm up as long or longer;"
             " train for more epochs, or lower their warmup_epochs"
         )
+
+
+def seeds(
+    seeds: Seeds | None,
+    first: int,
+    methods: Mapping[str, Method],
+    benchmarks: Mapping[str, Benchmark],
+) -> Iterator[str]:
+    """Seeds that are named twice, without the first one, or for what does not exist."""
+    if seeds is None:
+        return
+    if len(set(seeds.values)) < len(seeds.values):
+        yield f"seeds = {list(seeds.values)}: one is named twice"
+    if first not in seeds.values:
+        yield (
+            f"seeds = {list(seeds.values)}: training.seed = {first} must be among them, since the"
+            " finetunings with it are kept"
+        )
+    known = {"methods": (seeds.methods, methods), "benchmarks": (seeds.benchmarks, benchmarks)}
+    for key, (chosen, names) in known.items():
+        for name in chosen or ():
+            if name not in names:
+                yield f"seeds.{key}: no {key[:-1]} {name!r} (known: {', '.join(names)})"
 
 
 def probe(probe: Probe, chain: Chain, benchmarks: Mapping[str, Benchmark]) -> Iterator[str]:

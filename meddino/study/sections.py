@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -35,6 +36,38 @@ class Leaves(Options):
     """Number of pictures."""
     seed: int = Field(default=0, ge=0)
     """Seed of the pictures."""
+
+
+class Seeds(Options):
+    """Seeds that finetunings are repeated with, and which ones."""
+
+    values: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """The seeds; `training.seed` must be among them, whose finetunings are those of a study without
+    this section."""
+    methods: tuple[str, ...] | None = None
+    """Methods that are trained with all of them; the others with `training.seed` alone. null: all
+    methods."""
+    benchmarks: tuple[str, ...] | None = None
+    """Benchmarks on which they are; null: all."""
+
+    def repeats(self, benchmark: str, method: str) -> bool:
+        """Whether a method is trained with all seeds on a benchmark."""
+        chosen = ((self.benchmarks, benchmark), (self.methods, method))
+        return all(names is None or name in names for names, name in chosen)
+
+
+def _as_values(seeds: object) -> object:
+    return {"values": seeds} if isinstance(seeds, list | tuple) else seeds
+
+
+SeedsOrList = Annotated[
+    Seeds | None,
+    BeforeValidator(
+        _as_values,
+        json_schema_input_type=tuple[Annotated[int, Field(ge=0)], ...] | Seeds | None,
+    ),
+]
+"""`Seeds`, or a list of seeds for all finetunings."""
 
 
 class Weights(Published):

@@ -1,8 +1,10 @@
 """What has to run: all that the tables of a study ask for, and nothing else."""
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from meddino.core.errors import MeddinoError
 from meddino.report import corpus as names
 from meddino.report.label_curve.options import method_on
 from meddino.study.chain import LEAVES, Snapshot
@@ -11,21 +13,44 @@ from meddino.study.sections import RANDOM
 
 
 class Run(NamedTuple):
-    """One finetuning: a method on a fold of a benchmark."""
+    """One finetuning: a method on a fold of a benchmark, with a seed.
+
+    Attributes:
+        seed: where it is another one than `training.seed`.
+    """
 
     benchmark: str
     method: str
     fold: int
+    seed: int | None = None
+
+    @property
+    def part(self) -> str:
+        """Fold and further seed, as files and jobs are named: `0`, `0-seed1`."""
+        return f"{self.fold}" if self.seed is None else f"{self.fold}-seed{self.seed}"
+
+
+def fold_and_seed(part: str) -> tuple[int, int | None]:
+    """Fold and further seed of a run, by their name in files and jobs.
+
+    Raises:
+        MeddinoError: it is no such name.
+    """
+    match = re.fullmatch(r"(\d+)(?:-seed(\d+))?", part)
+    if match is None:
+        raise MeddinoError(f"fold {part!r}: give a number, or one with a seed such as 0-seed1")
+    return int(match[1]), None if match[2] is None else int(match[2])
 
 
 def runs(study: Study) -> list[Run]:
     """Every finetuning that a table, the label curve or a transfer asks for, once."""
     unique = {
-        Run(benchmark, method, fold): None
+        Run(benchmark, method, fold, seed): None
         for table in study.tables.values()
         for method in table.rows
         for benchmark in table.benchmarks
         for fold in study.folds
+        for seed in _seeds(study, benchmark, method)
     }
     unique |= dict.fromkeys(label_curve_runs(study))
     unique |= dict.fromkeys(transfer_runs(study))
@@ -42,6 +67,20 @@ def label_curve_runs(study: Study) -> list[Run]:
         for percent in (curve.percent if curve else ())
         for fold in study.folds
     ]
+
+
+def _seeds(study: Study, benchmark: str, method: str) -> list[int | None]:
+    """Seeds of a method on a benchmark; None stands for `training.seed`, which comes first."""
+    first = study.training.seed
+    seeds = study.seeds
+    if seeds is None or not seeds.repeats(benchmark, method):
+        return [None]
+    return [None, *(seed for seed in seeds.values if seed != first)]
+
+
+def first_trainings(study: Study) -> list[Run]:
+    """The finetunings with `training.seed`: those whose curves and segmentations are shown."""
+    return [run for run in runs(study) if run.seed is None]
 
 
 def runs_of_table(study: Study, table: str) -> list[Run]:

@@ -147,6 +147,21 @@ def test_a_leak_free_chain_beside_the_papers_reruns_none_of_it(study: Any) -> No
     assert plan.rules["finetune"] == 3 + 4, "DINOv3 where no table asked yet, and MedDINOv3 anew"
 
 
+def test_further_seeds_train_beside_what_is_there(study: Any) -> None:
+    plan = study(lambda c: deep(c, "seeds", {"values": [0, 1], "benchmarks": ["btcv"]}))
+    assert rules(plan) == FINETUNING - {"overlays"}
+    assert [plan.rules[name] for name in ("finetune", "predict", "evaluate")] == [4, 4, 4]
+    assert plan.rules["tables"] == 1, "only Table 2 shows BTCV"
+    parts = {job.wildcards["fold"] for job in plan.jobs if job.rule in ("finetune", "evaluate")}
+    assert parts == {"0-seed1"}
+
+
+def test_ranks_that_are_asked_for_rerun_the_report_alone(study: Any) -> None:
+    plan = study(lambda c: deep(c, "ranks", True))
+    assert rules(plan) == {"ranks", "provenance", "report", "all"}
+    assert plan.rules["ranks"] == 3
+
+
 def test_metric_tolerance_reruns_scoring(study: Any) -> None:
     assert rules(study(lambda c: deep(c, "evaluate.tolerance_mm", 2.0))) == SCORING
 

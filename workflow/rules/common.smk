@@ -150,6 +150,6 @@ wildcard_constraints:
     source="|".join(targets.probed(STUDY)) or "none",
     chunk=r"\d+",
     size=r"\d+",
-    fold=r"\d",
+    fold=r"\d(-seed\d+)?",  # a further seed goes beside: fold0, fold0-seed1
     id=r"\d+",
     configuration=r"2d\w*",

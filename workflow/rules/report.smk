@@ -57,6 +57,20 @@ use rule verb as tables with:
         **params_of("tables"),
 
 
+# Which of a table's rows is the best, and how sure that is; made where `ranks` is asked for.
+use rule verb as ranks with:
+    input:
+        unpack(lambda wildcards: jobs.report.ranks_inputs(STUDY, wildcards.table)),
+    output:
+        "<results>/tables/{table}.ranks.csv",
+    log:
+        "logs/ranks/{table}.log",
+    resources:
+        **asks("ranks", 4000),
+    params:
+        **params_of("ranks"),
+
+
 use rule verb as figures with:
     input:
         **jobs.report.figures_inputs(STUDY),

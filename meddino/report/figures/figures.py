@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from meddino.core.files import read_json, write_json
-from meddino.evaluate.scores import read_scores
+from meddino.evaluate.scores import of_seed, read_scores
 from meddino.report.figures.curves import finetuning_curves, pretraining_curves, probe_curves
 from meddino.report.figures.predictions import predicted
 from meddino.report.figures.strips import structure_scores
@@ -27,7 +27,8 @@ def run(
         options: look of the figures, and printed names.
         scores: scores of all runs.
         pretraining: `history.jsonl` of the stages, in order.
-        finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
+        finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`; of several seeds, those
+            of the first one, as the predictions.
         predictions: `predictions/<benchmark>/<method>/fold<k>/done.json`.
         datasets: nnU-Net's raw `dataset.json` of the benchmarks, `DatasetNNN_<benchmark>`.
         probes: results of `probe`, along the chain of stages.
@@ -39,7 +40,7 @@ def run(
         *pretraining_curves(options, pretraining, folder / "pretraining.png"),
         *probe_curves(options, [read_json(path) for path in probes], folder / "probe.png"),
         *finetuning_curves(options, finetuning, folder),
-        *predicted(options, predictions, datasets, all_scores, folder),
+        *predicted(options, predictions, datasets, of_seed(all_scores, options.seed), folder),
         *structure_scores(options, all_scores, predictions, folder),
     ]
     write_json(output, [entry._asdict() for entry in entries])

@@ -148,11 +148,12 @@ def _figure(
         _legend(axes[0, 0].figure, {v: n for v, n in structures.items() if v in visible}, colours)
     ranks = "; ".join(f"{c.rank}, {c.case}: {c.mean:.1f} %" for c in chosen)
     title = f"Predictions, {options.benchmark_labels.get(benchmark, benchmark)}"
+    seed = "" if options.seed is None else f" Trainings with seed {options.seed}."
     caption = (
         "Validation cases by DSC (the mean over structures, then over methods) - "
         f"{ranks}. Numbers are each method's DSC (%) on the whole case. Slices are those where the"
         " reference shows most structures, and of these most labelled voxels; the patient's right"
-        " is on the left."
+        f" is on the left.{seed}"
     )
     return Figure(path.name, "Evaluation", title, caption)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from meddino.evaluate.scores import SEED, over_trainings
 from meddino.report.figures.runs import by_benchmark
 from meddino.report.options import PlotOptions
 from meddino.report.style import Figure, figure, legend, marks
@@ -17,8 +18,11 @@ def structure_scores(
 ) -> Iterator[Figure]:
     """DSC of every case by structure and method, a figure for every benchmark.
 
-    Methods are in the order of `predictions`. Benchmarks of more structures get wider figures.
+    Methods are in the order of `predictions`. Benchmarks of more structures get wider figures. Of
+    several trainings, a case has the mean.
     """
+    seeds = ", the mean over its trainings" if SEED in scores else ""
+    scores = over_trainings(scores)
     order = by_benchmark(predictions)
     for key, rows in scores.groupby("benchmark", sort=False):
         benchmark = str(key)
@@ -30,7 +34,9 @@ def structure_scores(
         with figure(options.look, path, 1, 1, (min(width, 14.0), 3.2)) as axes:
             _strips(axes[0, 0], options, rows, names, methods)
         title = f"DSC by structure, {options.benchmark_labels.get(benchmark, benchmark)}"
-        caption = "A dot is a case, a bar the mean; cases without the structure are left out."
+        caption = (
+            f"A dot is a case{seeds}, a bar the mean; cases without the structure are left out."
+        )
         yield Figure(path.name, "Evaluation", title, caption)
 
 

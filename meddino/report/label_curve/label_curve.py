@@ -17,7 +17,7 @@ from meddino.report.label_curve.options import ALL, LabelCurveOptions, method_on
 from meddino.report.label_curve.reach import needed
 from meddino.report.tables.cells import number
 from meddino.report.tables.metrics import METRICS
-from meddino.report.tables.results import case_values
+from meddino.report.tables.samples import case_values
 
 METRIC, PROTOCOL = "DSC", "paper"
 

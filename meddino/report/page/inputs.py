@@ -62,16 +62,25 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         MeddinoError: the file is missing, cut off, or no table.
     """
+    lines = read_lines_of_table(path)
+    if not set(lines.columns) >= TABLE_COLUMNS:
+        raise MeddinoError(f"{path} is no table of results; delete it and rerun")
+    return lines
+
+
+def read_lines_of_table(path: Path) -> pd.DataFrame:
+    """The lines of a CSV file with any columns.
+
+    Raises:
+        MeddinoError: the file is missing, cut off, or damaged.
+    """
     # A table's last line ends in a line break, so that a file without one has been cut off.
     if not path.is_file() or not path.read_bytes().endswith(b"\n"):
         raise MeddinoError(f"{path} is missing or cut off; delete it and rerun")
     try:
-        lines = pd.read_csv(path)
+        return pd.read_csv(path)
     except ValueError as error:
         raise MeddinoError(f"{path} is damaged ({error}); delete it and rerun") from error
-    if not set(lines.columns) >= TABLE_COLUMNS:
-        raise MeddinoError(f"{path} is no table of results; delete it and rerun")
-    return lines
 
 
 def read_picture(path: Path, index: Path) -> bytes:

@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 
 from meddino.core.files import atomic
+from meddino.evaluate.scores import over_trainings
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
 from meddino.report.page.charts.chart import Chart, key
@@ -20,6 +21,7 @@ from meddino.report.page.sections import (
     opening,
     pictures,
     results,
+    stability,
 )
 from meddino.report.page.sections import transfer as transfers
 from meddino.report.page.sections.training import (
@@ -46,6 +48,7 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
+    ranks: tuple[Path, ...] = (),
     output: Path,
     transfer: Path | None = None,
 ) -> None:
@@ -64,6 +67,7 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
+        ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
         output: `report.html`.
         transfer: `transfer.json`; none where nothing is transferred.
 
@@ -75,13 +79,15 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     curve = labels.read(label_curve)
-    charts = _result_charts(options, lines, all_scores, data, curve)
+    ranked = [stability.read_ranks(path) for path in ranks]
+    charts = _result_charts(options, lines, over_trainings(all_scores), data, curve)
     charts |= _training_charts(options, pretraining, finetuning, probes)
     charts |= transfers.charts(transferred)
+    charts |= stability.rank_charts(options, ranked)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *filter(None, [card, label_curve]), scores, *overlays, *quarantine]
-    files += [transfer] if transfer else []
+    files = [*tables, *ranks, *figures, *filter(None, [card, label_curve, transfer]), scores]
+    files += [*overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -94,6 +100,7 @@ def run(
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
         "transfer": transferred,
+        "ranks": stability.rank_sections(options, ranked),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
@@ -132,8 +139,8 @@ def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) 
             results.table_section(options, part) for _, part in lines.groupby("table", sort=False)
         ],
         "counts": cases.counts(options, scores),
-        "structures": cases.structure_rows(options, scores),
-        "scores": cases.scores_by_benchmark(options, scores),
+        "structures": cases.structure_rows(options, over_trainings(scores)),
+        "scores": cases.scores_by_benchmark(options, over_trainings(scores)),
     }
 
 

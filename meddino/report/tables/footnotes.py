@@ -55,12 +55,36 @@ def _uncertainty(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
     tests = int(lines["tests"].max())
     shown = options.table.intervals or options.table.compare_with is not None
     missing = bool((lines["ours"].notna() & lines["low"].isna()).any())
+    several = options.seed is not None
     return {
-        "Intervals: over cases, by Student's t, each for itself.": shown,
+        "Intervals: over cases, by Student's t, each for itself.": shown and not several,
+        **(_trainings(options, lines) if several else {}),
         "No interval where a single case has a structure, whose spread is then unknown.": shown
         and missing,
         "p: paired permutation test of the difference, corrected (Holm) over the table's tests,"
-        f" {tests} in all.": tests > 0,
+        f" {tests} in all.": tests > 0 and not several,
+    }
+
+
+def _trainings(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
+    """Sentences on several trainings of a method, and whether they apply."""
+    tests, folds = int(lines["tests"].max()), int(lines["folds"].max())
+    shown = options.table.intervals or options.table.compare_with is not None
+    run = lines[lines["cases"] > 0]
+    seeds = " or ".join(f"{count}" for count in sorted(set(run["seeds"]), reverse=True))
+    nested = f" in each of {folds} folds, whose trainings are independent" if folds > 1 else ""
+    single: dict[str, list[str]] = {}
+    for line in run[run["seeds"] == 1].drop_duplicates(["method", "benchmark"]).to_dict("records"):
+        label = options.benchmark_labels[line["benchmark"]]
+        single.setdefault(options.method_labels[line["method"]], []).append(label)
+    names = "; ".join(f"{method}: {', '.join(where)}" for method, where in single.items())
+    return {
+        f"Trainings: each row with {seeds} seeds{nested}; values are means over them.": True,
+        "Intervals: over other cases and other trainings, by Student's t, each for itself.": shown,
+        f"Rows with one training, whose own scatter is in no interval and no p ({names}).": shown
+        and bool(names),
+        "p: t-test of the difference over cases (paired) and trainings (not paired), corrected"
+        f" (Holm) over the table's tests, {tests} in all.": tests > 0,
     }
 
 
@@ -79,7 +103,9 @@ def _counts(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
         f"Cases: {counts}.": True,
         "Bold: the best of a column.": bool((cases >= fewest).any()),
         f"With fewer than {fewest} cases there is no p, which could not fall below 0.05, and no"
-        " bold.": bool((cases < fewest).any()),
+        " bold.": bool((cases < fewest).any()) and options.seed is None,
+        f"With fewer than {fewest} cases there is no p and no bold.": bool((cases < fewest).any())
+        and options.seed is not None,
         f"Structures with fewer than {fewest} cases, which say little ({structures}).": bool(
             structures
         ),

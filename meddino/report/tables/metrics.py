@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 from operator import neg, pos
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -13,13 +13,13 @@ class Metric(NamedTuple):
         column: its column in the scores; `{protocol}` stands for `paper` or `area`.
         unit: of its values as the tables print them.
         bounds: smallest and largest value that it can have.
-        rank: key of a value for `min`, which finds the best one.
+        rank: key of a value, or of an array of values, for `min`, which finds the best one.
     """
 
     column: str
     unit: str
     bounds: tuple[float, float]
-    rank: Callable[[float], float]
+    rank: Callable[[Any], Any]
 
 
 METRICS = {

@@ -13,7 +13,9 @@ import yaml
 
 from meddino.evaluate import statistics
 from meddino.report.options import TableOptions
+from meddino.report.tables import samples
 from meddino.report.tables.metrics import METRICS
+from meddino.report.tables.samples import Sample
 
 PROTOCOLS = ("paper", "area")
 
@@ -44,7 +46,8 @@ def table_lines(
         (`ours` less that), `contrast_low` and `contrast_high` (95 % interval), `p` (corrected over
         all tests of the protocol), `tests` (their number), `cases`, `few` (JSON: structures with
         fewer than `statistics.FEWEST_CASES` cases, and how many), `planned_px` (empty where
-        unknown).
+        unknown). Where methods were trained with several seeds, also `seeds` (of the row, on the
+        benchmark) and `folds` (a training of each seed in each).
     """
     lines = pd.DataFrame(
         {**line, "planned_px": planned_px.get(benchmark, "")}
@@ -66,7 +69,7 @@ def _column_lines(
     """Lines of a column's cells, row by row; `p` is not corrected yet."""
     of_benchmark = scores[scores["benchmark"] == benchmark]
     tables = {
-        method: case_values(of_benchmark[of_benchmark["method"] == method], metric, protocol)
+        method: samples.sample(of_benchmark[of_benchmark["method"] == method], metric, protocol)
         for method in options.table.rows
     }
     # The authors' script counts by protocol `paper`: their values stand beside no other.
@@ -74,12 +77,11 @@ def _column_lines(
     smallest, largest = METRICS[metric].bounds
     base = options.table.compare_with
     for method, table in tables.items():
-        ours = statistics.mean(table.to_numpy())
-        low, high = np.clip(statistics.interval(table.to_numpy()), smallest, largest)
+        ours = samples.mean(table)
+        low, high = np.clip(samples.interval(table), smallest, largest)
         contrast = statistics.UNKNOWN
         if base is not None and method != base:
-            both = table.align(tables[base], join="inner")
-            contrast = statistics.contrast(*(values.to_numpy() for values in both))
+            contrast = samples.contrast(table, tables[base])
         ends = np.clip((contrast.low, contrast.high), smallest - largest, largest - smallest)
         paper = printed.get(method, {}).get(benchmark, {}).get(metric, math.nan)
         yield {
@@ -102,36 +104,14 @@ def _column_lines(
             "contrast_low": ends[0],
             "contrast_high": ends[1],
             "p": contrast.p,
-            "cases": len(table),
+            "cases": len(table.cases),
+            **({} if options.seed is None else {"seeds": len(table.by_seed), "folds": table.folds}),
             "few": json.dumps(few_cases(table)),
         }
 
 
-def few_cases(table: pd.DataFrame) -> dict[str, int]:
-    """Structures with a value in too few cases for a test, and in how many.
-
-    Args:
-        table: cases by structures, NaN where nothing is counted.
-    """
-    counts = table.count()
+def few_cases(values: Sample) -> dict[str, int]:
+    """Structures with a value in too few cases for a test, and in how many."""
+    counts = values.counts()
     few = counts[(counts > 0) & (counts < statistics.FEWEST_CASES)]
     return {str(name): int(count) for name, count in few.items()}
-
-
-def case_values(scores: pd.DataFrame, metric: str, protocol: str) -> pd.DataFrame:
-    """A metric in the unit of the tables, cases by structures; NaN where a protocol counts nothing.
-
-    The tables show their mean over cases, then over structures (section 4.1, authors' script): NaN
-    are left out, as are structures without a single value.
-
-    Args:
-        scores: rows of one run, or none.
-        metric: a key of `METRICS`.
-        protocol: `paper` or `area`.
-    """
-    unit, column = METRICS[metric].unit, METRICS[metric].column.format(protocol=protocol)
-    # HD95 and volumes have no protocols of their own: they count where the DSC does.
-    counted = scores[column].where(scores[f"dsc_{protocol}"].notna())
-    values = counted * 100 if unit == "%" else counted
-    table = scores.assign(value=values)
-    return table.pivot(index=["fold", "case"], columns="structure", values="value")

@@ -32,7 +32,7 @@ def run(
         MeddinoError: none of the table's runs has scores, or the scores lack one of its metrics; a
             file is damaged.
     """
-    all_scores = read_scores(scores)
+    all_scores = read_scores(scores, options.seed)
     _check(options, all_scores)
     lines = table_lines(options, all_scores, dict(map(_planned, plans)))
     printed = lines[lines["protocol"] == options.table.protocol]

@@ -12,7 +12,8 @@ from meddino.evaluate import statistics
 from meddino.evaluate.statistics import UNKNOWN, Contrast
 from meddino.report.options import TransferOptions, TransferPair
 from meddino.report.tables.metrics import METRICS
-from meddino.report.tables.results import PROTOCOLS, case_values, few_cases
+from meddino.report.tables.results import PROTOCOLS, few_cases
+from meddino.report.tables.samples import Sample, case_values
 
 TESTS = ("p", "contrast_p")
 """Columns of p."""
@@ -106,7 +107,7 @@ def _pair_lines(
             "contrast_of": ("transferred" if own.in_domain is None else "drop") if compared else "",
             **_difference("contrast", contrast, widest),
             "contrast_p": contrast.p,
-            "few": json.dumps(few_cases(own.transferred)),
+            "few": json.dumps(few_cases(Sample([own.transferred]))),
         }
 
 

@@ -96,10 +96,12 @@ def receipts(study: Study) -> list[str]:
 
 def finetune_options(study: Study, method: str, fold: str) -> FinetuneOptions:
     """Options of `finetune`: all but the label, which only the tables print."""
+    number, seed = targets.fold_and_seed(fold)
+    further = {} if seed is None else {"seed": seed}
     return FinetuneOptions(
         method=study.methods[method].alone().model_copy(update={"label": ""}),
-        training=study.training,
-        fold=int(fold),
+        training=study.training.model_copy(update=further),
+        fold=number,
     )
 
 
@@ -114,4 +116,5 @@ def finetune_inputs(study: Study, benchmark: str, method: str) -> dict[str, str]
 
 def predict_options(study: Study, fold: str) -> PredictOptions:
     """Options of `predict`."""
-    return PredictOptions(prediction=study.prediction, fold=int(fold))
+    number, _ = targets.fold_and_seed(fold)
+    return PredictOptions(prediction=study.prediction, fold=number)

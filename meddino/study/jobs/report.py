@@ -10,6 +10,8 @@ from meddino.report.options import (
     OverlayOptions,
     PlotOptions,
     ProvenanceOptions,
+    Ranks,
+    RanksOptions,
     ReportOptions,
     TableOptions,
 )
@@ -27,10 +29,12 @@ Files = dict[str, str | list[str]]
 
 def evaluate_options(study: Study, benchmark: str, method: str, fold: str) -> EvaluateOptions:
     """Options of `evaluate`."""
+    number, seed = targets.fold_and_seed(fold)
     return EvaluateOptions(
         benchmark=benchmark,
         method=method,
-        fold=int(fold),
+        fold=number,
+        seed=seed,
         evaluation=study.evaluate,
         tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
     )
@@ -38,7 +42,12 @@ def evaluate_options(study: Study, benchmark: str, method: str, fold: str) -> Ev
 
 def scores_options(study: Study) -> ScoresOptions:
     """Options of `scores`."""
-    return ScoresOptions()
+    return ScoresOptions(seed=_first_seed(study, targets.runs(study)))
+
+
+def _first_seed(study: Study, runs: Sequence[targets.Run]) -> int | None:
+    """The seed of scores that name none, where others of these runs have further seeds."""
+    return study.training.seed if any(run.seed is not None for run in runs) else None
 
 
 def scores_inputs(study: Study) -> Files:
@@ -67,6 +76,7 @@ def tables_options(study: Study, table: str) -> TableOptions:
         ),
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
+        seed=_first_seed(study, targets.runs_of_table(study, table)),
     )
 
 
@@ -93,6 +103,30 @@ def tables_inputs(study: Study, table: str) -> Files:
     }
 
 
+def ranks_options(study: Study, table: str) -> RanksOptions:
+    """Options of `ranks`."""
+    options = study.tables[table]
+    return RanksOptions(
+        name=table,
+        table=options,
+        method_labels={name: study.methods[name].label for name in options.rows},
+        ranks=study.ranks or Ranks(),
+        seed=_first_seed(study, targets.runs_of_table(study, table)),
+    )
+
+
+def ranks_inputs(study: Study, table: str) -> Files:
+    """Scores of the runs whose ranks are asked for."""
+    return {"scores": tables_inputs(study, table)["scores"]}
+
+
+def _ranks(study: Study) -> list[str]:
+    """Ranks of all tables with rows to rank, where they are asked for."""
+    if study.ranks is None:
+        return []
+    return [paths.ranks(study, name) for name, t in study.tables.items() if len(t.rows) > 1]
+
+
 # ---- cards --------------------------------------------------------------------------------------
 
 
@@ -112,7 +146,16 @@ def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOp
         weights=tuple(_weights_source(study, name) for name in weights),
         tolerance_mm=study.evaluate.tolerance_mm,
         tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
+        seeds=_card_seeds(study, benchmark, method),
     )
+
+
+def _card_seeds(study: Study, benchmark: str, method: str) -> tuple[int, ...]:
+    """Seeds of a method on a benchmark, where it is trained with several."""
+    first = study.training.seed
+    runs = [run for run in targets.runs(study) if run[:2] == (benchmark, method)]
+    seeds = dict.fromkeys(first if run.seed is None else run.seed for run in runs)
+    return tuple(seeds) if len(seeds) > 1 else ()
 
 
 def _data_source(study: Study, name: str) -> Attribution:
@@ -143,6 +186,7 @@ def provenance_inputs(study: Study) -> Files:
         "results": [
             *(paths.table(study, name) for name in study.tables),
             *_transfer(study, "csv").values(),
+            *_ranks(study),
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
@@ -169,12 +213,13 @@ def figures_options(study: Study) -> PlotOptions:
         method_labels={name: study.methods[name].label for name in methods},
         benchmark_labels={name: study.benchmarks[name].label for name in benchmarks},
         source_labels={RANDOM: "random initialisation", **sources},
+        seed=_first_seed(study, targets.runs(study)),
     )
 
 
 def figures_inputs(study: Study) -> Files:
     """Files that the figures are drawn from, by the flag that takes them."""
-    runs = targets.runs(study)
+    runs = targets.first_trainings(study)
     return {
         "scores": paths.all_scores(study),
         **_histories(study),
@@ -212,7 +257,7 @@ def overlays_options(study: Study) -> OverlayOptions:
 
 def overlays_inputs(study: Study, benchmark: str) -> Files:
     """Files that the pictures of a benchmark's cases are made from, by the flag."""
-    runs = [run for run in targets.runs(study) if run.benchmark == benchmark]
+    runs = [run for run in targets.first_trainings(study) if run.benchmark == benchmark]
     return {
         "dataset": paths.nnunet_dataset(study, benchmark),
         "predictions": [paths.predictions(study, run) for run in runs],
@@ -241,6 +286,7 @@ def report_options(study: Study) -> ReportOptions:
         datasets={name: study.dataset(name).title for name in targets.curated_datasets(study)},
         benchmark_datasets={name: study.benchmarks[name].dataset for name in study.benchmarks},
         prices=study.prices,
+        seed=_first_seed(study, targets.runs(study)),
         configuration=study.model_dump(mode="json", exclude_defaults=True),
     )
 
@@ -261,12 +307,13 @@ def report_inputs(study: Study) -> Files:
         "probes": _probes(study),
         "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
+        **({"ranks": ranks} if (ranks := _ranks(study)) else {}),
     }
 
 
 def _histories(study: Study) -> dict[str, list[str]]:
-    """Losses of all trainings."""
-    stages, runs = targets.used_stages(study), targets.runs(study)
+    """Losses of all trainings; of finetunings with several seeds, of the first one."""
+    stages, runs = targets.used_stages(study), targets.first_trainings(study)
     return {
         "pretraining": [paths.pretraining_history(study, stage) for stage in stages],
         "finetuning": [paths.finetuning_history(study, run) for run in runs],

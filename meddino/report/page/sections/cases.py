@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from meddino.evaluate.scores import SEED
 from meddino.evaluate.statistics import FEWEST_CASES
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts import results
@@ -24,9 +25,10 @@ from meddino.report.tables.cells import number
 
 def counts(options: ReportOptions, scores: pd.DataFrame) -> dict[str, Any]:
     """Numbers of `models`, `cases` (by benchmark) and `scores`, and names of `methods`."""
+    run = [name for name in ("benchmark", "method", "fold", SEED) if name in scores]
     cases = scores.drop_duplicates(["benchmark", "case"]).groupby("benchmark", sort=False).size()
     return {
-        "models": len(scores[["benchmark", "method", "fold"]].drop_duplicates()),
+        "models": len(scores[run].drop_duplicates()),
         "methods": method_labels(options, scores["method"]),
         "cases": {str(name): int(count) for name, count in cases.items()},
         "scores": len(scores),
