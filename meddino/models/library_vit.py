@@ -19,6 +19,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 from meddino.models import conversion, loading, wrappings
 from meddino.models.architectures import library_of
+from meddino.models.timm_layouts import to_timm
 
 Description = dict[str, Any]
 HEADS = (
@@ -345,8 +346,8 @@ def read_checkpoint(backbone: str, path: Path) -> tuple[Description, dict[str, T
     tensors = {k: v.float() for k, v in tensors.items() if k not in BUFFERS}
     if not isinstance(vit, TimmViT):
         tensors = _renamed(vit.model, tensors, str(file))
-    elif hasattr(vit.model, "neck"):  # SAM's, whose authors have names of their own for the MLP
-        tensors = {key.replace(".mlp.lin", ".mlp.fc"): value for key, value in tensors.items()}
+    else:
+        tensors = to_timm(tensors)
     tensors = {k: v for k, v in tensors.items() if not k.startswith(HEADS)}
     loading.load_strictly(vit.model, tensors, str(file))
     return description, tensors

@@ -36,6 +36,7 @@ from meddino.finetune.options import (
     Training,
 )
 from meddino.report.options import Features, FigureOptions, Overlays, Prices, Table
+from meddino.report.tables.options import Backbones
 from meddino.study import inheritance, references
 from meddino.study.chain import Chain
 from meddino.study.sections import LEAK_FREE, Leaves, Name, Pretrain, Weights, twin_of
@@ -94,6 +95,8 @@ class Study(Options):
     """Probing of frozen backbones: what each stage of pretraining adds, before any finetuning."""
     tables: dict[Name, Table]
     """The paper's tables; what they ask for decides what runs."""
+    backbones: Backbones | None = None
+    """Pretrained ViTs beside each other: scores, probes, sizes, licences; null compares none."""
     figures: FigureOptions
     """Look of the figures."""
     overlays: Overlays = Overlays()
@@ -164,6 +167,7 @@ class Study(Options):
             *references.kinds_of_weights(chain, self.methods),
             *references.folds(self.folds, self.benchmarks),
             *references.probe(self.probe, chain, self.benchmarks),
+            *references.compared_backbones(self.backbones, chain, self.methods, self.tables),
         ]
         # Asked last, since it follows references that the others have found to be sound.
         problems = problems or [*references.engine(chain)]

@@ -156,6 +156,11 @@ def finetuned(study: Study, run: Run) -> str:
     return f"{_model_folder(study, run)}/model.safetensors"
 
 
+def model_description(study: Study, run: Run) -> str:
+    """What rebuilds the network of a run."""
+    return f"{_model_folder(study, run)}/model.json"
+
+
 def finetuning_history(study: Study, run: Run) -> str:
     """Losses of a run."""
     return f"{_model_folder(study, run)}/history.jsonl"
@@ -191,6 +196,11 @@ def all_scores(study: Study) -> str:
 def table(study: Study, name: str, suffix: str = "csv") -> str:
     """A table in one format: csv, md or tex."""
     return f"{study.results}/tables/{name}.{suffix}"
+
+
+def backbones(study: Study) -> str:
+    """The comparison of backbones."""
+    return f"{study.results}/backbones/backbones.json"
 
 
 def figures(study: Study) -> str:

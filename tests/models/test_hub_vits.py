@@ -172,6 +172,36 @@ def test_sam_is_read_from_its_authors_file_and_both_libraries_agree(tmp_path: Pa
                 torch.testing.assert_close(feature, reference, **CLOSE)
 
 
+@torch.no_grad()
+def test_clip_is_read_from_the_layout_of_openclip(tmp_path: Path) -> None:
+    """As timm's repositories of CLIP hold it: keys of OpenCLIP, with a text model, in fp16."""
+    import timm
+
+    size = {"embed_dim": 64, "depth": 3, "num_heads": 2, "img_size": 64}
+    name = "vit_base_patch16_clip_quickgelu_224"
+    model = shaken(timm.create_model(name, num_classes=0, dynamic_img_size=True, **size))
+    parts = {"patch_embed.proj": "conv1", "pos_embed": "positional_embedding"}
+    parts |= {"cls_token": "class_embedding", "blocks.": "transformer.resblocks."}
+    parts |= {"norm_pre": "ln_pre", ".norm1": ".ln_1", ".norm2": ".ln_2", "norm.": "ln_post."}
+    parts |= {"attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"}
+    parts |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    state = {f"visual.{_renamed(key, parts)}": v.half() for key, v in model.state_dict().items()}
+    for key in ("class_embedding", "positional_embedding"):
+        state[f"visual.{key}"] = state[f"visual.{key}"].squeeze()
+    state |= {"visual.proj": torch.ones(64, 8).half(), "logit_scale": torch.ones(())}
+    state |= {"token_embedding.weight": torch.ones(5, 8)}
+    state["transformer.resblocks.0.ln_1.bias"] = torch.ones(8)  # of the text model
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    config = {"architecture": name, "model_args": size}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    built = network(method(f"timm:{name}"), adopted(tmp_path, f"timm:{name}", file=str(tmp_path)))
+    rounded = model.half().float()
+    x = torch.randn(1, 3, 80, 32)
+    features = built.backbone.get_intermediate_layers(x, [2])[0]
+    expected = rounded.forward_features(x)[:, 1:]
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, **CLOSE)
+
+
 def _renamed(key: str, names: dict[str, str]) -> str:
     for old, new in names.items():
         key = key.replace(old, new)

@@ -11,6 +11,7 @@ from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
 from meddino.report.page.charts.chart import Chart, key
 from meddino.report.page.render import render
+from meddino.report.page.sections import backbones as compared
 from meddino.report.page.sections import (
     cases,
     checkpoints,
@@ -43,6 +44,7 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
+    backbones: Path | None = None,
     output: Path,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
@@ -59,6 +61,7 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
+        backbones: the comparison of backbones; none where the study does not ask for it.
         output: `report.html`.
 
     Raises:
@@ -71,20 +74,23 @@ def run(
         **_result_charts(options, lines, all_scores, data),
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
+        **compared.charts(backbones),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
+    optional = [path for path in (card, backbones) if path]
+    files = [*tables, *figures, *optional, scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
-        **_drawn([*curation.figures(card), *figures], charts),
+        **_drawn([*curation.figures(card), *compared.figures(backbones), *figures], charts),
         **_cases(options, overlays),
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
+        "backbones": compared.section(backbones),
         "snapshots": checkpoints.snapshots(options, pretraining),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])

@@ -106,7 +106,7 @@ def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOp
         variant=variant,
         stages=tuple(stages),
         pretraining=tuple(_data_source(study, name) for name in datasets),
-        weights=tuple(_weights_source(study, name) for name in weights),
+        weights=tuple(weights_source(study, name) for name in weights),
         tolerance_mm=study.evaluate.tolerance_mm,
         tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
     )
@@ -122,7 +122,7 @@ def _data_source(study: Study, name: str) -> Attribution:
     return Attribution(name=name, title=title, home=dataset.home, licence=dataset.licence)
 
 
-def _weights_source(study: Study, name: str) -> Attribution:
+def weights_source(study: Study, name: str) -> Attribution:
     """Published weights and their terms."""
     weights = study.weights[name]
     return Attribution(name=name, title=weights.title, home=weights.home, licence=weights.licence)
@@ -144,6 +144,7 @@ def provenance_inputs(study: Study) -> Files:
             *_feature_figures(study),
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
+            *_backbones(study).values(),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
         ]
     }
@@ -253,6 +254,7 @@ def report_inputs(study: Study) -> Files:
         "probes": _probes(study),
         "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
+        **_backbones(study),
     }
 
 
@@ -276,6 +278,11 @@ def _overlays(study: Study) -> list[str]:
 def _data_card(study: Study) -> dict[str, str]:
     """The data card of CT-3M, where the study makes it."""
     return {"card": paths.data_card(study)} if targets.curated_datasets(study) else {}
+
+
+def _backbones(study: Study) -> dict[str, str]:
+    """The comparison of backbones, where the study asks for one."""
+    return {} if study.backbones is None else {"backbones": paths.backbones(study)}
 
 
 def _feature_figures(study: Study) -> list[str]:
