@@ -72,15 +72,12 @@ def run(
     all_scores = inputs.read_all_scores(scores)
     charts = {
         **_result_charts(options, lines, all_scores, data),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
         **compared.charts(backbones),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
+        **_training_charts(options, pretraining, finetuning, probes),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    optional = [path for path in (card, backbones) if path]
-    files = [*tables, *figures, *optional, scores, *overlays, *quarantine]
+    files = [*tables, *figures, *filter(None, (card, backbones)), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -169,6 +166,18 @@ def _result_charts(
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of pretraining, of finetuning, and of the probes of the chain."""
+    frozen = [inputs.read_object(path, "variant", "scores") for path in probes]
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, frozen),
     }
 
 
