@@ -70,11 +70,8 @@ def run(
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
-    charts = {
-        **_result_charts(options, lines, all_scores, data),
-        **compared.charts(backbones),
-        **_training_charts(options, pretraining, finetuning, probes),
-    }
+    charts = _result_charts(options, lines, all_scores, data) | compared.charts(backbones)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *figures, *filter(None, (card, backbones)), scores, *overlays, *quarantine]
