@@ -6,6 +6,7 @@ trained, so the scores depend on the pretraining alone and take seconds.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.core.progress import track
 from meddino.evaluate.options import ProbeOptions
-from meddino.models import loading
-from meddino.models.architectures import named
+from meddino.models import backbones as checkpoint_of
+from meddino.models import library_vit, loading
+from meddino.models.architectures import library_of
 from meddino.models.device import choose
 from meddino.models.vit import VisionTransformer, build
 from meddino.pretrain.crops import as_input
@@ -80,10 +82,17 @@ def run(
         MeddinoError: a checkpoint or a volume cannot be used, or patches show a single class only.
     """
     device = choose(options.probe.device)
+    # The first one tells the patch, whose size decides which patches there are.
+    models = backbones(options, checkpoints)
+    first = next(models)
     names = ["background", *(n for n, v in read_json(dataset)["labels"].items() if v != 0)]
     fold = read_json(splits)[options.fold]
     samples = [
-        draw(read_slices(dataset, fold[part], options), options.probe.patches_per_class, seed)
+        draw(
+            read_slices(dataset, fold[part], options, first[1].patch_size),
+            options.probe.patches_per_class,
+            seed,
+        )
         for part, seed in (("train", [options.probe.seed, 0]), ("val", [options.probe.seed, 1]))
     ]
     classes = np.intersect1d(samples[0].labels, samples[1].labels)
@@ -95,7 +104,7 @@ def run(
     training, validation = (_only(sample, classes) for sample in samples)
     scores = [
         {"name": name, **probe(vit.to(device), training, validation, names, options)}
-        for name, vit in backbones(options, checkpoints)
+        for name, vit in chain([first], models)
     ]
     results = {
         "variant": options.variant,
@@ -106,28 +115,42 @@ def run(
     write_json(output, results)
 
 
-def backbones(
-    options: ProbeOptions, checkpoints: list[Path]
-) -> Iterator[tuple[str, VisionTransformer]]:
-    """Load the backbones one by one, each with its name: `stage@iteration` or the file's."""
+def backbones(options: ProbeOptions, checkpoints: list[Path]) -> Iterator[tuple[str, Any]]:
+    """Load the backbones one by one, each with its name: `stage@iteration` or the file's.
+
+    Yields:
+        Name, and a ViT of ours or a library's, in evaluation mode.
+
+    Raises:
+        MeddinoError: a checkpoint is of another ViT than the options say.
+    """
+    ours = library_of(options.backbone) is None
     if not checkpoints:
         torch.manual_seed(options.probe.seed)
-        yield options.source, build(options.backbone).eval()
+        if ours:
+            yield options.source, build(options.backbone).eval()
+        else:
+            yield options.source, library_vit.build(library_vit.describe(options.backbone)).eval()
     for path in checkpoints:
-        content = loading.read(path)
-        vit = loading.load_backbone(content)
-        loading.check_size(vit.architecture, options.backbone, str(path), "pretrain.backbone")
-        meta = content.get("meta", {})
-        yield f"{meta['stage']}@{meta['iteration']}" if "stage" in meta else path.stem, vit
+        name, vit, _ = checkpoint_of.load(path)
+        if isinstance(vit, VisionTransformer) != ours:
+            raise MeddinoError(f"{path} is no checkpoint for {options.backbone}; run weights again")
+        if ours:
+            key = "pretrain.backbone, or as backbone of the method that starts from it"
+            loading.check_size(vit.architecture, options.backbone, str(path), key)
+        yield name, vit
 
 
-def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slices:
+def read_slices(dataset: Path, cases: list[str], options: ProbeOptions, patch_px: int) -> Slices:
     """Read slices of each case that show a structure, resampled as for pretraining.
+
+    Their side is the closest to `slices_px` that holds whole patches of `patch_px`.
 
     Raises:
         MeddinoError: an image or its label cannot be used, or no slice shows a structure.
     """
     files = read_json(dataset)["dataset"]
+    size_px = patch_px * max(1, round(options.probe.slices_px / patch_px))
     images, labels = [], []
     for case in track(cases, f"{options.source}: reading slices", len(cases)):
         volume, label = reader.read_labelled(
@@ -137,13 +160,12 @@ def read_slices(dataset: Path, cases: list[str], options: ProbeOptions) -> Slice
             label.shape[1:],
             volume.spacing_mm[1:],
             target_mm=options.spacing_mm,
-            size_px=options.probe.slices_px,
+            size_px=size_px,
         )
         labelled_slices = np.flatnonzero(label.any(axis=(1, 2)))
         for z in _spread(labelled_slices, options.probe.slices_per_case):
             images.append(np.rint(resizer(volume.array[z])).astype(np.int16))
-            patch = named(options.backbone).patch_size
-            labels.append(patch_labels(label[z], options.probe.slices_px, patch).ravel())
+            labels.append(patch_labels(label[z], size_px, patch_px).ravel())
     if not images:
         raise MeddinoError(f"{dataset.parent}: no slice of {len(cases)} cases shows a structure")
     return Slices(np.stack(images), np.stack(labels))
@@ -195,7 +217,7 @@ def _only(sample: Sample, classes: Labels) -> Sample:
 
 
 def probe(
-    vit: VisionTransformer,
+    vit: Any,
     training: Sample,
     validation: Sample,
     names: list[str],
@@ -233,17 +255,19 @@ def _score(predicted: Labels, truth: Labels, names: list[str]) -> dict[str, Any]
 
 
 @torch.no_grad()
-def tokens(vit: VisionTransformer, sample: Sample) -> npt.NDArray[np.float32]:
+def tokens(vit: Any, sample: Sample) -> npt.NDArray[np.float32]:
     """The sampled patches' tokens after the last norm, (M, C)."""
-    device = vit.cls_token.device
+    device = next(vit.parameters()).device
     patches = (sample.images.shape[-1] // vit.patch_size) ** 2
+    depth = len(vit.blocks) if isinstance(vit, VisionTransformer) else vit.depth
     batches = []
     for start in range(0, len(sample.images), BATCH):
         first, last = np.searchsorted(sample.places, np.array([start, start + BATCH]) * patches)
         if first == last:
             continue
         hu = torch.from_numpy(sample.images[start : start + BATCH]).to(device)  # (B, S, S)
-        features = vit.forward_features(as_input(hu))["x_norm_patchtokens"]  # (B, patches, C)
+        # (B, patches, C)
+        (features,) = vit.get_intermediate_layers(as_input(hu), [depth - 1], reshape=False)
         inside = torch.from_numpy(sample.places[first:last] - start * patches).to(device)
         batches.append(features.flatten(0, 1)[inside].float().cpu())
     return torch.cat(batches).numpy()

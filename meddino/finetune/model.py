@@ -69,7 +69,28 @@ def load(path: Path) -> Model:
             that `model.json` describes.
     """
     path = find(path)
-    description = read_json(path.parent / DESCRIPTION)
+    model = rebuild(path.parent / DESCRIPTION)
+    try:
+        digest = sha256(path)
+        recorded = read_json(path.parent / DESCRIPTION).get("sha256", digest)
+        if recorded != digest:  # older models have none
+            raise safetensors.SafetensorError("its SHA-256 is not that of model.json")
+        safetensors.torch.load_model(model.network, str(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise MeddinoError(
+            f"{path} is damaged, or does not fit model.json beside it ({error}); copy both again,"
+            " or delete them and run finetune"
+        ) from error
+    return model
+
+
+def rebuild(path: Path) -> Model:
+    """Build the network that `model.json` describes, with random weights.
+
+    Raises:
+        MeddinoError: the file does not describe a model that can be built.
+    """
+    description = read_json(path)
     try:
         plans = PlansManager(description["plans"])
         configuration = plans.get_configuration(description["configuration"])
@@ -80,18 +101,8 @@ def load(path: Path) -> Model:
         axes = tuple(description["mirror_axes"])
     except (KeyError, TypeError, ValidationError) as error:
         raise MeddinoError(
-            f"{path.parent / DESCRIPTION} does not describe a model that meddino {__version__} can"
-            f" build ({type(error).__name__}: {error}); take the file that `finetune` wrote"
-        ) from error
-    try:
-        digest = sha256(path)
-        if description.get("sha256", digest) != digest:  # older models have none
-            raise safetensors.SafetensorError("its SHA-256 is not that of model.json")
-        safetensors.torch.load_model(network, str(path))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise MeddinoError(
-            f"{path} is damaged, or does not fit model.json beside it ({error}); copy both again,"
-            " or delete them and run finetune"
+            f"{path} does not describe a model that meddino {__version__} can build"
+            f" ({type(error).__name__}: {error}); take the file that `finetune` wrote"
         ) from error
     return Model(network.eval(), plans, configuration, description["dataset_json"], axes)
 

@@ -12,28 +12,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 from meddino.models import conversion, loading, wrappings
 from meddino.models.architectures import library_of
+from meddino.models.timm_layouts import to_timm
 
 Description = dict[str, Any]
-HEADS = ("head.", "head_dist.", "classifier.", "pooler.", "cls_classifier.", "distillation_")
+HEADS = (
+    "head.",
+    "head_dist.",
+    "classifier.",
+    "pooler.",
+    "cls_classifier.",
+    "distillation_",
+    "neck.",
+)
 """How the tensors begin that a library's checkpoints have beyond the ViT."""
+BUFFERS = ("embeddings.position_ids",)
+"""Tensors of older checkpoints, CLIP's among them, that hold whole numbers from 0 on."""
 NORMS = ("layernorm", "norm", "post_layernorm")
 """What transformers calls a ViT's last norm."""
+TOWERS = {"clip": "clip_vision_model", "sam": "sam_vision_model"}
+"""Types of models of transformers whose ViT is one of several networks, and the ViT's own type; its
+configuration stands under `vision_config`."""
+MASKED = ("decoder_", "mask_ratio", "norm_pix_loss")
+"""How the options of an MAE begin that are not its encoder's, which is a plain ViT."""
+SAM = "samvit_"
+"""How timm's names of SAM's image encoders begin."""
 
 
 class LibraryViT(nn.Module):
     """A library's ViT with `get_intermediate_layers`."""
 
-    def __init__(self, model: nn.Module, embed_dim: int, patch_size: int, depth: int) -> None:
-        """Wrap `model`, of `depth` blocks, whose tokens are `embed_dim` wide."""
+    def __init__(
+        self, model: nn.Module, embed_dim: int, patch_size: int, depth: int, channels: int = 3
+    ) -> None:
+        """Wrap `model`, of `depth` blocks, whose tokens are `embed_dim` wide.
+
+        Args:
+            model: of the library.
+            embed_dim: width of its tokens.
+            patch_size: side of its patches (px).
+            depth: number of its blocks.
+            channels: of its input. Images come with three equal ones; a ViT for grey images, such
+                as Curia, gets the first.
+
+        Raises:
+            ValueError: it takes neither one channel nor three.
+        """
         super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"its input has {channels} channels")
         self.model = model
         self.embed_dim, self.patch_size, self.depth = embed_dim, patch_size, depth
+        self.channels = channels
 
     def get_intermediate_layers(
         self, x: Tensor, n: Sequence[int], reshape: bool = True, norm: bool = True
@@ -44,9 +80,9 @@ class LibraryViT(nn.Module):
             x: images (B, 3, H, W), sides that are multiples of the patch.
             n: blocks, counted from 0.
             reshape: give (B, C, h, w) in place of (B, patches, C).
-            norm: apply the ViT's last norm.
+            norm: apply the ViT's last norm. SAM's has none.
         """
-        maps = self._maps(x, list(n), norm)
+        maps = self._maps(x[:, : self.channels], list(n), norm)
         return tuple(maps if reshape else [m.flatten(2).transpose(1, 2) for m in maps])
 
     def _maps(self, x: Tensor, blocks: list[int], norm: bool) -> list[Tensor]:
@@ -61,7 +97,8 @@ class TimmViT(LibraryViT):
         maps = model.forward_intermediates(
             x,
             indices=blocks,
-            norm=norm,
+            # SAM's neck, which would stand for the norm, makes other channels of the tokens.
+            norm=norm and not hasattr(model, "neck"),
             stop_early=True,
             output_fmt="NCHW",
             intermediates_only=True,
@@ -74,9 +111,11 @@ class TimmViT(LibraryViT):
 class TransformersViT(LibraryViT):
     """One of transformers."""
 
-    def __init__(self, model: nn.Module, embed_dim: int, patch_size: int, depth: int) -> None:
+    def __init__(
+        self, model: nn.Module, embed_dim: int, patch_size: int, depth: int, channels: int = 3
+    ) -> None:
         """Wrap `model`, and find out whether it must be asked to interpolate its positions."""
-        super().__init__(model, embed_dim, patch_size, depth)
+        super().__init__(model, embed_dim, patch_size, depth, channels)
         key = "interpolate_pos_encoding"
         self.options = {key: True} if key in inspect.signature(model.forward).parameters else {}
 
@@ -98,6 +137,47 @@ class TransformersViT(LibraryViT):
             getattr(self.model, key) for key in NORMS if hasattr(self.model, key)
         )
         return norm
+
+
+class ClipViT(TransformersViT):
+    """CLIP's image encoder, whose last norm transformers applies to the class token alone.
+
+    Here it is applied to all tokens, as in timm and OpenCLIP.
+    """
+
+    def tokens(self, x: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """Tokens before the first and after each block, and after the last norm."""
+        hidden, last = super().tokens(x)
+        return hidden, self.last_norm()(last)
+
+
+class SamViT(LibraryViT):
+    """SAM's image encoder of transformers, without its neck, for images of any size.
+
+    Most blocks attend within windows of 14 x 14 patches, the others to the whole image. The
+    position embedding is interpolated as timm does; the relative positions of the latter blocks
+    are interpolated by transformers.
+    """
+
+    def _maps(self, x: Tensor, blocks: list[int], norm: bool) -> list[Tensor]:
+        model: Any = self.model
+        tokens = model.patch_embed.projection(x).permute(0, 2, 3, 1)  # (B, h, w, C)
+        if model.pos_embed is not None:
+            tokens = tokens + self._positions(model.pos_embed, tokens.shape[1:3])
+        maps: dict[int, Tensor] = {}
+        for number, layer in enumerate(model.layers[: max(blocks) + 1]):
+            tokens = layer(tokens)
+            maps[number] = tokens.permute(0, 3, 1, 2)  # (B, C, h, w)
+        return [maps[block] for block in blocks]
+
+    @staticmethod
+    def _positions(table: Tensor, shape: Sequence[int]) -> Tensor:
+        """The position embedding (1, H, W, C) at another number of patches, (1, h, w, C)."""
+        if table.shape[1:3] == tuple(shape):
+            return table
+        channels_first = table.permute(0, 3, 1, 2)
+        resized = F.interpolate(channels_first, tuple(shape), mode="bicubic", antialias=True)
+        return resized.permute(0, 2, 3, 1)
 
 
 def describe(backbone: str, config: Mapping[str, Any] | None = None) -> Description:
@@ -140,7 +220,19 @@ def _describe_transformers(name: str, config: Mapping[str, Any] | None) -> Descr
                 " folder that save_pretrained wrote, or weights with a config.json beside them"
             ) from error
     unused = ("id2label", "label2id", "transformers_version", "torch_dtype", "dtype")
-    return {"config": {k: v for k, v in config.items() if k not in unused}}
+    return {"config": {k: v for k, v in _of_vit(config).items() if k not in unused}}
+
+
+def _of_vit(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the ViT alone, where it is a part of a model."""
+    kind = config.get("model_type")
+    if kind in TOWERS:
+        # SAM's published file leaves the type of its parts empty.
+        return {**config.get("vision_config", {}), "model_type": TOWERS[kind]}
+    if kind == "vit_mae":
+        kept = {k: v for k, v in config.items() if not k.startswith(MASKED)}
+        return {**kept, "model_type": "vit"}
+    return config
 
 
 def build(description: Description, drop_path: float = 0.0) -> LibraryViT:
@@ -170,19 +262,19 @@ def build(description: Description, drop_path: float = 0.0) -> LibraryViT:
 
 def _build_timm(name: str, description: Description, drop_path: float) -> LibraryViT:
     timm = _imported("timm")
+    arguments = description["model_args"]
+    if not name.startswith(SAM):  # which takes any size without being asked
+        arguments = {**arguments, "dynamic_img_size": True}
     model = timm.create_model(
-        name,
-        pretrained=False,
-        num_classes=0,
-        drop_path_rate=drop_path,
-        dynamic_img_size=True,
-        **description["model_args"],
+        name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **arguments
     )
+    if name.startswith(SAM):
+        model.neck = nn.Identity()
     levels = {(level["reduction"], level["num_chs"]) for level in model.feature_info}
     if len(levels) != 1:
         raise ValueError(f"its blocks give maps of {len(levels)} sizes")
     ((patch, width),) = levels
-    return TimmViT(model, width, patch, len(model.feature_info))
+    return TimmViT(model, width, patch, len(model.feature_info), arguments.get("in_chans", 3))
 
 
 def _build_transformers(name: str, description: Description, drop_path: float) -> LibraryViT:
@@ -195,7 +287,17 @@ def _build_transformers(name: str, description: Description, drop_path: float) -
     model = transformers.AutoModel.from_config(config, dtype=torch.float32)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    return TransformersViT(model, config.hidden_size, config.patch_size, config.num_hidden_layers)
+    if config.model_type == TOWERS["sam"]:
+        model = model.vision_encoder
+        model.neck = None
+    kinds: dict[str, type[LibraryViT]] = {TOWERS["clip"]: ClipViT, TOWERS["sam"]: SamViT}
+    return kinds.get(config.model_type, TransformersViT)(
+        model,
+        config.hidden_size,
+        config.patch_size,
+        config.num_hidden_layers,
+        getattr(config, "num_channels", 3),
+    )
 
 
 @torch.no_grad()
@@ -207,7 +309,7 @@ def _check(vit: LibraryViT) -> None:
     if feature.shape != (1, vit.embed_dim, 2, 3):
         raise ValueError(f"its features are of shape {tuple(feature.shape)}")
     if isinstance(vit, TransformersViT):
-        tokens, normed = vit.tokens(x)
+        tokens, normed = vit.tokens(x[:, : vit.channels])
         if not torch.allclose(vit.last_norm()(tokens[-1]), normed, atol=1e-4):
             raise ValueError("its last norm is not where that of a plain ViT is")
     vit.train(training)
@@ -231,7 +333,7 @@ def read_checkpoint(backbone: str, path: Path) -> tuple[Description, dict[str, T
     beside = file.with_name("config.json")
     content = loading.read(file)
     try:
-        tensors = {k: v.float() for k, v in wrappings.tensors(content).items()}
+        tensors = wrappings.tensors(content)
     except MeddinoError as error:
         raise MeddinoError(f"{file}: {error}") from error
     config = (
@@ -241,8 +343,11 @@ def read_checkpoint(backbone: str, path: Path) -> tuple[Description, dict[str, T
     )
     description = describe(backbone, config)
     vit = build(description)
-    if isinstance(vit, TransformersViT):
+    tensors = {k: v.float() for k, v in tensors.items() if k not in BUFFERS}
+    if not isinstance(vit, TimmViT):
         tensors = _renamed(vit.model, tensors, str(file))
+    else:
+        tensors = to_timm(tensors)
     tensors = {k: v for k, v in tensors.items() if not k.startswith(HEADS)}
     loading.load_strictly(vit.model, tensors, str(file))
     return description, tensors

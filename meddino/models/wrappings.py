@@ -26,6 +26,9 @@ FIRST = (
     "patch_embed_2D.proj.weight",
     "embeddings.patch_embeddings.weight",
     "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+    "patch_embed.projection.weight",
+    "ln_pre.weight",
 )
 """The tensor with which a ViT begins, in each layout of keys."""
 TRANSPARENT = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

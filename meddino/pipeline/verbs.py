@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meddino.study.jobs import data, finetune, label_curve, pretrain, report, transfer
+from meddino.study.jobs import backbones, data, finetune, label_curve, pretrain, report, transfer
 
 Group = Literal["use", "study", "stages"]
 
@@ -252,6 +252,12 @@ VERBS: dict[str, Verb] = {
         summary="write the data card of CT-3M",
         options=data.card_options,
         beside=("card.md", "figures.json", "*.png", "*.pdf", "../shards/README.md"),
+    ),
+    "backbones": Verb(
+        module="meddino.report.tables.backbones",
+        summary="put pretrained ViTs beside each other: scores, probes, sizes, licences",
+        options=backbones.backbones_options,
+        beside=("{stem}.csv", "{stem}.md", "figures.json", "*.png", "*.pdf"),
     ),
     "figures": Verb(
         module="meddino.report.figures.figures",

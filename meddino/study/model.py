@@ -44,6 +44,7 @@ from meddino.report.options import (
     RanksOrSwitch,
     Table,
 )
+from meddino.report.tables.options import Backbones
 from meddino.study import inheritance, references, transfer
 from meddino.study.chain import Chain, words
 from meddino.study.sections import (
@@ -123,6 +124,8 @@ class Study(Options):
     ranks: RanksOrSwitch = None
     """How stable the ranks of each table's rows are, and how large their differences, as challenges
     report it: `true`, or a section. null: nothing is said of it."""
+    backbones: Backbones | None = None
+    """Pretrained ViTs beside each other: scores, probes, sizes, licences; null compares none."""
     figures: FigureOptions
     """Look of the figures."""
     overlays: Overlays = Overlays()
@@ -246,6 +249,7 @@ class Study(Options):
             *references.seeds(self.seeds, self.training.seed, self.methods, self.benchmarks),
             *references.probe(self.probe, chain, self.benchmarks),
             *transfer.problems(self.transfer, self.methods, self.benchmarks, self.tables),
+            *references.compared_backbones(self.backbones, chain, self.methods, self.tables),
         ]
         # Asked last, since it follows references that the others have found to be sound.
         problems = problems or [*references.engine(chain)]

@@ -158,6 +158,11 @@ def finetuned(study: Study, run: Run) -> str:
     return f"{_model_folder(study, run)}/model.safetensors"
 
 
+def model_description(study: Study, run: Run) -> str:
+    """What rebuilds the network of a run."""
+    return f"{_model_folder(study, run)}/model.json"
+
+
 def finetuning_history(study: Study, run: Run) -> str:
     """Losses of a run."""
     return f"{_model_folder(study, run)}/history.jsonl"
@@ -222,6 +227,11 @@ def transfer_table(study: Study, suffix: str = "csv") -> str:
 def ranks(study: Study, name: str) -> str:
     """Ranks of a table's rows."""
     return table(study, name, "ranks.csv")
+
+
+def backbones(study: Study) -> str:
+    """The comparison of backbones."""
+    return f"{study.results}/backbones/backbones.json"
 
 
 def figures(study: Study) -> str:

@@ -22,6 +22,7 @@ from meddino.pretrain.dinov3.config import refusals
 from meddino.pretrain.options import StageOptions
 from meddino.report.label_curve.options import LabelCurve
 from meddino.report.options import Table
+from meddino.report.tables.options import Backbones
 from meddino.study.chain import DATA, LEAVES, Chain, kind_of, kinds
 from meddino.study.sections import RANDOM, Leaves, Pretrain, Seeds
 
@@ -287,6 +288,29 @@ def probe(probe: Probe, chain: Chain, benchmarks: Mapping[str, Benchmark]) -> It
         )
     if RANDOM in {*chain.weights, *chain.pretrain.stages}:
         yield f"weights, pretrain.stages: {RANDOM!r} is the name of what nobody trained"
+
+
+def compared_backbones(
+    backbones: Backbones | None,
+    chain: Chain,
+    methods: Mapping[str, Method],
+    tables: Mapping[str, Table],
+) -> Iterator[str]:
+    """A comparison of a table that is not there, without DSC or ViTs, or with a name in use."""
+    if backbones is None:
+        return
+    table = tables.get(backbones.table)
+    if table is None:
+        yield f"backbones.table = {backbones.table!r}: not one of {', '.join(tables)}"
+        return
+    if "DSC" not in table.metrics:
+        yield f"backbones.table: {backbones.table} shows no DSC; add it to its metrics"
+    rows = [methods[name] for name in table.rows if name in methods]
+    if not any(method.backbone for method in rows):
+        yield f"backbones.table: no row of {backbones.table} has a backbone"
+    for name in {*chain.weights, *chain.pretrain.stages}:
+        if name in [f"{RANDOM}_{row}" for row in table.rows]:
+            yield f"weights, pretrain.stages: {name!r} is the name of what nobody trained"
 
 
 def engine(chain: Chain) -> Iterator[str]:

@@ -223,6 +223,34 @@ def probed(study: Study) -> list[str]:
     return [RANDOM, *published, *stages] if stages else []
 
 
+def compared(study: Study) -> list[str]:
+    """Methods that are compared as backbones; none where the study does not ask for it."""
+    return [] if study.backbones is None else list(study.tables[study.backbones.table].rows)
+
+
+def probe_source(study: Study, method: str) -> str | None:
+    """What is probed for a method's frozen ViT: a stage, weights, or a random initialisation.
+
+    None for a network without a ViT. A random ViT of another architecture than that of `pretrain`
+    has a name of its own.
+    """
+    options = study.methods[method]
+    start = study.chain.resolve(options.weights)
+    if options.backbone is None:
+        return None
+    if start is None:
+        return RANDOM if options.backbone == study.pretrain.backbone else f"{RANDOM}_{method}"
+    return start.stage if isinstance(start, Snapshot) else start
+
+
+def probed_backbones(study: Study) -> dict[str, str]:
+    """What is probed for the comparison of backbones, and a method that starts from it."""
+    if study.backbones is None or not study.backbones.probe:
+        return {}
+    sources = {method: probe_source(study, method) for method in reversed(compared(study))}
+    return {source: method for method, source in sources.items() if source is not None}
+
+
 def shown_chain(study: Study) -> dict[str, str]:
     """Checkpoints whose features are shown: label -> reference.
 

@@ -18,9 +18,11 @@ from meddino.datasets.options import FolderLayout
 from meddino.datasets.phantom.scanner import Protocol, scan
 from meddino.evaluate import probe
 from meddino.evaluate.options import Probe, ProbeOptions
+from meddino.models.options import WeightsOptions
 from meddino.models.vit import build
+from meddino.models.weights import run as fetch_weights
 from meddino.pretrain import pretrain
-from meddino.pretrain.crops import normalise
+from meddino.pretrain.crops import as_input, normalise
 from meddino.pretrain.options import (
     Augmentation,
     Head,
@@ -179,6 +181,43 @@ def test_checkpoints_of_one_job_are_named_and_scored_each(dataset: Path, tmp_pat
     (random,) = run(dataset, tmp_path / "b.json")["scores"]
     assert first["linear"] == random["linear"], "both are the weights of seed 0"
     assert first["knn"] != second["knn"] or first["linear"] != second["linear"]
+
+
+def test_a_librarys_vit_is_probed_on_whole_patches_of_its_own(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Of 14 px, which 64 px are no multiple of: slices are resized to 70 px."""
+    import timm
+
+    name = "vit_small_patch14_dinov2"
+    size = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0, img_size=70, **size).eval()
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    torch.save(state, hub / "pytorch_model.bin")
+    write_json(hub / "config.json", {"architecture": name, "model_args": size | {"img_size": 70}})
+    weights = tmp_path / "tiny.pth"
+    fetch_weights(WeightsOptions(file=str(hub), kind=f"timm:{name}"), output=weights)
+
+    changes = {"backbone": f"timm:{name}", "source": "tiny"}
+    slices = probe.read_slices(dataset, ["c0"], OPTIONS.model_copy(update=changes), 14)
+    assert slices.images.shape[1:] == (70, 70) and slices.labels.shape[1] == 25
+    places = np.array([3, 30])
+    (_, vit), *_ = probe.backbones(OPTIONS.model_copy(update=changes), [weights])
+    sample = probe.Sample(slices.images, places, np.zeros(2, np.uint8))
+    with torch.no_grad():
+        x = as_input(torch.from_numpy(slices.images[:2]))
+        expected = model.forward_features(x)[:, 1:].flatten(0, 1)[places]
+    np.testing.assert_allclose(probe.tokens(vit, sample), expected, atol=1e-5)
+    (score,) = run(dataset, tmp_path / "a.json", weights, **changes)["scores"]
+    assert score["name"] == "tiny" and 0 < score["linear"]["balanced_accuracy"] <= 1
+    unseen = {"backbone": "timm:test_vit", "source": "random_tiny"}
+    (random,) = run(dataset, tmp_path / "b.json", **unseen)["scores"]
+    assert random["name"] == "random_tiny"
+    with pytest.raises(MeddinoError, match=r"tiny\.pth is no checkpoint for vittiny8"):
+        run(dataset, tmp_path / "x.json", weights)
 
 
 def test_what_cannot_be_probed_is_named(dataset: Path, tmp_path: Path) -> None:

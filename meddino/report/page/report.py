@@ -12,6 +12,7 @@ from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
 from meddino.report.page.charts.chart import Chart, key
 from meddino.report.page.render import render
+from meddino.report.page.sections import backbones as compared
 from meddino.report.page.sections import (
     cases,
     checkpoints,
@@ -49,6 +50,7 @@ def run(
     quarantine: list[Path],
     provenance: Path,
     ranks: tuple[Path, ...] = (),
+    backbones: Path | None = None,
     output: Path,
     transfer: Path | None = None,
 ) -> None:
@@ -68,6 +70,7 @@ def run(
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
         ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
+        backbones: the comparison of backbones; none where the study does not ask for it.
         output: `report.html`.
         transfer: `transfer.json`; none where nothing is transferred.
 
@@ -84,20 +87,28 @@ def run(
     charts |= _training_charts(options, pretraining, finetuning, probes)
     charts |= transfers.charts(transferred)
     charts |= stability.rank_charts(options, ranked)
+    charts |= compared.charts(backbones)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *ranks, *figures, *filter(None, [card, label_curve, transfer]), scores]
+    files = [
+        *tables,
+        *ranks,
+        *figures,
+        *filter(None, [card, label_curve, transfer, backbones]),
+        scores,
+    ]
     files += [*overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
-        **_drawn([*curation.figures(card), *figures], charts),
+        **_drawn([*curation.figures(card), *compared.figures(backbones), *figures], charts),
         **_cases(options, overlays),
         "label_curve": labels.section(options, curve),
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
+        "backbones": compared.section(backbones),
         "snapshots": checkpoints.snapshots(options, pretraining),
         "transfer": transferred,
         "ranks": stability.rank_sections(options, ranked),
@@ -186,11 +197,12 @@ def _result_charts(
 def _training_charts(
     options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
 ) -> dict[str, Chart]:
-    """Charts of histories, and of probes."""
+    """Charts of pretraining, of finetuning, and of the probes of the chain."""
+    frozen = [inputs.read_object(path, "variant", "scores") for path in probes]
     return {
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
+        **probe_charts(options, frozen),
     }
 
 

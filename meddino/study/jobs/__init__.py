@@ -1,9 +1,18 @@
 """What each job depends on: its options and its inputs, one module for each file of rules."""
 
-from meddino.study.jobs import data, finetune, label_curve, pretrain, report, transfer
+from meddino.study.jobs import backbones, data, finetune, label_curve, pretrain, report, transfer
 from meddino.study.model import Study
 
-__all__ = ["data", "finetune", "label_curve", "needs_quota", "pretrain", "report", "transfer"]
+__all__ = [
+    "backbones",
+    "data",
+    "finetune",
+    "label_curve",
+    "needs_quota",
+    "pretrain",
+    "report",
+    "transfer",
+]
 
 
 def needs_quota(study: Study) -> bool:

@@ -8,10 +8,9 @@ from meddino.core.errors import MeddinoError
 from meddino.evaluate.options import ProbeOptions
 from meddino.models.options import DINOV3, Published, WeightsOptions
 from meddino.pretrain.options import LeavesOptions, PretrainOptions
-from meddino.study import paths
+from meddino.study import paths, targets
 from meddino.study.chain import DATA, kinds
 from meddino.study.model import Study
-from meddino.study.sections import RANDOM
 
 Setting = TypeVar("Setting")
 
@@ -75,10 +74,13 @@ def pretrain_inputs(study: Study, stage: str) -> dict[str, str]:
 
 def probe_options(study: Study, source: str) -> ProbeOptions:
     """Options of `probe`."""
+    compared = targets.probed_backbones(study).get(source)
+    method = None if source in study.pretrain.stages or compared is None else compared
+    backbone = study.pretrain.backbone if method is None else study.methods[method].backbone
     return ProbeOptions(
         source=source,
         variant=study.chain.variant(source) if source in study.pretrain.stages else "none",
-        backbone=study.pretrain.backbone,
+        backbone=str(backbone),
         spacing_mm=study.ct3m.spacing_mm,
         fold=study.folds[0],
         probe=study.probe,
@@ -87,12 +89,12 @@ def probe_options(study: Study, source: str) -> ProbeOptions:
 
 def probe_inputs(study: Study, source: str) -> dict[str, str | list[str]]:
     """Files that a probe reads, by the flag that takes them."""
-    if source == RANDOM:
-        checkpoints = []
-    elif source in study.pretrain.stages:
+    if source in study.pretrain.stages:
         checkpoints = paths.snapshots(study, source)
-    else:
+    elif source in study.weights:
         checkpoints = [paths.weights(study, source)]
+    else:  # a random initialisation
+        checkpoints = []
     return {**probed_cases(study), "checkpoints": checkpoints}
 
 

@@ -143,7 +143,7 @@ def model_card_options(study: Study, benchmark: str, method: str) -> ModelCardOp
         variant_meaning=targets.meanings(study, [variant]).get(variant, ""),
         stages=tuple(stages),
         pretraining=tuple(_data_source(study, name) for name in datasets),
-        weights=tuple(_weights_source(study, name) for name in weights),
+        weights=tuple(weights_source(study, name) for name in weights),
         tolerance_mm=study.evaluate.tolerance_mm,
         tolerances_mm=study.benchmarks[benchmark].counted_tolerances_mm,
         seeds=_card_seeds(study, benchmark, method),
@@ -168,7 +168,7 @@ def _data_source(study: Study, name: str) -> Attribution:
     return Attribution(name=name, title=title, home=dataset.home, licence=dataset.licence)
 
 
-def _weights_source(study: Study, name: str) -> Attribution:
+def weights_source(study: Study, name: str) -> Attribution:
     """Published weights and their terms."""
     weights = study.weights[name]
     return Attribution(name=name, title=weights.title, home=weights.home, licence=weights.licence)
@@ -193,6 +193,7 @@ def provenance_inputs(study: Study) -> Files:
             *_label_curve(study).values(),
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
+            *_backbones(study).values(),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
             *(paths.quarantine(study, benchmark) for benchmark in targets.tested_alone(study)),
         ]
@@ -308,6 +309,7 @@ def report_inputs(study: Study) -> Files:
         "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
         **({"ranks": ranks} if (ranks := _ranks(study)) else {}),
+        **_backbones(study),
     }
 
 
@@ -341,6 +343,11 @@ def _data_card(study: Study) -> dict[str, str]:
 def _label_curve(study: Study) -> dict[str, str]:
     """The label curve, where the study has one."""
     return {"label_curve": paths.label_curve(study)} if study.label_curve else {}
+
+
+def _backbones(study: Study) -> dict[str, str]:
+    """The comparison of backbones, where the study asks for one."""
+    return {} if study.backbones is None else {"backbones": paths.backbones(study)}
 
 
 def _feature_figures(study: Study) -> list[str]:

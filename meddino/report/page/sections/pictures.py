@@ -11,7 +11,7 @@ from meddino.core.files import read_json
 from meddino.report.figures.layers import SUFFIX, encoded
 from meddino.report.page.inputs import MEDIA, data_uri, read_picture
 
-CHARTED = ("pretraining", "probe", "finetuning_", "scores_", "overlap")
+CHARTED = ("backbones_", "pretraining", "probe", "finetuning_", "scores_", "overlap")
 """How the files of figures begin that the page draws as charts, from the same numbers."""
 WIDEST = 1800
 """Largest width of a picture in the page (px); the file keeps all its pixels."""

@@ -1,0 +1,193 @@
+"""The `backbones` verb: pretrained ViTs beside each other: scores, size, licences and sources.
+
+The DSC and its interval are those of the study's table. Parameters and operations are counted on
+the very network that `finetune` trained, rebuilt from its description.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meddino.core.errors import MeddinoError
+from meddino.core.files import atomic, read_json, write_json
+from meddino.finetune import model
+from meddino.models.size import size_of
+from meddino.report.tables.backbones_picture import draw
+from meddino.report.tables.cells import number
+from meddino.report.tables.options import BackbonesOptions, Compared
+
+PROBES = {"linear": "probe_linear", "knn": "probe_knn"}
+"""Classifiers of the probe, and their fields of a row."""
+
+
+def run(
+    options: BackbonesOptions,
+    *,
+    table: Path,
+    models: list[Path],
+    probes: list[Path],
+    output: Path,
+) -> None:
+    """Put backbones beside each other.
+
+    Args:
+        options: what is compared, its names, and where its weights are from.
+        table: CSV of the study's table, from which DSC is taken.
+        models: `finetune/<benchmark>/<method>/fold<k>/model.json`, one of each run.
+        probes: results of `probe` for the frozen weights; none where they are not probed.
+        output: a JSON of `rows`, one for each method and benchmark: `dsc` with `low` and `high`
+            (%, 95 % interval), `parameters` and `backbone_parameters`, `gflop` and
+            `backbone_gflop` of one input of `input_px`, `probe_linear` and `probe_knn` (balanced
+            accuracy, %), `start`, `licences` and `homes`; null where there is nothing. Beside it
+            appear the same as CSV, as Markdown for people, and a figure.
+
+    Raises:
+        MeddinoError: a file is damaged, or lacks a method.
+    """
+    scores = pd.read_csv(table)
+    frozen = {score["name"]: score for path in probes for score in read_json(path)["scores"]}
+    descriptions = {path.parts[-4:-2]: path for path in models}
+    rows = [
+        {
+            **_described(compared),
+            "benchmark": benchmark,
+            **_size(descriptions, benchmark, compared.method),
+            **_dsc(scores, options.protocol, benchmark, compared.method),
+            **_probed(frozen, compared.probed),
+        }
+        for benchmark in options.benchmarks
+        for compared in options.methods
+    ]
+    _write(options, rows, output)
+
+
+def _write(options: BackbonesOptions, rows: list[dict[str, Any]], output: Path) -> None:
+    """All files; the JSON, by which the workflow knows that they are there, comes last."""
+    pictures = list(draw(options, rows, output.parent))
+    write_json(output.with_name("figures.json"), [figure._asdict() for figure in pictures])
+    with atomic(output.with_suffix(".csv")) as temporary:
+        flat = pd.DataFrame(rows).assign(
+            **{key: [json.dumps(row[key]) for row in rows] for key in ("input_px", "homes")},
+            licences=["; ".join(row["licences"]) for row in rows],
+        )
+        temporary.write_text(flat.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
+    with atomic(output.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(options, rows), encoding="utf-8")
+    content = {"title": options.title, "benchmarks": options.benchmarks, "rows": rows}
+    write_json(output, {**content, "notes": notes(options, rows)})
+
+
+def markdown(options: BackbonesOptions, rows: list[dict[str, Any]]) -> str:
+    """The comparison in GitHub's Markdown: a table of each benchmark, then licences and sources."""
+    heads = ["Backbone", "DSC (%) [95 % interval]", "Linear probe (%)", "k-NN probe (%)"]
+    heads += ["Parameters, ViT / all (M)", "GFLOP of one input, ViT / all", "Input (px)"]
+    blocks = [f"# {options.title}"]
+    for benchmark, label in options.benchmarks.items():
+        part = [row for row in rows if row["benchmark"] == benchmark]
+        blocks += [f"## {label}", _grid(heads, [_numbers(row) for row in part])]
+    first = {row["method"]: row for row in rows}.values()
+    terms = [[row["label"], *origin(row)] for row in first]
+    blocks += ["## Licences and sources"]
+    blocks += [_grid(["Backbone", "Starts from", "Licence", "Source"], terms)]
+    blocks += [*(f"- {note}" for note in notes(options, rows))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _grid(heads: list[str], lines: list[list[str]]) -> str:
+    texts = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in texts)
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    interval = "" if row["low"] is None else f" [{row['low']:.1f}, {row['high']:.1f}]"
+    return [
+        row["label"],
+        text(row["dsc"], ".2f") + interval,
+        text(row["probe_linear"], ".1f"),
+        text(row["probe_knn"], ".1f"),
+        f"{millions(row['backbone_parameters'])} / {millions(row['parameters'])}",
+        f"{text(row['backbone_gflop'], '.4g')} / {text(row['gflop'], '.4g')}",
+        " x ".join(map(str, row["input_px"])),
+    ]
+
+
+def text(value: float | None, form: str) -> str:
+    """A number as printed, or a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def millions(count: float | None) -> str:
+    """A number of parameters in millions."""
+    return text(None if count is None else count / 1e6, ".3g" if (count or 0) < 1e8 else ".0f")
+
+
+def origin(row: dict[str, Any]) -> list[str]:
+    """What a row starts from, its licences, and its sources."""
+    return [row["start"], "; ".join(row["licences"]) or "-", " ".join(row["homes"]) or "-"]
+
+
+def notes(options: BackbonesOptions, rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before comparing the numbers."""
+    remarks = [
+        "GFLOP: 1e9 operations of a forward pass of one input, counted by torch: of matrix"
+        " products, attention and convolutions, a multiplication and an addition counting as two."
+    ]
+    if any(row["probe_linear"] is not None for row in rows):
+        remarks.append(
+            f"Probes: organs of {options.probe_benchmark} told from single, frozen patch tokens of"
+            " the last block; mean recall of all classes. Patches of another size are other patches"
+            " and tell other pixels apart, so that their scores compare only roughly."
+        )
+    if any(not row["licences"] and row["homes"] for row in rows):
+        remarks.append("Where no licence stands, its owners name none that we know of.")
+    return remarks
+
+
+def _described(compared: Compared) -> dict[str, Any]:
+    weights = compared.weights
+    return {
+        "method": compared.method,
+        "label": compared.label,
+        "backbone": compared.backbone,
+        "start": compared.start,
+        "licences": [entry.licence for entry in weights if entry.licence],
+        "homes": [entry.home for entry in weights if entry.home],
+    }
+
+
+def _size(descriptions: dict[tuple[str, ...], Path], benchmark: str, method: str) -> dict[str, Any]:
+    """The input of a trained network (height and width, px), its parameters and operations."""
+    path = descriptions.get((benchmark, method))
+    if path is None:
+        raise MeddinoError(f"no model of {method} on {benchmark} among --models; run finetune")
+    rebuilt = model.rebuild(path)
+    side = [int(length) for length in rebuilt.configuration.patch_size]
+    size = size_of(rebuilt.network, tuple(side))
+    return {"input_px": side, **{key: number(value) for key, value in size._asdict().items()}}
+
+
+def _dsc(scores: pd.DataFrame, protocol: str, benchmark: str, method: str) -> dict[str, Any]:
+    """DSC of a row of the table, with its interval (%), and the number of cases."""
+    keys = {"method": method, "benchmark": benchmark, "metric": "DSC", "protocol": protocol}
+    lines = scores
+    for key, value in keys.items():
+        lines = lines[lines[key] == value]
+    if len(lines) != 1:
+        raise MeddinoError(f"the table has no DSC of {method} on {benchmark}; run tables again")
+    line = lines.iloc[0]
+    values = {"dsc": "ours", "low": "low", "high": "high"}
+    return {
+        **{key: number(line[column]) for key, column in values.items()},
+        "cases": int(line["cases"]),
+    }
+
+
+def _probed(frozen: dict[str, Any], name: str | None) -> dict[str, float | None]:
+    """Balanced accuracy of the probes (%)."""
+    if name is None:
+        return dict.fromkeys(PROBES.values())
+    if name not in frozen:
+        raise MeddinoError(f"no probe of {name} among --probes; run probe")
+    return {field: 100 * frozen[name][key]["balanced_accuracy"] for key, field in PROBES.items()}
