@@ -90,14 +90,8 @@ def run(
     charts |= compared.charts(backbones)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [
-        *tables,
-        *ranks,
-        *figures,
-        *filter(None, [card, label_curve, transfer, backbones]),
-        scores,
-    ]
-    files += [*overlays, *quarantine]
+    optional = [path for path in (card, label_curve, transfer, backbones) if path]
+    files = [*tables, *ranks, *figures, *optional, scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
