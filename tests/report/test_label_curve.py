@@ -17,10 +17,15 @@ from meddino.report.label_curve import label_curve
 from meddino.report.label_curve.options import LabelCurveOptions, method_on
 from meddino.report.label_curve.reach import first_reach, needed
 
-METHODS = {"nnunet": "nnU-Net", "mine": "Mine"}
+LABELS = {"nnunet": "nnU-Net", "mine": "Mine"}
 PERCENT = (5, 25, 100)
 OPTIONS = LabelCurveOptions(
-    methods=METHODS, benchmarks={"lits": "LiTS"}, percent=PERCENT, folds=(0,)
+    methods=("nnunet", "mine"),
+    method_labels=LABELS,
+    benchmarks=("lits",),
+    benchmark_labels={"lits": "LiTS"},
+    percent=PERCENT,
+    folds=(0,),
 )
 CASES = [f"case{number}" for number in range(8)]
 
@@ -121,7 +126,7 @@ def test_the_report_shows_the_curve(tmp_path: Path, files: dict[str, Any]) -> No
     plain = made.report(study).read_text()
     assert 'id="label-curve"' not in plain
     output = tmp_path / "label_curve.json"
-    hostile = OPTIONS.model_copy(update={"methods": {"nnunet": made.SCRIPT, "mine": "Mine"}})
+    hostile = OPTIONS.model_copy(update={"method_labels": {"nnunet": made.SCRIPT, "mine": "Mine"}})
     label_curve.run(hostile, **files, output=output)
     text = made.report(study, "with.html", label_curve=output).read_text()
     assert 'data-chart="label_curve/lits"' in text and '<a href="#label-curve">' in text
@@ -131,3 +136,5 @@ def test_the_report_shows_the_curve(tmp_path: Path, files: dict[str, Any]) -> No
     axis = chart["spec"]["layer"][0]["encoding"]["x"]
     assert axis["scale"]["type"] == "log" and axis["axis"]["values"] == [2, 10, 40]
     assert ["low", "95 % from"] in chart["columns"]
+    drawn = {row["series"] for rows in chart["spec"]["datasets"].values() for row in rows}
+    assert drawn == set(chart["series"]) == {made.SCRIPT, "Mine"}

@@ -50,7 +50,8 @@ def run(
         }
         points += _points(options, benchmark, counts, tables)
         comparisons += _comparisons(options, benchmark, counts, tables)
-    names = {"methods": options.methods, "benchmarks": options.benchmarks}
+    listed = {"methods", "method_labels", "benchmarks", "benchmark_labels"}
+    names = options.model_dump(mode="json", include=listed)
     for name, lines in (("points", points), ("needed", comparisons)):
         with atomic(output.with_name(f"{name}.csv")) as temporary:
             pd.DataFrame(lines).to_csv(temporary, index=False)

@@ -47,10 +47,14 @@ def method_on(method: str, percent: int) -> str:
 class LabelCurveOptions(Options):
     """What `label_curve` needs of a study."""
 
-    methods: dict[str, str]
-    """Methods in order, with their names as printed."""
-    benchmarks: dict[str, str]
-    """Benchmarks in order, with their names as printed."""
+    methods: tuple[str, ...]
+    """Methods, in order."""
+    method_labels: dict[str, str]
+    """Their names, as printed."""
+    benchmarks: tuple[str, ...]
+    """Benchmarks, in order."""
+    benchmark_labels: dict[str, str]
+    """Their names, as printed."""
     percent: tuple[Percent, ...]
     """Shares of the training cases (%)."""
     folds: tuple[int, ...]

@@ -99,7 +99,7 @@ def run(
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *compared.figures(backbones), *figures], charts),
         **_cases(options, overlays),
-        "label_curve": labels.section(options, curve),
+        "label_curve": labels.section(curve),
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "backbones": compared.section(backbones),

@@ -14,8 +14,10 @@ def label_curve_options(study: Study) -> LabelCurveOptions:
     """
     curve = _curve(study)
     return LabelCurveOptions(
-        methods={name: study.methods[name].label for name in curve.methods},
-        benchmarks={name: study.benchmarks[name].label for name in curve.benchmarks},
+        methods=curve.methods,
+        method_labels={name: study.methods[name].label for name in curve.methods},
+        benchmarks=curve.benchmarks,
+        benchmark_labels={name: study.benchmarks[name].label for name in curve.benchmarks},
         percent=curve.percent,
         folds=study.folds,
     )

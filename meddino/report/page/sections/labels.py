@@ -7,7 +7,7 @@ from meddino.report.options import ReportOptions
 from meddino.report.page.charts.chart import Chart
 from meddino.report.page.charts.training import curves
 from meddino.report.page.inputs import read_object
-from meddino.report.page.names import method_labels
+from meddino.report.page.names import ordered_methods
 
 Curve = dict[str, Any]
 """The content of `label_curve.json`."""
@@ -19,7 +19,8 @@ def read(path: Path | None) -> Curve | None:
     Raises:
         MeddinoError: the file is missing or damaged.
     """
-    keys = ("methods", "benchmarks", "metric", "points", "needed")
+    names = ("methods", "method_labels", "benchmarks", "benchmark_labels")
+    keys = (*names, "metric", "points", "needed")
     return None if path is None else read_object(path, *keys)
 
 
@@ -28,11 +29,12 @@ def charts(options: ReportOptions, curve: Curve | None) -> dict[str, Chart]:
     if curve is None:
         return {}
     drawn = {}
-    for benchmark, label in curve["benchmarks"].items():
+    labels = curve["method_labels"]
+    for benchmark in curve["benchmarks"]:
         points = _of(curve["points"], benchmark)
         rows = [
             {
-                "series": curve["methods"][point["method"]],
+                "series": labels[point["method"]],
                 "x": point["training_cases"],
                 "y": _rounded(point["score"]),
                 "low": _rounded(point["low"]),
@@ -45,31 +47,31 @@ def charts(options: ReportOptions, curve: Curve | None) -> dict[str, Chart]:
             metric = f"{curve['metric']} (%)"
             drawn[f"label_curve/{benchmark}"] = curves(
                 rows,
-                method_labels(options, curve["methods"]),
+                [labels[method] for method in ordered_methods(options, curve["methods"])],
                 "Training cases",
                 metric,
-                f"{metric} by number of training cases on {label}",
+                f"{metric} by number of training cases on {curve['benchmark_labels'][benchmark]}",
                 ticks=sorted({row["x"] for row in rows}),
             )
     return drawn
 
 
-def section(options: ReportOptions, curve: Curve | None) -> dict[str, Any] | None:
+def section(curve: Curve | None) -> dict[str, Any] | None:
     """What the section prints: for each benchmark its points and its comparisons, as texts."""
     if curve is None:
         return None
     return {
         "metric": curve["metric"],
-        "methods": list(curve["methods"].values()),
+        "methods": [curve["method_labels"][method] for method in curve["methods"]],
         "benchmarks": [
             {
                 "key": key,
-                "label": label,
+                "label": curve["benchmark_labels"][key],
                 "rows": _rows(curve, key),
                 "needed": [_needed(curve, line) for line in _of(curve["needed"], key)],
                 "cases": max(point["validation_cases"] for point in _of(curve["points"], key)),
             }
-            for key, label in curve["benchmarks"].items()
+            for key in curve["benchmarks"]
         ],
     }
 
@@ -97,8 +99,8 @@ def _rows(curve: Curve, benchmark: str) -> list[dict[str, Any]]:
 def _needed(curve: Curve, line: dict[str, Any]) -> dict[str, Any]:
     """One comparison: who needs how many cases for whose score."""
     return {
-        "method": curve["methods"][line["method"]],
-        "other": curve["methods"][line["other"]],
+        "method": curve["method_labels"][line["method"]],
+        "other": curve["method_labels"][line["other"]],
         "score": line["score"],
         "all": line["all_cases"],
         "cases": line["estimate_cases"],
