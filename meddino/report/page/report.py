@@ -71,17 +71,11 @@ def run(
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
-    charts = {
-        **_result_charts(options, lines, all_scores, data),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-        **transfers.charts(transferred),
-    }
+    charts = _result_charts(options, lines, all_scores, data) | transfers.charts(transferred)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
-    files += [transfer] if transfer else []
+    files = [*tables, *figures, *filter(None, (card, transfer)), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -170,6 +164,17 @@ def _result_charts(
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of pretraining, of finetuning and of probes."""
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
 
 
