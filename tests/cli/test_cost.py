@@ -84,7 +84,7 @@ def test_a_dry_run_is_read_with_its_groups() -> None:
 
 def test_every_figure_says_where_it_is_from_and_every_rule_has_one() -> None:
     figures = Figures.read()
-    stages = {name for name in VERBS if VERBS[name].options}
+    stages = {figures.key(name) for name in VERBS if VERBS[name].options}
     assert stages <= set(figures.rules)
     assert all(rate.source for rate in figures.rules.values())
 
@@ -99,6 +99,21 @@ def test_pretraining_takes_its_operations_at_the_share_of_the_peak(estimator: Es
     assert estimator.effort(shared).wall_s == pytest.approx(effort.wall_s / 4)
     assert estimator.effort(shared).gpu_s == pytest.approx(effort.gpu_s)
     assert estimator.effort(shared).core_s == pytest.approx(effort.wall_s / 4 * 48)
+
+
+def test_a_benchmark_for_tests_alone_takes_all_of_its_cases(root: Path) -> None:
+    study = load([root / "config.yaml", root / "config.transfer.yaml"])
+    names = {"origin": "amos22", "benchmark": "btcv", "method": "nnunet", "fold": "0"}
+    own = Estimator(study, Figures.read()).effort(job("predict", **names))
+    assert Estimator(study, Figures.read()).effort(job("predict_transfer", **names)) == own
+    assert own.gpu_s > 0
+    assert study.transfer is not None
+    (pair, *_) = study.transfer.pairs
+    alone = study.transfer.model_copy(
+        update={"pairs": (pair.model_copy(update={"in_domain": False}),)}
+    )
+    tested = Estimator(study.model_copy(update={"transfer": alone}), Figures.read())
+    assert tested.effort(job("predict_transfer", **names)).gpu_s == pytest.approx(5 * own.gpu_s)
 
 
 def test_curation_is_as_the_docs_say(estimator: Estimator, study: Study) -> None:

@@ -330,6 +330,18 @@ def _assert_predicts(model: Path, dataset: Path, tmp_path: Path) -> None:
         assert sitk.GetArrayViewFromImage(segmentation).max() <= 2
 
 
+def test_without_a_fold_all_cases_are_segmented(
+    preprocessed: Path, dataset: Path, tmp_path: Path
+) -> None:
+    model = finetune(tmp_path / "model", preprocessed, method("unet"), epochs=0)
+    options = PredictOptions(prediction=Prediction(tta=False), fold=None)
+    predict.run(options, model=model, dataset=dataset, output=tmp_path / "pred" / "done.json")
+    cases = json.loads((tmp_path / "pred" / "done.json").read_text())["cases"]
+    fold = json.loads((dataset.parent / "splits_final.json").read_text())[0]
+    assert sorted(cases) == sorted([*fold["train"], *fold["val"]])
+    assert {f"{case}.nii.gz" for case in cases} <= {p.name for p in (tmp_path / "pred").iterdir()}
+
+
 def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
     preprocessed: Path, dataset: Path, tmp_path: Path
 ) -> None:
