@@ -75,9 +75,7 @@ def run(
     charts = {
         **_result_charts(options, lines, over_trainings(all_scores), data),
         **stability.rank_charts(options, ranked),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
+        **_training_charts(options, pretraining, finetuning, probes),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
@@ -170,6 +168,17 @@ def _result_charts(
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of trainings, and of what probes say of their checkpoints."""
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
 
 
