@@ -1,9 +1,9 @@
 """What each job depends on: its options and its inputs, one module for each file of rules."""
 
-from meddino.study.jobs import data, finetune, pretrain, report
+from meddino.study.jobs import data, failures, finetune, pretrain, report
 from meddino.study.model import Study
 
-__all__ = ["data", "finetune", "needs_quota", "pretrain", "report"]
+__all__ = ["data", "failures", "finetune", "needs_quota", "pretrain", "report"]
 
 
 def needs_quota(study: Study) -> bool:

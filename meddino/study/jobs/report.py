@@ -15,6 +15,7 @@ from meddino.report.options import (
 )
 from meddino.study import paths, targets
 from meddino.study.chain import stage_label
+from meddino.study.jobs import failures
 from meddino.study.jobs.pretrain import probed_cases
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -145,6 +146,7 @@ def provenance_inputs(study: Study) -> Files:
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
+            *failures.files(study),
         ]
     }
 
@@ -253,6 +255,7 @@ def report_inputs(study: Study) -> Files:
         "probes": _probes(study),
         "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
+        **failures.shown(study),
     }
 
 
