@@ -96,7 +96,9 @@ def metadata(options: Metadata) -> pd.DataFrame:
         )
     chosen = table[list(options.columns)]
     text = chosen.astype(object).where(chosen.isna(), chosen.astype(str))
-    return text.set_axis(pd.Index(names, name="case")).loc[lambda t: ~t.index.duplicated()]
+    return text.set_axis(pd.Index(names, name="case")).loc[
+        lambda t: ~t.index.duplicated(keep=False)
+    ]
 
 
 def splits(table: pd.DataFrame) -> Mapping[str, "pd.Series[Any]"]:

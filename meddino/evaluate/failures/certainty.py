@@ -88,7 +88,7 @@ def case_rows(
 
 def abstention_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Curves of each run, and the share of the oracle's gain; cases without a DSC are left out."""
-    table = pd.DataFrame(rows).dropna(subset=["dsc", "confidence"]).sortdsc_values([*RUN, "case"])
+    table = pd.DataFrame(rows).dropna(subset=["dsc", "confidence"]).sort_values([*RUN, "case"])
     points: list[Row] = []
     ratios: list[Row] = []
     for (benchmark, method), part in table.groupby(RUN, sort=False):

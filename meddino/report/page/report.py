@@ -15,6 +15,7 @@ from meddino.report.page.sections import (
     cases,
     checkpoints,
     curation,
+    failing,
     glance,
     opening,
     pictures,
@@ -43,6 +44,8 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
+    failures: Path | None = None,
+    worst: tuple[Path, ...] = (),
     output: Path,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
@@ -59,6 +62,8 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
+        failures: `failures.json`; none where the study does not look at failures.
+        worst: `failures/<benchmark>/worst.json`, beside the pictures of the worst cases.
         output: `report.html`.
 
     Raises:
@@ -72,10 +77,12 @@ def run(
         **pretraining_charts(options, pretraining),
         **finetuning_charts(options, finetuning),
         **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
+        **(failing.charts(options, failures) if failures else {}),
     }
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
+    files += [*([failures] if failures else []), *worst]
     page = {
         **_study(options),
         **_jobs(options, records),
@@ -86,6 +93,7 @@ def run(
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
+        "failures": failing.section(options, failures, worst) if failures else None,
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
