@@ -236,7 +236,7 @@ def failures(
         for name in names:
             if name not in known:
                 yield f"failures.{key}: no table asks for {name!r}; name it in one, as it must run"
-    keyed = {
+    keyed: dict[str, Mapping[str, Iterable[str]]] = {
         "lesions": failures.lesions,
         "size_edges_ml": failures.size_edges_ml,
         "sources": dict.fromkeys(failures.sources, ()),

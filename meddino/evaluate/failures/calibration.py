@@ -34,9 +34,9 @@ def histogram(
     counted = softmax > LEAST
     values = softmax[counted].astype(np.float64)
     places = np.minimum((values * bins).astype(np.int64), bins - 1)
-    count = np.bincount(places, minlength=bins)
-    right = np.bincount(places[correct[counted]], minlength=bins)
-    return count, right, np.bincount(places, values, minlength=bins)
+    count = np.bincount(places, minlength=bins).astype(np.int64)
+    right = np.bincount(places[correct[counted]], minlength=bins).astype(np.int64)
+    return count, right, np.asarray(np.bincount(places, values, bins), np.float64)
 
 
 def expected_error(

@@ -85,7 +85,7 @@ def metadata(options: Metadata) -> pd.DataFrame:
         raise MeddinoError(f"{path} cannot be read ({error}); mend `failures.metadata`") from error
     missing = [name for name in options.columns if name not in table]
     try:
-        names = [options.case.format(**row) for row in table.to_dict("records")]
+        names = [options.case.format_map(row) for row in table.to_dict("records")]
     except (KeyError, IndexError, ValueError) as error:
         missing.append(str(error).strip("'"))
         names = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from meddino.evaluate import statistics
 from meddino.evaluate.failures import calibration
-from meddino.evaluate.failures.summaries import ALL, RUN, Row, summary
+from meddino.evaluate.failures.summaries import ALL, RUN, Row, records, summary
 
 LISTS = ("count", "correct", "confidence")
 """Columns of the file of `confidence` that hold a list: a value of each bin."""
@@ -18,7 +18,7 @@ LISTS = ("count", "correct", "confidence")
 
 def _stacked(softmax: pd.DataFrame) -> list[npt.NDArray[Any]]:
     """Count, correct and confidence summed over rows, a value of each bin."""
-    return [np.sum(np.stack(softmax[key].to_numpy()), axis=0) for key in LISTS]
+    return [np.sum(np.stack(softmax[key].tolist()), axis=0) for key in LISTS]
 
 
 def calibration_rows(softmax: pd.DataFrame) -> Iterator[Row]:
@@ -82,8 +82,10 @@ def case_rows(
     known["confidence"] = 100 * known["confidence"].fillna(0)
     table = scores.assign(dsc=100 * scores["dsc_paper"]).groupby(keys, sort=False)["dsc"].mean()
     joined = table.to_frame().join(known).reset_index()
-    rows: list[Row] = joined.to_dict("records")
-    return [row | facts[row["benchmark"]].loc[row["case"]].to_dict() for row in rows]
+    known_of = {
+        name: dict(zip(map(str, t.index), records(t), strict=True)) for name, t in facts.items()
+    }
+    return [row | known_of[row["benchmark"]][row["case"]] for row in records(joined)]
 
 
 def abstention_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -1,6 +1,6 @@
 """What is predicted where there is nothing, and lesions that are hit or missed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def lesion_rows(
     for (benchmark, method), of_run in scores.groupby(RUN, sort=False):
         for structure in options.lesions.get(str(benchmark), ()):
             of_structure = of_run[of_run["structure"] == structure]
-            names = of_structure["case"].unique()
+            names = [str(case) for case in of_structure["case"].unique()]
             own = lesions[
                 (lesions[[*RUN, "structure"]] == [benchmark, method, structure]).all(axis=1)
             ]
@@ -57,14 +57,15 @@ def lesion_rows(
                     yield keys | row | _counts(part, names)
 
 
-def _counts(lesions: pd.DataFrame, names: Sequence[str]) -> Row:
+def _counts(lesions: pd.DataFrame, names: list[str]) -> Row:
     """Sensitivity for lesions of the reference, and false positives among those predicted."""
     of_reference = lesions[lesions["side"] == "reference"].groupby("case")["hit"]
     per_case = of_reference.agg(["sum", "count"]).reindex(names, fill_value=0).astype(np.int64)
     hit, total = per_case["sum"].to_numpy(), per_case["count"].to_numpy()
     share, low, high = strata.share(hit, total)
     wrong = lesions[(lesions["side"] == "predicted") & ~lesions["hit"]]
-    false = wrong.groupby("case").size().reindex(names, fill_value=0).to_numpy(np.float64)[:, None]
+    wrong_by_case = wrong.groupby("case").size().reindex(names, fill_value=0)
+    false = np.asarray(wrong_by_case, np.float64)[:, None]
     fp_low, fp_high = np.maximum(statistics.interval(false), 0)
     with_lesions = int((total > 0).sum())
     return {

@@ -46,7 +46,8 @@ def run(
     table = read_scores(scores)
     softmax = _read_confidence(confidence)
     facts = {
-        name: _facts(options, name, datasets, part) for name, part in table.groupby("benchmark")
+        str(name): _facts(options, str(name), datasets, part)
+        for name, part in table.groupby("benchmark")
     }
     tables = {
         "cases": certainty.case_rows(table, facts, softmax),

@@ -13,6 +13,11 @@ RUN = ["benchmark", "method"]
 Row = dict[str, Any]
 
 
+def records(table: pd.DataFrame) -> list[Row]:
+    """The rows of a table, by the names of its columns."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
 def dsc_values(scores: pd.DataFrame) -> pd.DataFrame:
     """DSC (%) by the paper's protocol, cases by structures in the order of their labels."""
     structures = scores.sort_values("label")["structure"].unique()

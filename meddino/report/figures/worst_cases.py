@@ -98,9 +98,11 @@ def worst(scores: pd.DataFrame, most: int) -> list[dict[str, Any]]:
     for method, of_run in scores.groupby("method", sort=False):
         table = of_run.pivot(index="case", columns="structure", values="dsc_paper")
         means = table.mean(axis=1).dropna().sort_index(kind="stable").sort_values(kind="stable")
-        for case, mean in means.head(most).items():
-            lowest = table.loc[case].dropna().sort_values(kind="stable").head(NAMED)
-            named = [[str(name), 100 * float(value)] for name, value in lowest.items()]
+        for case, mean in zip(map(str, means.index[:most]), means, strict=False):
+            own = of_run[(of_run["case"] == case) & of_run["dsc_paper"].notna()]
+            lowest = own.sort_values("dsc_paper", kind="stable").head(NAMED)
+            pairs = zip(lowest["structure"], lowest["dsc_paper"], strict=True)
+            named = [[str(name), 100 * float(value)] for name, value in pairs]
             rows.append({"method": method, "case": case, "dsc": 100 * float(mean), "lowest": named})
     return rows
 

@@ -215,39 +215,41 @@ def _dsc_charts(
     series: list[str],
 ) -> dict[str, Chart]:
     """`failures/dsc/<way>/<benchmark>/<structure>`."""
-    found = {}
+    charts = {}
     for (benchmark, structure, by), part in table.groupby(
         ["benchmark", "structure", "by"], sort=False
     ):
-        if by in ways and (benchmark, structure) in structures:
+        place = structures.get((str(benchmark), str(structure)))
+        if by in ways and place is not None:
             rows = _rows(options, part, "mean", "low", "high")
-            key = f"failures/dsc/{ways.index(by)}/{structures[benchmark, structure]}"
-            found[key] = draw.binned(rows, series, by, "DSC (%)", 100)
-    return found
+            key = f"failures/dsc/{ways.index(by)}/{place}"
+            charts[key] = draw.binned(rows, series, str(by), "DSC (%)", 100)
+    return charts
 
 
 def _lesion_charts(
     options: ReportOptions, table: pd.DataFrame, series: list[str]
 ) -> dict[str, Chart]:
     """`failures/sensitivity/<benchmark>/<structure>/<criterion>`, and `failures/false/...`."""
-    found: dict[str, Chart] = {}
+    charts: dict[str, Chart] = {}
     if table.empty:
-        return found
-    structures = _keys(_structures(table.to_dict("records")))
+        return charts
+    pairs = zip(table["benchmark"], table["structure"], strict=True)
+    structures = _keys(dict.fromkeys((str(b), str(s)) for b, s in pairs))
     criteria = list(table["criterion"].unique())
     sized = table[table["size"] != "all"].rename(columns={"size": "bin"})
     for keys, part in sized.groupby(["benchmark", "structure", "criterion"], sort=False):
-        benchmark, structure, criterion = keys
+        benchmark, structure, criterion = map(str, keys)
         key = f"{structures[benchmark, structure]}/{criteria.index(criterion)}"
         hit = part[part["lesions"] > 0].assign(cases=part["cases_with"])
         if rows := _rows(options, hit, "sensitivity", "low", "high"):
             name = f"failures/sensitivity/{key}"
-            found[name] = draw.binned(rows, series, "diameter", "Lesions that are hit (%)", 100)
+            charts[name] = draw.binned(rows, series, "diameter", "Lesions that are hit (%)", 100)
         wrong = part.assign(few=False)
         rows = _rows(options, wrong, "per_case", "per_case_low", "per_case_high")
         name = f"failures/false/{key}"
-        found[name] = draw.binned(rows, series, "diameter", "False positives a case", None)
-    return found
+        charts[name] = draw.binned(rows, series, "diameter", "False positives a case", None)
+    return charts
 
 
 def _reliability_charts(
@@ -257,7 +259,7 @@ def _reliability_charts(
     series: list[str],
 ) -> dict[str, Chart]:
     """`failures/reliability/<benchmark>/<structure>`."""
-    found = {}
+    charts = {}
     for (benchmark, structure), part in table.groupby(["benchmark", "structure"], sort=False):
         rows = [
             {"series": options.methods.get(row["method"], row["method"])}
@@ -265,16 +267,16 @@ def _reliability_charts(
             | {"share": _rounded(row["share"])}
             for row in part.to_dict("records")
         ]
-        key = f"failures/reliability/{structures[benchmark, structure]}"
-        found[key] = draw.reliability(rows, series, str(structure) or ALL)
-    return found
+        key = f"failures/reliability/{structures[str(benchmark), str(structure)]}"
+        charts[key] = draw.reliability(rows, series, str(structure) or ALL)
+    return charts
 
 
 def _abstention_charts(
     options: ReportOptions, table: pd.DataFrame, series: list[str]
 ) -> dict[str, Chart]:
     """`failures/abstention/<method>/<benchmark>`."""
-    found = {}
+    charts = {}
     for (benchmark, method), part in table.groupby(["benchmark", "method"], sort=False):
         label = options.methods.get(str(method), str(method))
         rows = [
@@ -283,5 +285,5 @@ def _abstention_charts(
             for row in part[part["order"] == order].to_dict("records")
         ]
         key = f"failures/abstention/{series.index(label)}/{benchmark}"
-        found[key] = draw.abstention(rows, list(ORDERS.values()), label)
-    return found
+        charts[key] = draw.abstention(rows, list(ORDERS.values()), label)
+    return charts
