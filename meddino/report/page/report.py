@@ -1,5 +1,6 @@
 """The `report` verb: one self-contained HTML file with all results of a study."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,21 @@ def run(
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
-    charts = {
-        **_result_charts(options, lines, all_scores, data),
-        **pretraining_charts(options, pretraining),
-        **finetuning_charts(options, finetuning),
-        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
-        **(failing.charts(options, failures) if failures else {}),
-    }
+    charts = _result_charts(options, lines, all_scores, data) | failing.charts(options, failures)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *figures, *([card] if card else []), scores, *overlays, *quarantine]
-    files += [*([failures] if failures else []), *worst]
+    files = [*tables, *figures, *filter(None, (card, failures)), scores, *overlays, *worst]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *figures], charts),
-        **_cases(options, overlays),
-        **_verified(records, [*files, *pretraining, *finetuning, *probes]),
+        **_cases(options, overlays, failures, worst),
+        **_verified(records, [*files, *quarantine, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
-        "failures": failing.section(options, failures, worst) if failures else None,
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
@@ -152,11 +146,25 @@ def _verified(provenance: dict[str, Any], files: list[Path]) -> dict[str, Any]:
     return {"verified": badge, "other_files": other_files}
 
 
-def _cases(options: ReportOptions, overlays: list[Path]) -> dict[str, Any]:
-    """Pictures of cases, and the one of the first screen."""
+def _cases(
+    options: ReportOptions, overlays: list[Path], failures: Path | None, worst: Iterable[Path]
+) -> dict[str, Any]:
+    """Pictures of cases, the one of the first screen, and where segmentations fail."""
     return {
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
         "segmentation": opening.segmentation(options, overlays),
+        "failures": failing.section(options, failures, worst),
+    }
+
+
+def _training_charts(
+    options: ReportOptions, pretraining: list[Path], finetuning: list[Path], probes: list[Path]
+) -> dict[str, Chart]:
+    """Charts of stages, of finetunings and of probes."""
+    return {
+        **pretraining_charts(options, pretraining),
+        **finetuning_charts(options, finetuning),
+        **probe_charts(options, [inputs.read_object(p, "variant", "scores") for p in probes]),
     }
 
 

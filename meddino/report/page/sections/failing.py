@@ -29,22 +29,26 @@ FEW = " (n = {})"
 Chosen = tuple[str, str]
 
 
-def section(options: ReportOptions, path: Path, worst: Iterable[Path]) -> dict[str, Any]:
+def section(
+    options: ReportOptions, path: Path | None, worst: Iterable[Path]
+) -> dict[str, Any] | None:
     """What the page shows beside the charts.
 
     Args:
         options: names.
-        path: `failures.json`.
+        path: `failures.json`; None where nothing is looked at.
         worst: `failures/<benchmark>/worst.json`, beside the pictures.
 
     Returns:
         `benchmarks`, `structures`, `lesion_structures`, `criteria` (choices: key and name), `ways`
         (key and what cases are sorted by), `methods` (key and name), `unknown` (sentences), the
-        rows of the tables, and the worst cases by benchmark.
+        rows of the tables, and the worst cases by benchmark; None without a file.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
+    if path is None:
+        return None
     content = read_object(path, *TABLES, "iou", "least_softmax")
     ways = _ways(content["dsc"])
     return {
@@ -167,12 +171,14 @@ def _worst(options: ReportOptions, path: Path) -> dict[str, Any]:
 # ---- charts -------------------------------------------------------------------------------------
 
 
-def charts(options: ReportOptions, path: Path) -> dict[str, Chart]:
-    """Charts by `failures/<kind>/...`, as the template asks for them.
+def charts(options: ReportOptions, path: Path | None) -> dict[str, Chart]:
+    """Charts by `failures/<kind>/...`, as the template asks for them; none without a file.
 
     Raises:
         MeddinoError: the file is missing or damaged.
     """
+    if path is None:
+        return {}
     content = read_object(path, *TABLES)
     series = _labels(options, content)
     structures = _keys(_structures(content["calibration"]))
