@@ -25,7 +25,7 @@ from meddino.study.model import Study
 from meddino.study.targets import searched_datasets
 
 FIGURES = Path(__file__).with_name("cost.yaml")
-ON_GPU = {"pretrain", "finetune", "predict"}
+ON_GPU = {"pretrain", "finetune", "predict", "confidence"}
 """Rules that hold a GPU also where a profile, such as that of one machine, does not say so."""
 BACKWARD = 3
 """Operations of a training step over those of a forward pass."""

@@ -28,6 +28,8 @@ SLAB = 4
 MAX_THREADS = 4
 
 Progress = Callable[[int, int], None]
+Watch = Callable[[tuple[slice, ...], torch.Tensor], None]
+"""Takes a box (z, y, x) of a volume, and the logits of its voxels (classes, z, y, x)."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -92,7 +94,11 @@ class Segmenter:
             return volume.as_stored(self.segment(volume.array, spacing, progress))
 
     def segment(
-        self, voxels: npt.NDArray[Any], spacing_mm: tuple[float, ...], progress: Progress = _silent
+        self,
+        voxels: npt.NDArray[Any],
+        spacing_mm: tuple[float, ...],
+        progress: Progress = _silent,
+        watch: Watch | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Segment an array in the orientation of the model's training data.
 
@@ -100,6 +106,8 @@ class Segmenter:
             voxels: (z, y, x) from foot to head, front to back, right to left; HU for CT.
             spacing_mm: (z, y, x).
             progress: called with the number of finished slices, and of all slices.
+            watch: called with the logits on the grid of `voxels`, box after box from several
+                threads; what lies in no box is background for certain.
 
         Returns:
             uint8 labels, (z, y, x).
@@ -115,8 +123,8 @@ class Segmenter:
                 model.dataset_json,
             )
             result = np.zeros(facts["shape_before_cropping"], np.uint8)
-            cropped = result[tuple(slice(*ends) for ends in facts["bbox_used_for_cropping"])]
-            self._fill(cropped, data, facts["spacing"], progress)
+            box = tuple(slice(*ends) for ends in facts["bbox_used_for_cropping"])
+            self._fill(result[box], data, facts["spacing"], progress, watch and _moved(watch, box))
         return result
 
     def _fill(
@@ -125,6 +133,7 @@ class Segmenter:
         data: npt.NDArray[np.float32],
         spacing_mm: list[float],
         progress: Progress,
+        watch: Watch | None,
     ) -> None:
         """Predict slab after slab, while threads resample those already predicted.
 
@@ -133,6 +142,7 @@ class Segmenter:
             data: float32 (1, z, height, width), normalised and resampled in plane.
             spacing_mm: (z, y, x) of `result`.
             progress: called with the number of finished slices, and of all slices.
+            watch: called with boxes of `result` and their logits.
         """
         count = len(result)
         threads = min(MAX_THREADS, torch.get_num_threads())
@@ -143,8 +153,8 @@ class Segmenter:
                 logits = self._predictor.predict_sliding_window_return_logits(
                     torch.from_numpy(slab)
                 ).cpu()  # (classes, <= SLAB, H, W)
-                target = result[start : start + SLAB]
-                waiting.append(pool.submit(self._finish, target, logits, spacing_mm))
+                place = slice(start, min(start + SLAB, count))
+                waiting.append(pool.submit(self._finish, result, place, logits, spacing_mm, watch))
                 # Bounds memory: at most one slab of logits for each thread, and one waiting.
                 if len(waiting) > threads:
                     waiting.popleft().result()
@@ -153,15 +163,25 @@ class Segmenter:
                 slab.result()
 
     def _finish(
-        self, result: npt.NDArray[np.uint8], logits: torch.Tensor, spacing_mm: list[float]
+        self,
+        result: npt.NDArray[np.uint8],
+        place: slice,
+        logits: torch.Tensor,
+        spacing_mm: list[float],
+        watch: Watch | None,
     ) -> None:
-        """Resample logits (classes, z, y, x) to the grid of `result`, and choose the labels."""
+        """Resample logits (classes, z, y, x) to the grid of some slices; choose the labels."""
         configuration, plans = self.model.configuration, self.model.plans
+        target = result[place]
         resampled = configuration.resampling_fn_probabilities(
-            logits, result.shape, [spacing_mm[0], *configuration.spacing], spacing_mm
+            logits, target.shape, [spacing_mm[0], *configuration.spacing], spacing_mm
         )
         labels = plans.get_label_manager(self.model.dataset_json)
-        result[:] = np.asarray(labels.convert_logits_to_segmentation(resampled))
+        target[:] = np.asarray(labels.convert_logits_to_segmentation(resampled))
+        if watch is not None:
+            watch(
+                (place, *(slice(0, side) for side in target.shape[1:])), torch.as_tensor(resampled)
+            )
 
     def read(self, path: Path) -> reader.Volume:
         """Read a volume as `convert` reads it for training; its `remarks` say what is doubtful.
@@ -177,6 +197,16 @@ class Segmenter:
         except reader.BadVolume as error:
             reason = error.advised("leave it out")
             raise MeddinoError(f"{path} (for a model of {channel}): {reason}") from error
+
+
+def _moved(watch: Watch, box: tuple[slice, ...]) -> Watch:
+    """Call `watch` with boxes of the whole volume, for boxes within `box` of it."""
+
+    def moved(inner: tuple[slice, ...], logits: torch.Tensor) -> None:
+        sides = zip(box, inner, strict=True)
+        watch(tuple(slice(a.start + b.start, a.start + b.stop) for a, b in sides), logits)
+
+    return moved
 
 
 def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:

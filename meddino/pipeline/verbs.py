@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meddino.study.jobs import backbones, data, finetune, label_curve, pretrain, report, transfer
+from meddino.study.jobs import (
+    backbones,
+    data,
+    failures,
+    finetune,
+    label_curve,
+    pretrain,
+    report,
+    transfer,
+)
 
 Group = Literal["use", "study", "stages"]
 
@@ -278,6 +287,28 @@ VERBS: dict[str, Verb] = {
         revision=2,
         summary="draw slices of cases with reference and predictions, for the report",
         options=report.overlays_options,
+        beside=("*.webp", "*.png"),
+    ),
+    "confidence": Verb(
+        module="meddino.evaluate.failures.confidence",
+        summary="predict cases once more, and keep histograms of the softmax",
+        options=failures.confidence_options,
+    ),
+    "lesions": Verb(
+        module="meddino.evaluate.failures.lesions",
+        summary="list the lesions of reference and prediction, and which ones meet",
+        options=failures.lesions_options,
+    ),
+    "failures": Verb(
+        module="meddino.evaluate.failures.failures",
+        summary="put together where segmentations fail, and whether the network knew",
+        options=failures.failures_options,
+        beside=("*.csv",),
+    ),
+    "worst_cases": Verb(
+        module="meddino.report.figures.worst_cases",
+        summary="draw the worst cases of each method on a benchmark",
+        options=failures.worst_cases_options,
         beside=("*.webp", "*.png"),
     ),
     "provenance": Verb(

@@ -139,6 +139,19 @@ class OverlayOptions(Overlays):
     """Colours of structures."""
 
 
+class WorstOptions(Options):
+    """What `worst_cases` needs of a study."""
+
+    worst: int = Field(3, ge=1)
+    """Cases of each method."""
+    size_px: int = Field(256, ge=64, le=1024)
+    """Longer side of a picture (px)."""
+    window_hu: tuple[float, float]
+    """Centre and width of the grey scale of CT (HU)."""
+    colours: tuple[Colour, ...]
+    """Colours of structures."""
+
+
 class PlotOptions(Options):
     """What `figures` needs of a study."""
 

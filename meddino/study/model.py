@@ -27,6 +27,7 @@ from meddino.datasets import registry
 from meddino.datasets.listing import Listing
 from meddino.datasets.options import Dataset
 from meddino.datasets.phantom.options import Phantom
+from meddino.evaluate.failures.options import Failures
 from meddino.evaluate.options import Evaluation, Probe
 from meddino.finetune.options import (
     ConfiguredBenchmark,
@@ -134,6 +135,8 @@ class Study(Options):
     """What time costs, for the report."""
     features: Features
     """Pictures of dense features, along the chain of pretraining."""
+    failures: Failures | None = None
+    """Where segmentations fail (docs/failures.md); null looks at nothing."""
     _listings: dict[str, Listing] = PrivateAttr(default_factory=dict)
     """What a plan was made from: it must be of one moment."""
 
@@ -250,6 +253,7 @@ class Study(Options):
             *references.probe(self.probe, chain, self.benchmarks),
             *transfer.problems(self.transfer, self.methods, self.benchmarks, self.tables),
             *references.compared_backbones(self.backbones, chain, self.methods, self.tables),
+            *references.failures(self.failures, self.tables, self.benchmarks),
         ]
         # Asked last, since it follows references that the others have found to be sound.
         problems = problems or [*references.engine(chain)]

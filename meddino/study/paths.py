@@ -252,3 +252,26 @@ def overlays(study: Study, benchmark: str) -> str:
 def provenance(study: Study) -> str:
     """Records of all results."""
     return f"{study.results}/provenance.json"
+
+
+# ---- failures -----------------------------------------------------------------------------------
+
+
+def confidence(study: Study, run: Run) -> str:
+    """Sums over the softmax of a run."""
+    return f"{study.results}/confidence/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+
+
+def lesions(study: Study, run: Run) -> str:
+    """Lesions of a run."""
+    return f"{study.results}/lesions/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+
+
+def failures(study: Study) -> str:
+    """Where runs fail, as numbers."""
+    return f"{study.results}/failures/failures.json"
+
+
+def worst_cases(study: Study, benchmark: str) -> str:
+    """Pictures of the worst cases of a benchmark."""
+    return f"{study.results}/failures/{benchmark}/worst.json"

@@ -14,6 +14,7 @@ from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.datasets.options import Dataset
 from meddino.datasets.phantom.options import LayoutName, Phantom
+from meddino.evaluate.failures.options import Failures
 from meddino.evaluate.options import Probe
 from meddino.finetune.options import Benchmark, Method, Planning
 from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
@@ -311,6 +312,38 @@ def compared_backbones(
     for name in {*chain.weights, *chain.pretrain.stages}:
         if name in [f"{RANDOM}_{row}" for row in table.rows]:
             yield f"weights, pretrain.stages: {name!r} is the name of what nobody trained"
+
+
+def failures(
+    failures: Failures | None, tables: Mapping[str, Table], benchmarks: Mapping[str, Benchmark]
+) -> Iterator[str]:
+    """Methods, benchmarks and structures of `failures` that no table asks for, or do not exist."""
+    if failures is None:
+        return
+    asked = {(row, b) for table in tables.values() for row in table.rows for b in table.benchmarks}
+    methods, tabled = ({pair[place] for pair in asked} for place in (0, 1))
+    for key, names, known in (
+        ("methods", failures.methods, methods),
+        ("benchmarks", failures.benchmarks, tabled),
+    ):
+        for name in names:
+            if name not in known:
+                yield f"failures.{key}: no table asks for {name!r}; name it in one, as it must run"
+    keyed: dict[str, Mapping[str, Iterable[str]]] = {
+        "lesions": failures.lesions,
+        "size_edges_ml": failures.size_edges_ml,
+        "sources": dict.fromkeys(failures.sources, ()),
+        "metadata": dict.fromkeys(failures.metadata, ()),
+    }
+    for key, section in keyed.items():
+        for name, structures in section.items():
+            if name not in benchmarks:
+                yield f"failures.{key}.{name}: not one of {', '.join(benchmarks)}"
+                continue
+            for structure in structures:
+                if structure not in benchmarks[name].names:
+                    counted = ", ".join(benchmarks[name].names)
+                    yield f"failures.{key}.{name}: {structure!r} is not one of {counted}"
 
 
 def engine(chain: Chain) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import ct3m_data as data
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -27,6 +28,8 @@ from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, sha256, write_json
 from meddino.datasets.phantom.raw_layouts import _dicom
 from meddino.datasets.phantom.scanner import Scan
+from meddino.evaluate.failures import calibration, confidence
+from meddino.evaluate.failures.options import ConfidenceOptions
 from meddino.finetune import model, predict, segment, segmenter
 from meddino.finetune.networks import build_network
 from meddino.finetune.options import Method, Prediction, PredictOptions, Training
@@ -183,6 +186,62 @@ def test_segment_and_predict_agree(trained: Path, ct: Path, tmp_path: Path) -> N
     both = [sitk.ReadImage(str(tmp_path / name)) for name in ("pred/a.nii.gz", "out.nii.gz")]
     assert np.array_equal(values(both[0]), values(both[1]))
     assert len(np.unique(values(both[0]))) > 1
+
+
+def test_sums_over_the_softmax_are_those_of_the_whole_and_change_no_label(
+    trained: Path, tmp_path: Path
+) -> None:
+    """`confidence`: with air of value 0 around, which nnU-Net crops, and slab by slab."""
+    voxels = np.zeros((11, 44, 47), np.int16)
+    voxels[1:, 3:39, 2:42] = data.body().T
+    volume, dataset = sitk.GetImageFromArray(voxels), tmp_path / "raw/dataset.json"
+    volume.SetSpacing((1.1, 0.8, 5.0))
+    files = {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    write_json(dataset, {"dataset": {"a": files}, "labels": NAMES})
+    for name, array in (
+        (files["images"][0], voxels),
+        (files["label"], np.random.default_rng(0).integers(0, 3, voxels.shape).astype(np.uint8)),
+    ):
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(volume)
+        (dataset.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(dataset.parent / name))
+    write_json(dataset.with_name("splits_final.json"), [{"train": [], "val": ["a"]}])
+    weights, done = trained / "model.safetensors", tmp_path / "pred/done.json"
+    prediction = Prediction(tta=False, device="cpu")
+    predict.run(PredictOptions(prediction=prediction), model=weights, dataset=dataset, output=done)
+    labels = sha256(done.with_name("a.nii.gz"))
+    options = ConfidenceOptions(prediction=prediction, fold=0, bins=7)
+    output = tmp_path / "confidence.parquet"
+    inputs = {"model": weights, "dataset": dataset, "predictions": done}
+    confidence.run(options, **inputs, output=output)
+    rows = pd.read_parquet(output).set_index("structure")
+    assert sha256(done.with_name("a.nii.gz")) == labels and set(rows["changed_voxels"]) == {0}
+
+    whole = Segmenter(trained, prediction)
+    softmax = np.zeros((3, *voxels.shape), np.float32)
+
+    def keep(box: tuple[slice, ...], logits: torch.Tensor) -> None:
+        softmax[(slice(None), *box)] = logits.float().softmax(0).numpy()
+
+    segmented = whole.segment(voxels, (5.0, 0.8, 1.1), watch=keep)
+    reference = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset.parent / files["label"])))
+    inside = softmax.sum(0) > 0
+    assert np.allclose(softmax.sum(0)[inside], 1, atol=1e-5) and not inside[0].any()
+    assert np.array_equal(softmax.argmax(0)[inside], segmented[inside])
+    for structure, label in (("liver", 1), ("spleen", 2)):
+        row, own = rows.loc[structure], softmax[label]
+        sums = calibration.histogram(own, reference == label, 7)
+        for key, expected in zip(("count", "correct", "confidence"), sums, strict=True):
+            assert np.allclose(row[key], expected, rtol=1e-6)
+        assert row["mass"] == pytest.approx(own.sum(dtype=np.float64))
+        assert row["predicted_mass"] == pytest.approx(own[segmented == label].sum(dtype=float))
+        assert row["predicted_voxels"] == np.count_nonzero(segmented == label) > 0
+    other = sitk.ReadImage(str(done.with_name("a.nii.gz")))
+    other[0, 0, 0] = 1
+    sitk.WriteImage(other, str(done.with_name("a.nii.gz")))
+    confidence.run(options, **inputs, output=output)
+    assert set(pd.read_parquet(output)["changed_voxels"]) == {1}, "a label that it does not give"
 
 
 # geometry

@@ -241,3 +241,13 @@ def test_on_a_cluster_what_waits_for_a_training_asks_for_little(
         resources[profile] = {(job.threads, job.resources["mem_mb"]) for job in training}
     assert resources["slurm"] == {(1, "200")}
     assert resources["local"] == {(2, "64000"), (2, "48000")}
+
+
+def test_failures_of_a_finished_study_predict_no_labels_again(study: Any) -> None:
+    """The softmax takes a second pass of its own; what was predicted stays."""
+    asked = {"benchmarks": ["amos22", "kits23"], "lesions": {"kits23": ["tumour"]}}
+    plan = study(lambda c: deep(c, "failures", {**asked, "methods": ["nnunet", "meddinov3"]}))
+    added = {"confidence": 4, "lesions": 2, "failures": 1, "worst_cases": 2}
+    assert plan.rules == {**added, "provenance": 1, "report": 1, "all": 1}
+    everything = study(lambda c: deep(c, "failures", {}))
+    assert everything.rules["confidence"] == 22 and not everything.rules["predict"]

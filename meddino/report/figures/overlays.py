@@ -49,7 +49,7 @@ def run(
     ranking = ranked(read_scores(scores))
     ranks = {ranking[place]: rank for rank, place in _places(len(ranking)).items()}
     chosen = spread(ranking, options.cases_per_benchmark)
-    _clear(output.parent)
+    clear(output.parent)
     cases = [
         {
             "case": case,
@@ -100,7 +100,7 @@ def spread(ranking: list[str], most: int) -> list[str]:
     return sorted(ranking[place] for place in places)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove pictures of an earlier run, which may have drawn more cases."""
     for suffix in (".webp", ".png"):
         for path in folder.glob(f"*{suffix}"):

@@ -1,5 +1,6 @@
 """The `report` verb: one self-contained HTML file with all results of a study."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from meddino.report.page.sections import (
     cases,
     checkpoints,
     curation,
+    failing,
     glance,
     labels,
     opening,
@@ -51,6 +53,8 @@ def run(
     provenance: Path,
     ranks: tuple[Path, ...] = (),
     backbones: Path | None = None,
+    failures: Path | None = None,
+    worst: tuple[Path, ...] = (),
     output: Path,
     transfer: Path | None = None,
 ) -> None:
@@ -71,6 +75,8 @@ def run(
         provenance: `provenance.json`, the records of all jobs before this one.
         ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
         backbones: the comparison of backbones; none where the study does not ask for it.
+        failures: `failures.json`; none where the study does not look at failures.
+        worst: `failures/<benchmark>/worst.json`, beside the pictures of the worst cases.
         output: `report.html`.
         transfer: `transfer.json`; none where nothing is transferred.
 
@@ -88,19 +94,20 @@ def run(
     charts |= transfers.charts(transferred)
     charts |= stability.rank_charts(options, ranked)
     charts |= compared.charts(backbones)
+    charts |= failing.charts(options, failures)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    optional = [path for path in (card, label_curve, transfer, backbones) if path]
-    files = [*tables, *ranks, *figures, *optional, scores, *overlays, *quarantine]
+    optional = [path for path in (card, label_curve, transfer, backbones, failures) if path]
+    files = [*tables, *ranks, *figures, *optional, scores, *overlays, *worst]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *compared.figures(backbones), *figures], charts),
-        **_cases(options, overlays),
+        **_cases(options, overlays, failures, worst),
         "label_curve": labels.section(curve),
-        **_verified(records, [*files, *pretraining, *finetuning, *probes]),
+        **_verified(records, [*files, *quarantine, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "backbones": compared.section(backbones),
         "snapshots": checkpoints.snapshots(options, pretraining),
@@ -164,11 +171,14 @@ def _verified(provenance: dict[str, Any], files: list[Path]) -> dict[str, Any]:
     return {"verified": badge, "other_files": other_files}
 
 
-def _cases(options: ReportOptions, overlays: list[Path]) -> dict[str, Any]:
-    """Pictures of cases, and the one of the first screen."""
+def _cases(
+    options: ReportOptions, overlays: list[Path], failures: Path | None, worst: Iterable[Path]
+) -> dict[str, Any]:
+    """Pictures of cases, the one of the first screen, and where segmentations fail."""
     return {
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
         "segmentation": opening.segmentation(options, overlays),
+        "failures": failing.section(options, failures, worst),
     }
 
 

@@ -1,11 +1,21 @@
 """What each job depends on: its options and its inputs, one module for each file of rules."""
 
-from meddino.study.jobs import backbones, data, finetune, label_curve, pretrain, report, transfer
+from meddino.study.jobs import (
+    backbones,
+    data,
+    failures,
+    finetune,
+    label_curve,
+    pretrain,
+    report,
+    transfer,
+)
 from meddino.study.model import Study
 
 __all__ = [
     "backbones",
     "data",
+    "failures",
     "finetune",
     "label_curve",
     "needs_quota",

@@ -16,6 +16,7 @@ from meddino.report.options import (
     TableOptions,
 )
 from meddino.study import paths, targets
+from meddino.study.jobs import failures
 from meddino.study.jobs.pretrain import probed_cases
 from meddino.study.model import Study
 from meddino.study.sections import RANDOM
@@ -196,6 +197,7 @@ def provenance_inputs(study: Study) -> Files:
             *_backbones(study).values(),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
             *(paths.quarantine(study, benchmark) for benchmark in targets.tested_alone(study)),
+            *failures.files(study),
         ]
     }
 
@@ -310,6 +312,7 @@ def report_inputs(study: Study) -> Files:
         "provenance": paths.provenance(study),
         **({"ranks": ranks} if (ranks := _ranks(study)) else {}),
         **_backbones(study),
+        **failures.shown(study),
     }
 
 

@@ -503,6 +503,17 @@
     listCases();
   }
 
+  // Cases that other sections name.
+  for (const button of all("button[data-case]"))
+    button.addEventListener("click", () => {
+      const select = control("benchmark");
+      if (select.value !== button.dataset.benchmark) {
+        select.value = button.dataset.benchmark;
+        select.dispatchEvent(new Event("change"));
+      }
+      openCase(button.dataset.case, button, button.dataset.method);
+    });
+
   // ---- when what is drawn ----------------------------------------------------------------------
 
   const waiting = new Set(all("[data-chart]"));

@@ -1,0 +1,1 @@
+"""Where segmentations fail: by size and scan, by lesion, and whether the network knew."""
