@@ -61,6 +61,12 @@ VERBS: dict[str, Verb] = {
         summary="convert a checkpoint's ViT for DINOv3's code, transformers or timm",
         group="use",
     ),
+    "bundle": Verb(
+        module="meddino.cli.bundle",
+        summary="make a folder of a finetuned model to give away: card, MONAI, nnU-Net, terms",
+        beside=("**/*",),
+        group="use",
+    ),
     "highres": Verb(
         module="meddino.finetune.highres",
         summary="add the 896 x 896 px configuration to nnU-Net's own plans",

@@ -14,6 +14,7 @@ from meddino.evaluate.scores import read_scores
 from meddino.finetune.settings import read_settings
 from meddino.report.options import ModelCardOptions
 
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 METRICS = {
     "dsc_paper": "DSC",
     "nsd_paper": "NSD",
@@ -41,18 +42,40 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
         MeddinoError: a file is missing or damaged.
     """
     model, scored = read_json(description), read_scores([scores])
+    text = render(TEMPLATE, options, model, scored)
+    with atomic(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render(
+    template: Path,
+    options: ModelCardOptions,
+    model: dict[str, Any],
+    scored: pd.DataFrame,
+    front: dict[str, Any] | None = None,
+    **more: Any,
+) -> str:
+    """Fill the template of a card.
+
+    Args:
+        template: the card's own template, or one that extends it.
+        options: names, and where data and weights come from.
+        model: contents of `model.json`.
+        scored: scores of the same run.
+        front: entries of the front matter beside its own.
+        more: what else the template uses.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATE.parent]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", r"\|")
-    values = sorted(model["dataset_json"]["labels"].items(), key=lambda item: item[1])
-    labels = {name: value for name, value in values if value != 0}
-    text = environment.get_template("model_card.md.j2").render(
-        front=yaml.safe_dump(_front(options), sort_keys=False, allow_unicode=True),
+    labels = structures(model)
+    return environment.get_template(template.name).render(
+        front=yaml.safe_dump(_front(options) | (front or {}), sort_keys=False, allow_unicode=True),
         options=options,
         fold=model["fold"],
         channel=model["dataset_json"]["channel_names"]["0"],
@@ -62,9 +85,14 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
         rows=_rows(scored, list(labels)),
         cases=scored["case"].nunique(),
         versions=model.get("versions", {"nnunetv2": version("nnunetv2"), "meddino": __version__}),
+        **more,
     )
-    with atomic(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+
+
+def structures(model: dict[str, Any]) -> dict[str, int]:
+    """Structures of `model.json` and their values, in the order of the values."""
+    values = sorted(model["dataset_json"]["labels"].items(), key=lambda item: item[1])
+    return {name: value for name, value in values if value != 0}
 
 
 def _front(options: ModelCardOptions) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A finetuned model as a folder that others load: weights, card, licences, MONAI, nnU-Net."""
