@@ -6,8 +6,8 @@ from typing import Any
 from meddino.report.page import inputs
 from meddino.report.page.charts.backbones import named_points
 from meddino.report.page.charts.chart import Chart
-from meddino.report.tables.backbones import millions, text
 from meddino.report.tables.backbones_picture import AXES
+from meddino.report.tables.backbones_text import millions, text
 
 KEYS = ("title", "benchmarks", "rows", "notes")
 """Keys of the comparison that the page shows."""
