@@ -284,9 +284,16 @@ def test_state_of_other_settings_is_in_another_folder(config: Config) -> None:
 
 
 def test_every_verb_cuts_its_slice(root: Path) -> None:
-    study = load([root / "config.yaml", root / "profiles/demo/study.yaml"])
+    overlays = [root / "profiles/demo/study.yaml", root / "config.transfer.yaml"]
+    study = load([root / "config.yaml", *overlays])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
-    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
+    some |= {
+        "fold": "0",
+        "benchmark": "btcv",
+        "origin": "amos22",
+        "configuration": "2d",
+        "table": "table1",
+    }
     some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
     for name, verb in VERBS.items():
         if verb.options is not None:
