@@ -418,7 +418,13 @@ def test_every_verb_cuts_its_slice(root: Path) -> None:
     files = ("config.yaml", "profiles/demo/study.yaml", "profiles/beyond/study.yaml")
     study = load([root / name for name in files])
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
-    some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table2"}
+    some |= {
+        "fold": "0",
+        "benchmark": "btcv",
+        "origin": "amos22",
+        "configuration": "2d",
+        "table": "table2",
+    }
     some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
     for name, verb in VERBS.items():
         if verb.options is not None:
