@@ -72,25 +72,21 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     ranked = [stability.read_ranks(path) for path in ranks]
-    charts = {
-        **_result_charts(options, lines, over_trainings(all_scores), data),
-        **stability.rank_charts(options, ranked),
-        **_training_charts(options, pretraining, finetuning, probes),
-    }
+    charts = _result_charts(options, lines, over_trainings(all_scores), data, ranked)
+    charts |= _training_charts(options, pretraining, finetuning, probes)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *ranks, *figures, *([card] if card else []), scores, *overlays, *quarantine]
     page = {
         **_study(options),
         **_jobs(options, records),
-        **_results(options, lines, all_scores),
+        **_results(options, lines, all_scores, ranked),
         **_curation(data, reports),
         **_drawn([*curation.figures(card), *figures], charts),
         **_cases(options, overlays),
         **_verified(records, [*files, *pretraining, *finetuning, *probes]),
         "badges": opening.checks(options, lines, data, reports, pretraining),
         "snapshots": checkpoints.snapshots(options, pretraining),
-        "ranks": stability.rank_sections(options, ranked),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
@@ -119,9 +115,15 @@ def _jobs(options: ReportOptions, provenance: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(options: ReportOptions, lines: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
-    """Tables, and scores of cases and structures."""
+def _results(
+    options: ReportOptions,
+    lines: pd.DataFrame,
+    scores: pd.DataFrame,
+    ranked: list[pd.DataFrame],
+) -> dict[str, Any]:
+    """Tables, ranks of their rows, and scores of cases and structures."""
     return {
+        "ranks": stability.rank_sections(options, ranked),
         "headlines": glance.headlines(options, lines),
         "summary": opening.summary(options, lines),
         "has_paper": bool(lines["paper"].notna().any()),
@@ -162,10 +164,12 @@ def _result_charts(
     lines: pd.DataFrame,
     scores: pd.DataFrame,
     card: dict[str, Any] | None,
+    ranked: list[pd.DataFrame],
 ) -> dict[str, Chart]:
-    """Charts of tables, of cases and of copies."""
+    """Charts of tables, of ranks, of cases and of copies."""
     return {
         **results.table_charts(lines),
+        **stability.rank_charts(options, ranked),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
     }
