@@ -226,9 +226,7 @@ def add_provenance(origin: Origin, folder: Path) -> None:
     write_json(path, {**content, "records": lineage})
     title = f"{origin.options.method} on {origin.options.benchmark}"
     options = provenance.ProvenanceOptions(title=title)
-    write_json(
-        folder / "ro-crate-metadata.json", provenance.crate(options, lineage, folder, path)
-    )
+    write_json(folder / "ro-crate-metadata.json", provenance.crate(options, lineage, folder, path))
     records.record_path(card).unlink()
 
 
@@ -311,7 +309,9 @@ def _about(
         "description": f"{said.method} ({network}) on {said.benchmark}, slice by slice. README.md"
         " has training data, licences, limits and scores.",
         "authors": options.authors,
-        "copyright": "; ".join(f"{j.title}: {j.source.licence or 'not stated'}" for j in judgements),
+        "copyright": "; ".join(
+            f"{j.title}: {j.source.licence or 'not stated'}" for j in judgements
+        ),
         "data_source": "; ".join(filter(None, (said.data.title, said.data.home))),
         "data_type": "nibabel",
         "intended_use": "Research. No medical device.",

@@ -256,6 +256,6 @@ def test_the_whole_report_shows_seeds_and_ranks(files: list[Path], tmp_path: Pat
     text = output.read_text()
     assert '<h2 id="ranks">Ranks</h2>' in text and 'href="#ranks"' in text
     assert 'data-chart="ranks/table9/lits/DSC"' in text
-    assert "better than MedDINOv3 (% of cases)" in text
+    assert "effects are against MedDINOv3" in text
     assert "numbers are means over trainings, pictures are of those with seed 0" in text
     assert "7 models" in text

@@ -1,6 +1,5 @@
 """The `report` verb: one self-contained HTML file with all results of a study."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,16 @@ from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
 from meddino.report.page.charts.chart import Chart, key
 from meddino.report.page.render import render
-from meddino.report.page.sections import backbones as compared
 from meddino.report.page.sections import (
     cases,
     checkpoints,
     curation,
-    failing,
     glance,
-    labels,
     opening,
     pictures,
     results,
-    stability,
 )
-from meddino.report.page.sections import transfer as transfers
+from meddino.report.page.sections.beyond import Beyond
 from meddino.report.page.sections.training import (
     finetuning_charts,
     pretraining_charts,
@@ -43,7 +38,6 @@ def run(
     tables: list[Path],
     figures: list[Path],
     card: Path | None = None,
-    label_curve: Path | None = None,
     scores: Path,
     overlays: list[Path],
     pretraining: list[Path],
@@ -51,12 +45,13 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
+    label_curve: Path | None = None,
+    transfer: Path | None = None,
     ranks: tuple[Path, ...] = (),
     backbones: Path | None = None,
     failures: Path | None = None,
     worst: tuple[Path, ...] = (),
     output: Path,
-    transfer: Path | None = None,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
 
@@ -65,7 +60,6 @@ def run(
         tables: the tables' CSV files.
         figures: `figures.json` of several verbs, each beside its pictures.
         card: the data card beside its `figures.json`; none where nothing is curated.
-        label_curve: `label_curve.json`; none where the study asks for no label curve.
         scores: scores of all runs.
         overlays: `overlays/<benchmark>/index.json`, beside the pictures of cases.
         pretraining: `history.jsonl` of the stages, in order, beside their snapshots.
@@ -73,46 +67,39 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs before this one.
+        label_curve: `label_curve.json`; none where the study asks for no label curve.
+        transfer: `transfer.json`; none where nothing is transferred.
         ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
         backbones: the comparison of backbones; none where the study does not ask for it.
         failures: `failures.json`; none where the study does not look at failures.
         worst: `failures/<benchmark>/worst.json`, beside the pictures of the worst cases.
         output: `report.html`.
-        transfer: `transfer.json`; none where nothing is transferred.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
-    transferred = transfers.section(transfer)
+    beyond = Beyond(label_curve, transfer, ranks, backbones, failures, worst)
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
-    curve = labels.read(label_curve)
-    ranked = [stability.read_ranks(path) for path in ranks]
-    charts = _result_charts(options, lines, over_trainings(all_scores), data, curve)
+    charts = _result_charts(options, lines, over_trainings(all_scores), data)
     charts |= _training_charts(options, pretraining, finetuning, probes)
-    charts |= transfers.charts(transferred)
-    charts |= stability.rank_charts(options, ranked)
-    charts |= compared.charts(backbones)
-    charts |= failing.charts(options, failures)
+    charts |= beyond.charts(options)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    optional = [path for path in (card, label_curve, transfer, backbones, failures) if path]
-    files = [*tables, *ranks, *figures, *optional, scores, *overlays, *worst]
+    files = [*tables, *beyond.files(), *figures, *([card] if card else []), scores, *overlays]
+    files += [*quarantine, *pretraining, *finetuning, *probes]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
-        **_drawn([*curation.figures(card), *compared.figures(backbones), *figures], charts),
-        **_cases(options, overlays, failures, worst),
-        "label_curve": labels.section(curve),
-        **_verified(records, [*files, *quarantine, *pretraining, *finetuning, *probes]),
+        **_drawn([*curation.figures(card), *beyond.figures(), *figures], charts),
+        **_cases(options, overlays),
+        **beyond.sections(options),
+        **_verified(records, files),
         "badges": opening.checks(options, lines, data, reports, pretraining),
-        "backbones": compared.section(backbones),
         "snapshots": checkpoints.snapshots(options, pretraining),
-        "transfer": transferred,
-        "ranks": stability.rank_sections(options, ranked),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
@@ -171,14 +158,11 @@ def _verified(provenance: dict[str, Any], files: list[Path]) -> dict[str, Any]:
     return {"verified": badge, "other_files": other_files}
 
 
-def _cases(
-    options: ReportOptions, overlays: list[Path], failures: Path | None, worst: Iterable[Path]
-) -> dict[str, Any]:
-    """Pictures of cases, the one of the first screen, and where segmentations fail."""
+def _cases(options: ReportOptions, overlays: list[Path]) -> dict[str, Any]:
+    """Pictures of cases, and the one of the first screen."""
     return {
         "overlays": {path.parent.name: cases.case_pictures(path) for path in overlays},
         "segmentation": opening.segmentation(options, overlays),
-        "failures": failing.section(options, failures, worst),
     }
 
 
@@ -187,11 +171,9 @@ def _result_charts(
     lines: pd.DataFrame,
     scores: pd.DataFrame,
     card: dict[str, Any] | None,
-    curve: labels.Curve | None,
 ) -> dict[str, Chart]:
-    """Charts of tables, of the label curve, of cases and of copies."""
+    """Charts of tables, of cases and of copies."""
     return {
-        **labels.charts(options, curve),
         **results.table_charts(lines),
         **cases.case_charts(options, scores),
         **(curation.overlap_chart(card) if card else {}),
