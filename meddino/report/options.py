@@ -30,6 +30,10 @@ class Table(Options):
     permutation test, corrected over all tests of the table."""
 
 
+Beyond = Literal["3d", "2d"]
+"""Networks of nnU-Net that the paper does not compare: of volumes, or a preset for slices."""
+
+
 class TableOptions(Options):
     """What `tables` needs of a study."""
 
@@ -56,6 +60,8 @@ class TableOptions(Options):
     """Whether rows differ in their weights alone, or as in the authors' code."""
     recipe_changes: dict[str, list[str]] = {}
     """Keys in which the recipes differ -> methods of the table that they differ for."""
+    beyond: dict[str, Beyond] = Field({}, exclude_if=lambda methods: not methods)
+    """Methods of a kind that the paper does not compare -> which kind."""
 
 
 class FigureOptions(Options):

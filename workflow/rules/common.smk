@@ -145,4 +145,5 @@ wildcard_constraints:
     size=r"\d+",
     fold=r"\d",
     id=r"\d+",
-    configuration=r"2d\w*",
+    configuration=r"2d\w*|3d_fullres",
+    plans="|".join(jobs.finetune.further_plans()),

@@ -13,6 +13,7 @@ import yaml
 
 from meddino.evaluate import statistics
 from meddino.report.options import TableOptions
+from meddino.report.tables.beyond import mark
 from meddino.report.tables.metrics import METRICS
 
 PROTOCOLS = ("paper", "area")
@@ -44,7 +45,7 @@ def table_lines(
         (`ours` less that), `contrast_low` and `contrast_high` (95 % interval), `p` (corrected over
         all tests of the protocol), `tests` (their number), `cases`, `few` (JSON: structures with
         fewer than `statistics.FEWEST_CASES` cases, and how many), `planned_px` (empty where
-        unknown).
+        unknown); `mark` where some row is of a kind that the paper does not compare.
     """
     lines = pd.DataFrame(
         {**line, "planned_px": planned_px.get(benchmark, "")}
@@ -53,6 +54,8 @@ def table_lines(
         for protocol in PROTOCOLS
         for line in _column_lines(options, scores, benchmark, metric, protocol)
     )
+    if options.beyond:
+        lines["mark"] = [mark(options, method) for method in lines["method"]]
     # A reader of a table looks at all of its tests, so that all of them are one family.
     tests = lines.groupby("protocol")["p"]
     return lines.assign(

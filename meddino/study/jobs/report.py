@@ -65,6 +65,11 @@ def tables_options(study: Study, table: str) -> TableOptions:
         corpus=targets.corpus(study),
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
+        beyond={
+            name: "3d" if study.methods[name].volumetric else "2d"
+            for name in options.rows
+            if not study.methods[name].in_paper
+        },
     )
 
 
