@@ -12,6 +12,8 @@ from meddino.finetune.options import Configuration, Planning, PlanOptions
 from meddino.finetune.presets import PAPER_PLANS, SLICES
 
 FINGERPRINT = "dataset_fingerprint.json"
+RESIDUAL_BLOCKS = [1, 3, 4, 6]
+"""Blocks of nnU-Net's residual encoder by stage; further stages have as many as the last."""
 
 
 def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
@@ -155,9 +157,8 @@ def set_stages(
     stages = len(features)
     convolutions = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
     if "n_blocks_per_stage" in network:
-        blocks = network["n_blocks_per_stage"]
-        network["n_blocks_per_stage"] = [*blocks, *blocks[-1:] * stages][:stages]
-        convolutions = {"n_conv_per_stage_decoder": network["n_conv_per_stage_decoder"][0]}
+        network["n_blocks_per_stage"] = [*RESIDUAL_BLOCKS, *RESIDUAL_BLOCKS[-1:] * stages][:stages]
+        convolutions = {"n_conv_per_stage_decoder": 1}
     network.update(
         n_stages=stages, features_per_stage=features, kernel_sizes=kernels, strides=strides
     )

@@ -18,15 +18,15 @@ def planner_class(preset: Preset | None, configuration: str) -> type[Any]:
         configuration: `2d` or `3d_fullres`.
     """
     home = default_experiment_planner if preset is None else residual_encoder_unet_planners
-    base = vars(home)[planner_of(preset).kind]
+    kind = planner_of(preset).kind
     part = _Slices if configuration == SLICES else _Volumes
-    return type(part.__name__, (part, base), {})
+    return type(part.__name__, (part, vars(home)[kind]), {"kind": kind})
 
 
 class _Unwritten:
     """Returns plans with one configuration, under the name of nnU-Net's own planner."""
 
-    configuration = ""
+    configuration, kind = "", ""
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Make the plans storable as JSON; the caller adds configurations and writes them."""
@@ -36,7 +36,7 @@ class _Unwritten:
         for name in set(planned) - {self.configuration}:
             del planned[name]
         # nnU-Net looks the planner up by this name, and would not find this subclass.
-        plans["experiment_planner_used"] = type(self).__mro__[2].__name__
+        plans["experiment_planner_used"] = self.kind
         recursive_fix_for_json_export(plans)
 
 
