@@ -146,4 +146,4 @@ wildcard_constraints:
     fold=r"\d",
     id=r"\d+",
     configuration=r"2d\w*|3d_fullres",
-    plans="|".join(jobs.finetune.further_plans()),
+    kind="|".join(jobs.finetune.further_plans()),

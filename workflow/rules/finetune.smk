@@ -41,11 +41,11 @@ use rule verb as replan with:
         dataset="<results>/nnunet/raw/Dataset{id}_{benchmark}/dataset.json",
         plans="<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/nnUNetPlans.json",
     output:
-        "<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/{plans}.json",
+        "<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/{kind}.json",
     log:
-        "logs/replan/{benchmark}.{id}.{plans}.log",
+        "logs/replan/{benchmark}.{id}.{kind}.log",
     benchmark:
-        "logs/replan/{benchmark}.{id}.{plans}.tsv"
+        "logs/replan/{benchmark}.{id}.{kind}.tsv"
     resources:
         **asks("replan", 8000),
     params:

@@ -52,9 +52,9 @@ def further_plans() -> dict[str, tuple[Preset | None, str]]:
     return {name: kind for name, kind in named.items() if name != PAPER_PLANS}
 
 
-def replan_options(study: Study, plans: str) -> ReplanOptions:
+def replan_options(study: Study, kind: str) -> ReplanOptions:
     """Options of `replan`: of planning, what its configuration depends on."""
-    preset, configuration = further_plans()[plans]
+    preset, configuration = further_plans()[kind]
     planning, keys = study.planning, {"volumes"}
     if configuration == SLICES:
         keys = {"spacing_mm", "patch_px", "batch_size", "features_per_stage"}
