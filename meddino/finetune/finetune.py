@@ -107,9 +107,7 @@ def _open(
     )
 
 
-def _check(
-    options: FinetuneOptions, preprocessed: Path, plans: Path, weights: Path | None
-) -> None:
+def _check(options: FinetuneOptions, preprocessed: Path, plans: Path, weights: Path | None) -> None:
     """Refuse inputs that do not fit now, not after hours of training."""
     method, fold = options.method, options.fold
     marker = read_json(preprocessed)

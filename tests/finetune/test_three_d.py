@@ -63,7 +63,7 @@ def write_case(folder: Path, number: int, coarse: int) -> None:
     shape[coarse], spacing[coarse] = 18, 6.0
     rng = np.random.default_rng(number)
     grid = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
-    centres = rng.uniform(-0.1, 0.1, 3) + [[0.3, 0, 0.2], [-0.4, 0.2, -0.3]]
+    centres = np.array([[0.3, 0, 0.2], [-0.4, 0.2, -0.3]]) + rng.uniform(-0.1, 0.1, 3)
     label = np.zeros(shape, np.uint8)
     for value, centre in enumerate(centres, 1):
         distance = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
@@ -180,7 +180,9 @@ def test_a_small_machine_overrides_volumes(made: Made) -> None:
         assert network["n_stages"] == 3 and network["features_per_stage"] == [4, 8, 8]
         # From 8 x 16 x 16 voxels down to no side below 4.
         assert network["strides"] == [[1, 1, 1], [2, 2, 2], [1, 2, 2]]
-        blocks = {"n_conv_per_stage": [2, 2, 2]} if not preset else {"n_blocks_per_stage": [1, 3, 4]}
+        blocks = (
+            {"n_conv_per_stage": [2, 2, 2]} if not preset else {"n_blocks_per_stage": [1, 3, 4]}
+        )
         assert blocks.items() <= network.items()
 
 
@@ -353,10 +355,8 @@ def test_the_verbs_predict_and_segment_volumes(
     options = PredictOptions(prediction=Prediction(tta=False, device="cpu"))
     predict.run(options, model=volume_model, dataset=made.dataset, output=output)
     scan = made.dataset.parent / "imagesTr" / "case_0_0000.nii.gz"
-    main(
-        ["segment", str(scan), str(tmp_path / "labels.nii.gz"), "--no-tta", "--device", "cpu"]
-        + ["--model", str(volume_model.parent)]
-    )
+    flags = ["--no-tta", "--device", "cpu", "--model", str(volume_model.parent)]
+    main(["segment", str(scan), str(tmp_path / "labels.nii.gz"), *flags])
     predicted, segmented = (
         sitk.ReadImage(str(path))
         for path in (output.with_name("case_0.nii.gz"), tmp_path / "labels.nii.gz")

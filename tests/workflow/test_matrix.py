@@ -32,6 +32,7 @@ STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "own data": [OWN_DATA],
     "both recipes": ["config.recipes.yaml"],
     "quota": ["config.quota.yaml"],
+    "3D": ["config.3d.yaml"],
     "engine dinov3": [{"pretrain": {"engine": "dinov3"}}],
 }
 """What is laid over config.yaml: files, or keys."""

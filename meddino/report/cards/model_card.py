@@ -98,7 +98,9 @@ def _configuration(model: dict[str, Any]) -> dict[str, Any]:
         "initial weights of the ViT": method.weights or ("random" if method.backbone else None),
         "nnU-Net configuration": model["configuration"],
         "input (px)": " x ".join(map(str, chosen["patch_size"])),
-        "spacing (mm)" if method.volumetric else "spacing in plane (mm)": " x ".join(f"{mm:.3f}" for mm in chosen["spacing"]),
+        "spacing (mm)" if method.volumetric else "spacing in plane (mm)": " x ".join(
+            f"{mm:.3f}" for mm in chosen["spacing"]
+        ),
         "intensities": ", ".join(chosen["normalization_schemes"]),
         "batch": chosen["batch_size"],
         "training": f"{training.epochs} epochs of {training.iterations_per_epoch} steps",

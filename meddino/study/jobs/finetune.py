@@ -6,9 +6,9 @@ from meddino.finetune.options import (
     ConvertOptions,
     FinetuneOptions,
     FreeArraysOptions,
+    Planning,
     PlanOptions,
     PredictOptions,
-    Planning,
     PreprocessOptions,
     ReplanOptions,
 )

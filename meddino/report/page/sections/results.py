@@ -28,7 +28,9 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
     name = str(lines["table"].iloc[0])
     table = next((table for table in options.tables if table.name == name), None)
     protocol = table.table.protocol if table else "paper"
-    blocks = {key: _blocks(options, table, part) for key, part in lines.groupby("protocol", sort=False)}
+    blocks = {
+        key: _blocks(options, table, part) for key, part in lines.groupby("protocol", sort=False)
+    }
     printed = lines[lines["protocol"] == protocol]
     return {
         "name": name,
