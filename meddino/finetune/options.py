@@ -143,10 +143,10 @@ class Configuration(Options):
 
 
 class Volumes(Options):
-    """What a small machine overrides of nnU-Net's `3d_fullres`, for all methods that train on it."""
+    """What a small machine overrides of nnU-Net's `3d_fullres`, for all methods that have it."""
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
-    """Spacing from foot to head, front to back, and right to left (mm); null lets nnU-Net choose."""
+    """Spacing from foot to head, front to back, right to left (mm); null lets nnU-Net choose."""
     patch_px: tuple[Positive, Positive, Positive] | None = None
     """Input in the order of nnU-Net's plans, the axis of the coarsest spacing first (voxels); null
     lets nnU-Net choose."""

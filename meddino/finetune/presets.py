@@ -1,8 +1,8 @@
 """nnU-Net's plans beside the paper's `2d`: volumes, and the networks of its ResEnc presets.
 
-The paper compares 2D networks alone. Of each preset nnU-Net plans one network for slices and one for
-volumes (nnU-Net 2.8.1, documentation/resenc_presets.md). Their volumes are preprocessed alike, so
-that a preset differs in its input, batch and network, and not in its data.
+The paper compares 2D networks alone. Of each preset nnU-Net plans one network for slices and one
+for volumes (nnU-Net 2.8.1, documentation/resenc_presets.md). Their volumes are preprocessed alike,
+so that a preset differs in its input, batch and network, and not in its data.
 """
 
 from typing import Literal, NamedTuple
