@@ -149,6 +149,11 @@ def _foundations(console: Console, estimator: Estimator, rules: Iterable[str], g
     for name in Assumptions.model_fields:
         figure: Figure = getattr(figures.assumptions, name)
         table.add_row(name.replace("_", " "), f"{figure.value:g}", figure.basis, figure.source)
+    study = estimator.study
+    rows = [study.methods[name] for shown in study.tables.values() for name in shown.rows]
+    for name in dict.fromkeys(m.preset or "default" for m in rows if not m.in_paper):
+        figure = figures.unet_hours[name]
+        table.add_row(f"unet hours, {name}", f"{figure.value:g}", figure.basis, figure.source)
     for key in dict.fromkeys(figures.key(rule) for rule in rules):
         if rate := figures.rules.get(key):
             table.add_row(key, f"{rate.seconds:g} s a {rate.per}", rate.basis, rate.source)

@@ -17,6 +17,8 @@ from meddino.core import layers, records
 from meddino.core.errors import MeddinoError
 from meddino.core.explain import explain
 from meddino.core.options import Options
+from meddino.finetune.options import Training
+from meddino.finetune.presets import SLICES, VOLUMES
 from meddino.models.architectures import named
 from meddino.pretrain.options import StageOptions
 from meddino.study.jobs.pretrain import probe_inputs
@@ -29,11 +31,13 @@ ON_GPU = {"pretrain", "finetune", "predict", "confidence"}
 """Rules that hold a GPU also where a profile, such as that of one machine, does not say so."""
 BACKWARD = 3
 """Operations of a training step over those of a forward pass."""
+TIMED_ON = "A100"
+"""GPU of the published times of training."""
 MARGIN = 4
 """Time that a job asks for over what it is expected to take: file systems and cores differ."""
 LEAST_MINUTES = 10
 """Time that the shortest job asks for."""
-Basis = Literal["measured", "derived", "assumed"]
+Basis = Literal["measured", "published", "derived", "assumed"]
 Unit = Literal[
     "job", "GB", "volume", "slice", "case slice", "megapixel", "validation slice",
     "validation case", "probed slice", "GPU second",
@@ -100,6 +104,8 @@ class Figures(Options):
     """Downloads by dataset (GB)."""
     labelled: dict[str, int]
     """Labelled cases by dataset."""
+    unet_hours: dict[str, Figure]
+    """Hours that nnU-Net's `3d_fullres` (`default`) and its ResEnc presets train on an A100."""
     rules: dict[str, Rate]
     """What rules take."""
 
@@ -264,6 +270,9 @@ class Estimator:
         """Seconds of one GPU: operations of training over the share of its peak that is reached."""
         assumed = self.figures.assumptions
         if "method" in job.wildcards:
+            published = self._published_seconds(job.wildcards["method"])
+            if published is not None:
+                return published
             flops, share = self._finetuning_flops(job.wildcards["method"]), assumed.finetuning_mfu
         else:
             stage = self.study.pretrain.stages[job.rule.removeprefix("pretrain_")]
@@ -284,20 +293,32 @@ class Estimator:
     def _finetuning_flops(self, method: str) -> float:
         from meddino.pretrain.meter import forward_flops
 
-        options, training = self.study.methods[method], self.study.training
-        steps = training.epochs * (
-            training.iterations_per_epoch + training.val_iterations / BACKWARD
-        )
+        options, steps = self.study.methods[method], _steps(self.study.training)
         px, batch = self._input(options.configuration)
         forward = forward_flops(vit(options.backbone), px)
         return forward * BACKWARD * batch * steps
+
+    def _published_seconds(self, method: str) -> float | None:
+        """Seconds of a method that nnU-Net's developers have timed; None of the paper's methods.
+
+        On a GPU with a lower peak than theirs it takes longer in proportion. One with a higher peak
+        is not credited for it, since these networks wait for memory as much as for arithmetic.
+        """
+        from meddino.pretrain.meter import PEAK_FLOPS  # loads torch
+
+        options = self.study.methods[method]
+        if options.in_paper:
+            return None
+        hours = self.figures.unet_hours[options.preset or "default"].value
+        share = _steps(self.study.training) / _steps(Training())
+        return hours * 3600 * share * max(1.0, PEAK_FLOPS[TIMED_ON] / self.peak_flops)
 
     def _input(self, configuration: str) -> tuple[int, int]:
         """Side (px) and batch of a configuration, as far as they are known before nnU-Net plans."""
         assumed, planning = self.figures.assumptions, self.study.planning
         px = planning.patch_px or int(assumed.patch_px.value)
         batch = planning.batch_size or int(assumed.batch_size.value)
-        if configuration == "2d":
+        if configuration in (SLICES, VOLUMES):
             return px, batch
         further = planning.configurations[configuration]
         return further.patch_px, further.batch_size or batch
@@ -306,6 +327,11 @@ class Estimator:
     def disk(self) -> Disk:
         """What jobs leave on the disk."""
         return Disk(self)
+
+
+def _steps(training: Training) -> float:
+    """Steps of a training; one that validates has no backward pass."""
+    return training.epochs * (training.iterations_per_epoch + training.val_iterations / BACKWARD)
 
 
 def _sbatch(job: Job) -> dict[str, str]:

@@ -13,6 +13,7 @@ from meddino.core import receipts
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
 from meddino.finetune.options import FreeArraysOptions, PreprocessOptions
+from meddino.finetune.presets import plans_name
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a case, as nnU-Net 2.8.1 writes them."""
@@ -70,7 +71,8 @@ def restore(preprocessed: Path, num_processes: int) -> None:
         options = PreprocessOptions(
             configuration=marker["configuration"], num_processes=num_processes
         )
-        preprocess.make(options, preprocessed.with_name("nnUNetPlans.json"))
+        plans = f"{plans_name(None, options.configuration)}.json"
+        preprocess.make(options, preprocessed.with_name(plans))
 
 
 def _files(folder: Path, cases: list[str]) -> list[Path]:

@@ -10,7 +10,7 @@ from meddino.core.state import open_state
 from meddino.finetune.arrays import restore
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import FinetuneOptions
-from meddino.finetune.plan import PLANS
+from meddino.finetune.presets import PAPER_PLANS, SLICES, VOLUMES
 
 if TYPE_CHECKING:
     from meddino.models.distributed import Team
@@ -25,6 +25,7 @@ def run(
     *,
     preprocessed: Path,
     weights: Path | None = None,
+    plans: Path | None = None,
     state: Path,
     output: Path,
 ) -> None:
@@ -34,6 +35,8 @@ def run(
         options: the method and the length of training.
         preprocessed: `DatasetNNN_x/<configuration>.json`, from `preprocess`.
         weights: checkpoint of the ViT or of SegFormer's encoder; None for random weights.
+        plans: those of volumes or of a ResEnc preset, from `replan`; None for `nnUNetPlans.json`.
+            They lie beside `preprocessed`.
         state: folder of checkpoints. A killed run resumes from it, and one whose output was lost
             needs no training again. Once the output exists, it can be removed.
         output: `model.safetensors`, written last; beside it appear `model.json` (what it takes to
@@ -43,12 +46,13 @@ def run(
         MeddinoError: inputs and options do not belong together, the checkpoint does not fit, memory
             does not suffice, or a signal asked to stop; `state` keeps the progress until then.
     """
-    _check(options, preprocessed, weights)
+    plans = plans or preprocessed.parent / f"{PAPER_PLANS}.json"
+    _check(options, preprocessed, plans, weights)
     restore(preprocessed, max(1, options.training.num_processes))
     from meddino.models.distributed import launch
 
     training = options.training
-    inputs = (options, preprocessed, weights, state, output)
+    inputs = (options, preprocessed, plans, weights, state, output)
     launch(_train, training.device, training.processes, *inputs)
 
 
@@ -56,6 +60,7 @@ def _train(
     team: "Team",
     options: FinetuneOptions,
     preprocessed: Path,
+    plans: Path,
     weights: Path | None,
     state: Path,
     output: Path,
@@ -66,7 +71,7 @@ def _train(
     from meddino.models.distributed import on_signals
 
     if team.leads:
-        _open(options, preprocessed, weights, state)
+        _open(options, preprocessed, plans, weights, state)
     team.wait()
     workers = -(-options.training.num_processes // team.size)
     with (
@@ -74,7 +79,7 @@ def _train(
         explained(*_advice(options)),
         folders(workers, preprocessed=preprocessed.parent.parent, results=state),
     ):
-        trainer = _trainer(options, preprocessed.parent, team)
+        trainer = _trainer(options, plans, team)
         trainer.state = state
         trainer.on_epoch = lambda history: _report(history, output)
         trainer.start(weights)
@@ -86,10 +91,15 @@ def _train(
             model.save(trainer, output)
 
 
-def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, state: Path) -> None:
+def _open(
+    options: FinetuneOptions,
+    preprocessed: Path,
+    plans: Path,
+    weights: Path | None,
+    state: Path,
+) -> None:
     """Bind `state` to the options and inputs of this run."""
-    folder = preprocessed.parent
-    inputs = {"plans": folder / f"{PLANS}.json", "splits": folder / "splits_final.json"}
+    inputs = {"plans": plans, "splits": plans.with_name("splits_final.json")}
     open_state(
         state,
         {**inputs, "preprocessed": preprocessed, "weights": weights},
@@ -97,7 +107,7 @@ def _open(options: FinetuneOptions, preprocessed: Path, weights: Path | None, st
     )
 
 
-def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -> None:
+def _check(options: FinetuneOptions, preprocessed: Path, plans: Path, weights: Path | None) -> None:
     """Refuse inputs that do not fit now, not after hours of training."""
     method, fold = options.method, options.fold
     marker = read_json(preprocessed)
@@ -106,7 +116,11 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
             f"{preprocessed} is configuration {marker['configuration']!r}, but the method trains "
             f"on {method.configuration!r}; preprocess that one"
         )
-    plans = preprocessed.parent / f"{PLANS}.json"
+    if plans.stem != method.plans or plans.parent != preprocessed.parent:
+        raise MeddinoError(
+            f"{plans}: the method trains by {preprocessed.with_name(f'{method.plans}.json')}; give"
+            " that one with --plans"
+        )
     _, _, splits = (
         read_json(plans.with_name(name), f"{plans} and {preprocessed}")
         for name in (plans.name, "dataset.json", "splits_final.json")
@@ -127,19 +141,19 @@ def _check(options: FinetuneOptions, preprocessed: Path, weights: Path | None) -
         raise MeddinoError(f"{weights} does not exist; run the stage that makes it")
 
 
-def _trainer(options: FinetuneOptions, folder: Path, team: "Team") -> Any:
+def _trainer(options: FinetuneOptions, plans_file: Path, team: "Team") -> Any:
     """Build nnU-Net's trainer of the method, not yet started."""
     from meddino.finetune.settings import Settings, write_settings
     from meddino.finetune.trainer import StudyTrainer
 
-    plans = read_json(folder / f"{PLANS}.json")
+    plans = read_json(plans_file)
     write_settings(plans, Settings(method=options.method, training=options.training))
     plans["continue_training"] = False  # nnU-Net insists on the key
     trainer = StudyTrainer(
         plans,
         options.method.configuration,
         options.fold,
-        read_json(folder / "dataset.json"),
+        read_json(plans_file.with_name("dataset.json")),
         team.device,
     )
     slices = trainer.configuration_manager.batch_size
@@ -154,7 +168,8 @@ def _trainer(options: FinetuneOptions, folder: Path, team: "Team") -> Any:
 
 def _batch_key(options: FinetuneOptions) -> str:
     name = options.method.configuration
-    return f"planning.{'' if name == '2d' else f'configurations.{name}.'}batch_size"
+    sections = {SLICES: "", VOLUMES: "volumes."}
+    return f"planning.{sections.get(name, f'configurations.{name}.')}batch_size"
 
 
 def _advice(options: FinetuneOptions) -> tuple[str, str]:

@@ -32,6 +32,11 @@ class Model:
     mirror_axes: tuple[int, ...]
 
     @property
+    def volumetric(self) -> bool:
+        """Whether the network sees volumes, not slices."""
+        return len(self.configuration.patch_size) == 3
+
+    @property
     def channel(self) -> str:
         """nnU-Net's name of the only input channel: "CT" expects HU."""
         return str(self.dataset_json["channel_names"]["0"])

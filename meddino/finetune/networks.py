@@ -22,8 +22,9 @@ def build_network(
         deep_supervision: whether nnU-Net's U-Net returns lower resolutions too.
 
     Returns:
-        A network from images (B, 1, H, W) to logits (B, classes, H, W); with deep supervision a
-        list of logits, finest first.
+        A network from images (B, 1, H, W) to logits (B, classes, H, W), or from volumes
+        (B, 1, D, H, W) to (B, classes, D, H, W); with deep supervision to a list of logits, finest
+        first.
     """
     if settings.method.network == "unet":
         return _unet(configuration, classes, deep_supervision)

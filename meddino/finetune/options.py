@@ -10,12 +10,19 @@ from meddino.core import layers
 from meddino.core.explain import explain
 from meddino.core.options import Options, Recipe
 from meddino.datasets.options import FolderLayout
+from meddino.finetune.presets import PAPER_PLANS, SLICES, VOLUMES, Preset, plans_name
 from meddino.models.architectures import library_of
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Millimetres = Annotated[float, Field(gt=0)]
 REST = "rest"
 """In a label map, all values but 0 that no other structure has."""
+
+
+def _absent(value: object) -> bool:
+    """Whether an option is left out of what jobs are told, which was all that they were told."""
+    return value is None
 
 
 def _values(labels: object) -> object:
@@ -135,6 +142,21 @@ class Configuration(Options):
     """Slices in a batch; null keeps that of `2d`, as the authors do."""
 
 
+class Volumes(Options):
+    """What a small machine overrides of nnU-Net's `3d_fullres`, for all methods that have it."""
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Spacing from foot to head, front to back, right to left (mm); null lets nnU-Net choose."""
+    patch_px: tuple[Positive, Positive, Positive] | None = None
+    """Input in the order of nnU-Net's plans, the axis of the coarsest spacing first (voxels); null
+    lets nnU-Net choose."""
+    batch_size: Positive | None = None
+    """Patches in a batch; null lets nnU-Net choose."""
+    features_per_stage: list[Positive] | None = Field(None, min_length=2)
+    """Channels of the stages of the U-Net, at most as many as nnU-Net gives to such an input; null
+    lets nnU-Net choose."""
+
+
 class Planning(Options):
     """nnU-Net's planning, and what a small machine overrides."""
 
@@ -157,11 +179,14 @@ class Planning(Options):
     """Voxels drawn from all cases for the statistics of intensities (nnU-Net's default)."""
     num_processes: Positive = 1
     """Processes that read and resample volumes; with 1 no process is started."""
+    volumes: Volumes | None = Field(None, exclude_if=_absent)
+    """What differs from nnU-Net's own plan of volumes; null is nothing. Presets of `methods` plan
+    for their own GPU memory, whatever `gpu_memory_gb` says."""
 
     @model_validator(mode="after")
     def _check(self) -> "Planning":
-        if "2d" in self.configurations:
-            raise ValueError("configurations: 2d is nnU-Net's own; choose another name")
+        for name in {SLICES, VOLUMES} & set(self.configurations):
+            raise ValueError(f"configurations: {name} is nnU-Net's own; choose another name")
         stages = len(self.features_per_stage or [1])
         if self.patch_px and self.patch_px % 2 ** (stages - 1):
             raise ValueError(
@@ -173,6 +198,17 @@ class Planning(Options):
 class PlanOptions(Options):
     """What `plan` depends on."""
 
+    planning: Planning
+    """How to plan."""
+
+
+class ReplanOptions(Options):
+    """What `replan` depends on."""
+
+    preset: Preset | None
+    """nnU-Net's ResEnc preset; null is its default planner."""
+    configuration: Literal["2d", "3d_fullres"]
+    """The configuration that is planned: axial slices, or volumes."""
     planning: Planning
     """How to plan."""
 
@@ -241,7 +277,10 @@ class Method(Options):
     network: Literal["unet", "segformer", "dino_unet", "primus"]
     """nnU-Net's own U-Net, SegFormer, DINO U-Net, or ViT with Primus decoder (section 3.1)."""
     configuration: str = "2d"
-    """nnU-Net configuration: `2d`, or one of `planning.configurations`."""
+    """nnU-Net configuration: `2d`, `3d_fullres`, or one of `planning.configurations`."""
+    preset: Preset | None = Field(None, exclude_if=_absent)
+    """nnU-Net's ResEnc preset (M, L or XL) in place of its default U-Net, for `2d` or `3d_fullres`;
+    not in the paper."""
     backbone: str | None = None
     """ViT of `dino_unet` and `primus`: one of ours (section 3.1: vitb16), or any of a library, such
     as `timm:vit_base_patch16_224` or `transformers:facebook/dinov2-base` (or a folder)."""
@@ -311,10 +350,14 @@ class Method(Options):
 
     def _check_useless(self, vit: bool) -> None:
         """Refuse options without effect, which a reader would believe to have one."""
+        if self.network != "unet" and self.volumetric:
+            raise ValueError(f"configuration: network {self.network} sees slices, not {VOLUMES}")
         random = vit and self.weights is None
         own_vit = vit and library_of(self.backbone) is None
         useless = {
             "weights": self.weights is not None and self.network == "unet",
+            "preset": self.preset is not None
+            and (self.network != "unet" or self.configuration not in (SLICES, VOLUMES)),
             "backbone_lr": self.backbone_lr is not None and (not vit or self.freeze_backbone),
             "freeze_backbone": self.freeze_backbone != (self.network == "dino_unet"),
             "layerscale": self.layerscale is not None and not (own_vit and random),
@@ -332,8 +375,23 @@ class Method(Options):
                 raise ValueError(
                     f"{key}: {value} has no meaning for network {self.network} with backbone "
                     f"{self.backbone}, weights {self.weights}, freeze_backbone "
-                    f"{self.freeze_backbone}"
+                    f"{self.freeze_backbone}, configuration {self.configuration}"
                 )
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether it sees volumes, not slices."""
+        return self.configuration == VOLUMES
+
+    @property
+    def plans(self) -> str:
+        """Name of the plans that it trains by."""
+        return plans_name(self.preset, self.configuration)
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether it is of a kind that the paper compares."""
+        return self.plans == PAPER_PLANS
 
 
 def under_recipe(method: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

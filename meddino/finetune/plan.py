@@ -9,9 +9,11 @@ from typing import Any
 from meddino.core.files import atomic, read_json, scratch, write_json
 from meddino.finetune.nnunet import check_raw, folders, quiet
 from meddino.finetune.options import Configuration, Planning, PlanOptions
+from meddino.finetune.presets import PAPER_PLANS, SLICES
 
-PLANS = "nnUNetPlans"
 FINGERPRINT = "dataset_fingerprint.json"
+RESIDUAL_BLOCKS = [1, 3, 4, 6]
+"""Blocks of nnU-Net's residual encoder by stage; further stages have as many as the last."""
 
 
 def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
@@ -51,17 +53,17 @@ def _plan(name: str, planning: Planning) -> dict[str, Any]:
     )
 
     from meddino.finetune.nnunet_patches import pools
-    from meddino.finetune.planner import SlicePlanner
+    from meddino.finetune.planner import planner_class
 
     with pools(planning.num_processes):
         extractor = DatasetFingerprintExtractor(name, planning.num_processes)
         extractor.show_progress_bar = False
         extractor.num_foreground_voxels_for_intensitystats = planning.foreground_samples
         extractor.run(overwrite_existing=True)
-    planner = SlicePlanner(
+    planner = planner_class(None, SLICES)(
         name,
         gpu_memory_target_in_gb=planning.gpu_memory_gb,
-        plans_name=PLANS,
+        plans_name=PAPER_PLANS,
         # The paper segments axial slices. nnU-Net would slice along the axis of the coarsest
         # spacing, which in a few data sets is another one.
         suppress_transpose=True,
@@ -72,7 +74,14 @@ def _plan(name: str, planning: Planning) -> dict[str, Any]:
 
 def configure(plans: dict[str, Any], planning: Planning) -> None:
     """Apply the overrides to `2d` and add the high-resolution configurations, in place."""
-    base = plans["configurations"]["2d"]
+    override_slices(plans["configurations"]["2d"], planning)
+    for name, extra in planning.configurations.items():
+        base = plans["configurations"]["2d"]
+        plans["configurations"][name] = finer(base, name, extra, PAPER_PLANS)
+
+
+def override_slices(base: dict[str, Any], planning: Planning) -> None:
+    """Apply the overrides to a configuration `2d`, of any preset, in place."""
     if planning.spacing_mm is not None:
         _respace(base, planning.spacing_mm)
     if planning.patch_px is not None:
@@ -81,8 +90,6 @@ def configure(plans: dict[str, Any], planning: Planning) -> None:
         base["batch_size"] = planning.batch_size
     if planning.features_per_stage is not None:
         _resize(base["architecture"]["arch_kwargs"], planning.features_per_stage)
-    for name, extra in planning.configurations.items():
-        plans["configurations"][name] = finer(base, name, extra, PLANS)
 
 
 def finer(base: dict[str, Any], name: str, extra: Configuration, plans_name: str) -> dict[str, Any]:
@@ -133,14 +140,30 @@ def _respace(base: dict[str, Any], spacing_mm: float) -> None:
 def _resize(network: dict[str, Any], features: list[int]) -> None:
     """Give nnU-Net's U-Net the stages of `features`, each half the resolution of the one before."""
     stages = len(features)
+    set_stages(network, features, [[3, 3]] * stages, [[1, 1], *[[2, 2]] * (stages - 1)])
+
+
+def set_stages(
+    network: dict[str, Any], features: list[int], kernels: list[Any], strides: list[Any]
+) -> None:
+    """Give nnU-Net's U-Net other stages, in place.
+
+    Args:
+        network: its arguments, of the plain U-Net or of a residual encoder.
+        features: channels of the stages.
+        kernels: sides of their kernels, axis by axis.
+        strides: strides of their first convolutions, axis by axis.
+    """
+    stages = len(features)
+    convolutions = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
+    if "n_blocks_per_stage" in network:
+        network["n_blocks_per_stage"] = [*RESIDUAL_BLOCKS, *RESIDUAL_BLOCKS[-1:] * stages][:stages]
+        convolutions = {"n_conv_per_stage_decoder": 1}
     network.update(
-        n_stages=stages,
-        features_per_stage=features,
-        kernel_sizes=[[3, 3]] * stages,
-        strides=[[1, 1], *[[2, 2]] * (stages - 1)],
-        n_conv_per_stage=[2] * stages,
-        n_conv_per_stage_decoder=[2] * (stages - 1),
+        n_stages=stages, features_per_stage=features, kernel_sizes=kernels, strides=strides
     )
+    for key, count in convolutions.items():
+        network[key] = [count] * (stages - key.endswith("decoder"))
 
 
 def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]:
@@ -162,5 +185,5 @@ def _located(content: dict[str, Any], raw: Path, target: Path) -> dict[str, Any]
 def summary(configuration: dict[str, Any]) -> str:
     """Describe a configuration on one line."""
     spacing = ", ".join(f"{mm:.3g}" for mm in configuration["spacing"])
-    height, width = configuration["patch_size"]
-    return f"{height} x {width} px at {spacing} mm, batch {configuration['batch_size']}"
+    side = " x ".join(map(str, configuration["patch_size"]))
+    return f"{side} px at {spacing} mm, batch {configuration['batch_size']}"

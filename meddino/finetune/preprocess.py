@@ -17,7 +17,7 @@ def run(options: PreprocessOptions, *, plans: Path, output: Path) -> None:
 
     Args:
         options: which configuration, with how many processes.
-        plans: `DatasetNNN_x/nnUNetPlans.json`, from `plan`.
+        plans: `DatasetNNN_x/nnUNetPlans.json` from `plan`, or plans of volumes from `replan`.
         output: a marker beside `plans`, written last: configuration, its folder and its cases.
 
     Raises:
@@ -34,7 +34,7 @@ def make(options: PreprocessOptions, plans: Path, marker: Path | None = None) ->
 
     Args:
         options: which configuration, with how many processes.
-        plans: `DatasetNNN_x/nnUNetPlans.json`, from `plan`.
+        plans: `DatasetNNN_x/nnUNetPlans.json` from `plan`, or plans of volumes from `replan`.
         marker: a file that goes before the folder of an earlier run does.
 
     Raises:

@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--tta", action=argparse.BooleanOptionalAction, default=True,
-        help="average over mirrored images: four times the work, a little better (default)",
+        help="average over mirrored images: four times the work (in 3D eight), a little better"
+        " (default)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser

@@ -1,8 +1,9 @@
 """A trained model that segments volumes: loaded once, called on each volume."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape as export,
+)
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
@@ -39,10 +43,10 @@ def _silent(done: int, total: int) -> None:
 class Segmenter:
     """Segments volumes with nnU-Net's preprocessing and sliding window.
 
-    The networks see single slices, so a volume is finished slab by slab. The labels equal those
-    that nnU-Net gives for the volume at once, without the logits of all slices in memory: 16
-    classes of 200 slices of 896 x 896 pixels would take 5 GB, and resampling them several times
-    that.
+    A network that sees single slices finishes a volume slab by slab. The labels equal those that
+    nnU-Net gives for the volume at once, without the logits of all slices in memory: 16 classes of
+    200 slices of 896 x 896 pixels would take 5 GB, and resampling them several times that. A
+    network that sees volumes needs all of them, as in nnU-Net.
     """
 
     def __init__(self, model: Path | str, prediction: Prediction | None = None) -> None:
@@ -122,10 +126,50 @@ class Segmenter:
                 model.configuration,
                 model.dataset_json,
             )
+            if model.volumetric:
+                return self._whole(data, facts, progress, watch)
             result = np.zeros(facts["shape_before_cropping"], np.uint8)
             box = tuple(slice(*ends) for ends in facts["bbox_used_for_cropping"])
             self._fill(result[box], data, facts["spacing"], progress, watch and _moved(watch, box))
         return result
+
+    def _whole(
+        self,
+        data: npt.NDArray[np.float32],
+        facts: dict[str, Any],
+        progress: Progress,
+        watch: Watch | None,
+    ) -> npt.NDArray[np.uint8]:
+        """Predict a volume with a network that sees volumes.
+
+        Args:
+            data: float32 (1, z, y, x) in the order of the plans' axes, normalised and resampled.
+            facts: nnU-Net's properties of the volume.
+            progress: called with the share of windows that are done, in slices, and all slices.
+            watch: called once, with the logarithms of the softmax of the whole volume.
+
+        Returns:
+            uint8 labels, (z, y, x) of the volume before it was cropped.
+        """
+        model, slices = self.model, facts["shape_before_cropping"][0]
+
+        def show(share: float) -> None:
+            progress(int(share * slices), slices)
+
+        with _windows(self._predictor, data.shape[1:], show):
+            logits = self._predictor.predict_sliding_window_return_logits(torch.from_numpy(data))
+        labels = model.plans.get_label_manager(model.dataset_json)
+        threads = min(MAX_THREADS, torch.get_num_threads())
+        probable = watch is not None
+        made = export(
+            logits.cpu(), model.plans, model.configuration, labels, facts, probable, threads
+        )
+        if watch is None:
+            return np.ascontiguousarray(made, np.uint8)
+        segmentation, probabilities = made
+        box = tuple(slice(0, side) for side in segmentation.shape)
+        watch(box, torch.as_tensor(probabilities).log())
+        return np.ascontiguousarray(segmentation, np.uint8)
 
     def _fill(
         self,
@@ -207,6 +251,35 @@ def _moved(watch: Watch, box: tuple[slice, ...]) -> Watch:
         watch(tuple(slice(a.start + b.start, a.start + b.stop) for a, b in sides), logits)
 
     return moved
+
+
+@contextmanager
+def _windows(
+    predictor: nnUNetPredictor, shape: tuple[int, ...], on_share: Callable[[float], None]
+) -> Iterator[None]:
+    """Call with the share of passes through the network that are done, at every pass.
+
+    Args:
+        predictor: whose network is counted.
+        shape: of the volume that it predicts.
+        on_share: takes a number from 0 to 1.
+    """
+    patch = predictor.configuration_manager.patch_size
+    padded = tuple(map(max, shape, patch))
+    mirrored = 2 ** len(predictor.allowed_mirroring_axes or ()) if predictor.use_mirroring else 1
+    passes = mirrored * len(predictor._internal_get_sliding_window_slicers(padded))
+    done = 0
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        on_share(min(1.0, done / passes))
+
+    handle = predictor.network.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _predictor(model: Model, prediction: Prediction) -> nnUNetPredictor:

@@ -175,14 +175,14 @@ class MethodTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Take one step as nnU-Net does, but with the method's gradient clipping.
 
         Args:
-            batch: `data`, float32 (B, 1, H, W), and `target`, labels (B, 1, H, W), or a list of
-                them from fine to coarse with deep supervision.
+            batch: `data`, float32 (B, 1, H, W) or (B, 1, D, H, W), and `target`, labels of that
+                shape, or a list of them from fine to coarse with deep supervision.
 
         Raises:
             MeddinoError: the loss is not finite.
         """
-        data = batch["data"].to(self.device, non_blocking=True)  # (B, 1, H, W)
-        target = _to(batch["target"], self.device)  # (B, 1, H, W), or a list of such
+        data = batch["data"].to(self.device, non_blocking=True)  # (B, 1, [D,] H, W)
+        target = _to(batch["target"], self.device)  # (B, 1, [D,] H, W), or a list of such
         self.optimizer.zero_grad(set_to_none=True)
         # As nnU-Net: half precision on GPUs (`precision`), fp32 on CPUs, where autocast would only
         # slow training down.

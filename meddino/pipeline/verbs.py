@@ -181,6 +181,11 @@ VERBS: dict[str, Verb] = {
         options=finetune.plan_options,
         beside=("dataset_fingerprint.json", "dataset.json", "splits_final.json"),
     ),
+    "replan": Verb(
+        module="meddino.finetune.replan",
+        summary="plan a benchmark's volumes, or a ResEnc preset, with nnU-Net",
+        options=finetune.replan_options,
+    ),
     "preprocess": Verb(
         module="meddino.finetune.preprocess",
         summary="preprocess a benchmark with nnU-Net in one configuration",

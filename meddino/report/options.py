@@ -38,6 +38,10 @@ FirstSeed = Annotated[int | None, Field(ge=0, exclude_if=_absent)]
 """Seed of the scores that name none, where others name theirs; None where there is one seed."""
 
 
+Beyond = Literal["3d", "2d"]
+"""Networks of nnU-Net that the paper does not compare: of volumes, or a preset for slices."""
+
+
 class TableOptions(Options):
     """What `tables` needs of a study."""
 
@@ -68,6 +72,8 @@ class TableOptions(Options):
     """Keys in which the recipes differ -> methods of the table that they differ for."""
     seed: FirstSeed = None
     """Seed of the scores that name none, where methods were trained with several."""
+    beyond: dict[str, Beyond] = Field({}, exclude_if=lambda methods: not methods)
+    """Methods of a kind that the paper does not compare -> which kind."""
 
 
 class Ranks(Options):

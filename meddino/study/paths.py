@@ -134,6 +134,11 @@ def plans(study: Study, benchmark: str) -> str:
     return f"{_preprocessed_folder(study, benchmark)}/nnUNetPlans.json"
 
 
+def plans_named(study: Study, benchmark: str, name: str) -> str:
+    """nnU-Net's plans of volumes or of a ResEnc preset, by the name of `presets.plans_name`."""
+    return f"{_preprocessed_folder(study, benchmark)}/{name}.json"
+
+
 def preprocessed(study: Study, benchmark: str, configuration: str) -> str:
     """A benchmark as nnU-Net preprocessed it in one configuration."""
     return f"{_preprocessed_folder(study, benchmark)}/{configuration}.json"

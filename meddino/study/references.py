@@ -17,6 +17,7 @@ from meddino.datasets.phantom.options import LayoutName, Phantom
 from meddino.evaluate.failures.options import Failures
 from meddino.evaluate.options import Probe
 from meddino.finetune.options import Benchmark, Method, Planning
+from meddino.finetune.presets import SLICES, VOLUMES
 from meddino.models.architectures import ARCHITECTURES, LIBRARIES, library_of
 from meddino.models.options import DINOV3
 from meddino.pretrain.dinov3.config import refusals
@@ -187,7 +188,7 @@ def label_curve(
 
 def configurations(methods: Mapping[str, Method], planning: Planning) -> Iterator[str]:
     """nnU-Net configurations that are not planned."""
-    names = ["2d", *planning.configurations]
+    names = [SLICES, VOLUMES, *planning.configurations]
     for name, method in methods.items():
         if method.configuration not in names:
             yield (

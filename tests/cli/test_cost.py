@@ -249,3 +249,31 @@ def test_figures_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "cost.yaml").write_text(json.dumps({"gpu": "H100", "rule": {}}))
     with pytest.raises(MeddinoError, match="did you mean 'rules'"):
         Figures.read(tmp_path / "cost.yaml")
+
+
+def test_networks_that_nnunet_has_timed_take_what_it_says(root: Path) -> None:
+    study = load([root / "config.yaml", root / "config.3d.yaml"])
+    figures = Figures.read()
+
+    def hours(method: str, gpu: str) -> float:
+        estimator = Estimator(study, figures, PEAK_FLOPS[gpu])
+        names = {"benchmark": "btcv", "method": method, "fold": "0"}
+        return estimator.effort(Job("finetune", wildcards=names, threads=12)).wall_s / 3600
+
+    assert hours("nnunet_3d", "A100") == pytest.approx(9)
+    assert hours("resenc_l_3d", "A100") == pytest.approx(35)
+    # A faster GPU is not credited, a slower one takes longer.
+    assert hours("resenc_l_3d", "H100") == pytest.approx(35)
+    assert hours("resenc_l_3d", "V100") > 35
+    short = study.model_copy(update={"training": study.training.model_copy(update={"epochs": 100})})
+    brief = Estimator(short, figures, PEAK_FLOPS["A100"])
+    names = {"benchmark": "btcv", "method": "nnunet_3d", "fold": "0"}
+    assert brief.effort(Job("finetune", wildcards=names)).wall_s == pytest.approx(0.9 * 3600)
+
+
+def test_volumes_are_preprocessed_beside_slices(root: Path) -> None:
+    study = load([root / "config.yaml", root / "config.3d.yaml"])
+    estimator = Estimator(study, Figures.read())
+    for configuration in ("2d", "3d_fullres"):
+        job = Job("preprocess", wildcards={"benchmark": "btcv", "configuration": configuration})
+        assert estimator.effort(job).wall_s > 0 and estimator.effort(job).disk_gb > 0

@@ -521,14 +521,14 @@ def test_what_is_missing_to_compile_is_said_on_one_line(
 
 
 def test_convolutions_are_tuned_on_gpus_alone(
-    preprocessed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preprocessed: Path, plans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune(tmp_path, preprocessed, method("unet"), epochs=0)
     assert not torch.backends.cudnn.benchmark
     options = FinetuneOptions(method=method("unet"), training=training(compile=False))
     monkeypatch.setattr(nnUNetTrainer, "initialize", lambda self: None)
     with folders(preprocessed=preprocessed.parent.parent, results=tmp_path), cudnn.flags():
-        trainer = finetune_verb._trainer(options, preprocessed.parent, Team(torch.device("cpu")))
+        trainer = finetune_verb._trainer(options, plans, Team(torch.device("cpu")))
         trainer.device = torch.device("cuda")
         trainer.set_up()
         assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic

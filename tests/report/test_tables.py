@@ -12,6 +12,7 @@ from meddino.core.files import write_json
 from meddino.evaluate import statistics
 from meddino.report.options import Table, TableOptions
 from meddino.report.tables import remarks, results, tables
+from meddino.study.jobs.report import tables_options
 from meddino.study.model import load
 
 NAN = float("nan")
@@ -336,3 +337,36 @@ def test_every_published_3d_result_belongs_to_a_benchmark(root: Path) -> None:
     assert set(published["notes"]) <= set(published["results"])
     values = [v for networks in published["results"].values() for v in networks.values()]
     assert all(50 < value < 100 for value in values)
+
+
+def test_rows_that_the_paper_does_not_have_are_marked_in_every_format(
+    files: list[Path], tmp_path: Path
+) -> None:
+    kinds: dict[str, Any] = {"mine": "3d"}
+    marked = options(compare_with="nnunet").model_copy(update={"beyond": kinds})
+    tables.run(marked, scores=files, output=tmp_path / "t.csv")
+    text, latex = (tmp_path / "t.md").read_text(), (tmp_path / "t.tex").read_text()
+    assert "| my_method (3D, not in the paper) |" in text and "| nnU-Net |" in text
+    assert "\n- 3D, not in the paper: nnU-Net's networks of volumes" in text
+    assert r"my\_method (3D, not in the paper)" in latex
+    lines = pd.read_csv(tmp_path / "t.csv").set_index("method")["mark"]
+    assert set(lines["mine"]) == {"3D, not in the paper"} and lines["nnunet"].isna().all()
+
+
+def test_a_table_of_the_papers_methods_has_no_marks(files: list[Path], tmp_path: Path) -> None:
+    tables.run(options(), scores=files, output=tmp_path / "t.csv")
+    assert "not in the paper" not in (tmp_path / "t.md").read_text()
+    assert "mark" not in pd.read_csv(tmp_path / "t.csv")
+    assert "beyond" not in options().model_dump()
+
+
+def test_the_configuration_of_a_method_decides_its_mark(root: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "presets.yaml"
+    overlay.write_text(
+        "methods: {resenc_l_2d: {like: nnunet, preset: resenc_l}}\n"
+        "tables: {three_d: {rows: [nnunet, meddinov3, nnunet_3d, resenc_l_3d, resenc_l_2d]}}\n"
+    )
+    study = load([root / "config.yaml", root / "config.3d.yaml", overlay])
+    beyond = tables_options(study, "three_d").beyond
+    assert beyond == {"nnunet_3d": "3d", "resenc_l_3d": "3d", "resenc_l_2d": "2d"}
+    assert tables_options(study, "table2").beyond == {}

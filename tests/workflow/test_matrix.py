@@ -35,6 +35,7 @@ STUDIES: dict[str, list[str | dict[str, Any]]] = {
     "data ablations": ["config.data-ablations.yaml"],
     "quota": ["config.quota.yaml"],
     "transfer": ["config.transfer.yaml"],
+    "3D": ["config.3d.yaml"],
     "engine dinov3": [{"pretrain": {"engine": "dinov3"}}],
 }
 """What is laid over config.yaml: files, or keys."""

@@ -152,4 +152,5 @@ wildcard_constraints:
     size=r"\d+",
     fold=r"\d(-seed\d+)?",  # a further seed goes beside: fold0, fold0-seed1
     id=r"\d+",
-    configuration=r"2d\w*",
+    configuration=r"2d\w*|3d_fullres",
+    kind="|".join(jobs.finetune.further_plans()),

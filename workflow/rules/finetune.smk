@@ -35,9 +35,30 @@ use rule verb as plan with:
         **params_of("plan"),
 
 
+# Volumes, and nnU-Net's ResEnc presets: from the fingerprint that `plan` took.
+use rule verb as replan with:
+    input:
+        dataset="<results>/nnunet/raw/Dataset{id}_{benchmark}/dataset.json",
+        plans="<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/nnUNetPlans.json",
+    output:
+        "<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/{kind}.json",
+    log:
+        "logs/replan/{benchmark}.{id}.{kind}.log",
+    benchmark:
+        "logs/replan/{benchmark}.{id}.{kind}.tsv"
+    resources:
+        **asks("replan", 8000),
+    params:
+        **params_of("replan"),
+
+
 use rule verb as preprocess with:
     input:
-        plans="<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/nnUNetPlans.json",
+        unpack(
+            lambda wildcards: jobs.finetune.preprocess_inputs(
+                STUDY, wildcards.benchmark, wildcards.configuration
+            )
+        ),
     output:
         "<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/{configuration}.json",
     log:

@@ -92,7 +92,11 @@ use rule preprocess as preprocess_in_turn with:
         lambda wildcards: ancient(
             jobs.finetune.turns(STUDY, wildcards.benchmark, wildcards.configuration)
         ),
-        plans="<results>/nnunet/preprocessed/Dataset{id}_{benchmark}/nnUNetPlans.json",
+        unpack(
+            lambda wildcards: jobs.finetune.preprocess_inputs(
+                STUDY, wildcards.benchmark, wildcards.configuration
+            )
+        ),
 
 
 use rule verb as free_preprocessed with:

@@ -119,16 +119,20 @@ def _configuration(model: dict[str, Any]) -> dict[str, Any]:
     """The model and its training: name -> value."""
     plans, settings = model["plans"], read_settings(model["plans"])
     configurations = plans["configurations"]
-    chosen = {**configurations["2d"], **configurations[model["configuration"]]}
+    own = configurations[model["configuration"]]
+    chosen = {**configurations.get(own.get("inherits_from"), {}), **own}
     method, training = settings.method, settings.training
     facts = {
         "network": method.network,
+        "preset of nnU-Net": method.preset,
         "ViT": method.backbone,
         "blocks to the decoder": ", ".join(map(str, method.blocks)),
         "initial weights of the ViT": method.weights or ("random" if method.backbone else None),
         "nnU-Net configuration": model["configuration"],
         "input (px)": " x ".join(map(str, chosen["patch_size"])),
-        "spacing in plane (mm)": " x ".join(f"{mm:.3f}" for mm in chosen["spacing"]),
+        "spacing (mm)" if method.volumetric else "spacing in plane (mm)": " x ".join(
+            f"{mm:.3f}" for mm in chosen["spacing"]
+        ),
         "intensities": ", ".join(chosen["normalization_schemes"]),
         "batch": chosen["batch_size"],
         "training": f"{training.epochs} epochs of {training.iterations_per_epoch} steps",

@@ -7,6 +7,7 @@ import pandas as pd
 from meddino.evaluate import statistics
 from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
+from meddino.report.tables.beyond import notes
 from meddino.report.tables.metrics import METRICS
 
 PROTOCOLS = {
@@ -41,6 +42,7 @@ def footnotes(options: TableOptions, lines: pd.DataFrame) -> list[str]:
         _within(options): "NSD" in metrics,
         "HD95 by area, where both have the structure.": "HD95" in metrics,
         "VD: predicted less reference volume, the mean with its sign.": "VD" in metrics,
+        **dict.fromkeys(notes(options), True),
         **_uncertainty(options, lines),
         **{f"{options.corpus} {name}: {text}": name in variants for name, text in VARIANTS.items()},
         **{f"{options.corpus} {name}: {text}.": True for name, text in options.variants.items()},

@@ -7,6 +7,7 @@ import pandas as pd
 
 from meddino.report.corpus import variant_label
 from meddino.report.options import TableOptions
+from meddino.report.tables.beyond import marked
 from meddino.report.tables.cells import column_cells, plain, plain_contrast
 from meddino.report.tables.footnotes import footnotes
 from meddino.report.tables.metrics import METRICS
@@ -132,7 +133,7 @@ def _rows(options: TableOptions, lines: pd.DataFrame, metric: str) -> list[Row]:
     for method in options.table.rows:
         data = options.method_data[method]
         description = [
-            options.method_labels[method],
+            marked(options, method),
             "-" if data == "none" else variant_label(options.corpus, data),
         ]
         cells = [column[method] for column in columns]

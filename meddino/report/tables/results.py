@@ -14,6 +14,7 @@ import yaml
 from meddino.evaluate import statistics
 from meddino.report.options import TableOptions
 from meddino.report.tables import samples
+from meddino.report.tables.beyond import mark
 from meddino.report.tables.metrics import METRICS
 from meddino.report.tables.samples import Sample
 
@@ -46,8 +47,9 @@ def table_lines(
         (`ours` less that), `contrast_low` and `contrast_high` (95 % interval), `p` (corrected over
         all tests of the protocol), `tests` (their number), `cases`, `few` (JSON: structures with
         fewer than `statistics.FEWEST_CASES` cases, and how many), `planned_px` (empty where
-        unknown). Where methods were trained with several seeds, also `seeds` (of the row, on the
-        benchmark) and `folds` (a training of each seed in each).
+        unknown); `mark` where some row is of a kind that the paper does not compare. Where methods
+        were trained with several seeds, also `seeds` (of the row, on the benchmark) and `folds` (a
+        training of each seed in each).
     """
     lines = pd.DataFrame(
         {**line, "planned_px": planned_px.get(benchmark, "")}
@@ -56,6 +58,8 @@ def table_lines(
         for protocol in PROTOCOLS
         for line in _column_lines(options, scores, benchmark, metric, protocol)
     )
+    if options.beyond:
+        lines["mark"] = [mark(options, method) for method in lines["method"]]
     # A reader of a table looks at all of its tests, so that all of them are one family.
     tests = lines.groupby("protocol")["p"]
     return lines.assign(

@@ -6,10 +6,13 @@ from meddino.finetune.options import (
     ConvertOptions,
     FinetuneOptions,
     FreeArraysOptions,
+    Planning,
     PlanOptions,
     PredictOptions,
     PreprocessOptions,
+    ReplanOptions,
 )
+from meddino.finetune.presets import PAPER_PLANS, PLANNERS, SLICES, VOLUMES, Preset, plans_name
 from meddino.study import paths, targets
 from meddino.study.jobs.data import Piece
 from meddino.study.model import Study
@@ -39,7 +42,35 @@ def piece(study: Study, benchmark: str) -> Piece:
 
 def plan_options(study: Study) -> PlanOptions:
     """Options of `plan`."""
-    return PlanOptions(planning=study.planning)
+    return PlanOptions(planning=study.planning.model_copy(update={"volumes": None}))
+
+
+def further_plans() -> dict[str, tuple[Preset | None, str]]:
+    """Names of plans beside those of the paper's methods: preset and configuration of each."""
+    kinds = [(preset, name) for preset in (None, *PLANNERS) for name in (SLICES, VOLUMES)]
+    named = {plans_name(*kind): kind for kind in kinds}
+    return {name: kind for name, kind in named.items() if name != PAPER_PLANS}
+
+
+def replan_options(study: Study, kind: str) -> ReplanOptions:
+    """Options of `replan`: of planning, what its configuration depends on."""
+    preset, configuration = further_plans()[kind]
+    planning, keys = study.planning, {"volumes"}
+    if configuration == SLICES:
+        keys = {"spacing_mm", "patch_px", "batch_size", "features_per_stage"}
+    if preset is None:
+        keys.add("gpu_memory_gb")
+    return ReplanOptions(
+        preset=preset,
+        configuration=configuration,
+        planning=Planning(**{key: getattr(planning, key) for key in keys}),
+    )
+
+
+def preprocess_inputs(study: Study, benchmark: str, configuration: str) -> dict[str, str]:
+    """Plans that a benchmark is preprocessed by; presets share what the default planner's make."""
+    name = plans_name(None, configuration)
+    return {"plans": paths.plans_named(study, benchmark, name)}
 
 
 def preprocess_options(study: Study, configuration: str) -> PreprocessOptions:
@@ -109,6 +140,8 @@ def finetune_inputs(study: Study, benchmark: str, method: str) -> dict[str, str]
     """Files that a finetuning reads, by the flag that takes them."""
     options = study.methods[method]
     files = {"preprocessed": paths.preprocessed(study, benchmark, options.configuration)}
+    if options.plans != PAPER_PLANS:
+        files["plans"] = paths.plans_named(study, benchmark, options.plans)
     if options.weights is not None:
         files["weights"] = paths.weights(study, options.weights)
     return files

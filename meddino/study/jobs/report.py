@@ -78,6 +78,11 @@ def tables_options(study: Study, table: str) -> TableOptions:
         recipe=study.recipe,
         recipe_changes=_recipe_changes(study, options.rows),
         seed=_first_seed(study, targets.runs_of_table(study, table)),
+        beyond={
+            name: "3d" if study.methods[name].volumetric else "2d"
+            for name in options.rows
+            if not study.methods[name].in_paper
+        },
     )
 
 

@@ -16,6 +16,7 @@ from meddino.report.options import ReportOptions, TableOptions
 from meddino.report.page.inputs import MEDIA, data_uri, read_object, read_picture
 from meddino.report.page.names import benchmark_label, stage_label
 from meddino.report.page.sections.glance import counted
+from meddino.report.tables.beyond import mark
 from meddino.report.tables.cells import column_cells
 
 State = Literal["good", "warn", "bad", "unknown"]
@@ -161,7 +162,7 @@ def summary(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any] | Non
 
     Returns:
         `title`, `metric`, `benchmarks` (names), `compared` (method), and `rows` of `method`,
-        `label` and `cells`; None where the study has no table.
+        `label`, `mark` and `cells`; None where the study has no table.
     """
     table = main_table(options)
     if table is None:
@@ -179,6 +180,7 @@ def summary(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any] | Non
             {
                 "method": method,
                 "label": table.method_labels[method],
+                "mark": mark(table, method),
                 "cells": [column[method] for column in columns],
             }
             for method in table.table.rows

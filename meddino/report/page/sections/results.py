@@ -4,10 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from meddino.report.options import ReportOptions
+from meddino.report.options import ReportOptions, TableOptions
 from meddino.report.page.charts.chart import Chart, span
 from meddino.report.page.charts.results import column
 from meddino.report.page.names import benchmark_label
+from meddino.report.tables.beyond import mark
 from meddino.report.tables.cells import column_cells, number
 from meddino.report.tables.footnotes import footnotes
 from meddino.report.tables.metrics import METRICS
@@ -27,7 +28,9 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
     name = str(lines["table"].iloc[0])
     table = next((table for table in options.tables if table.name == name), None)
     protocol = table.table.protocol if table else "paper"
-    blocks = {key: _blocks(options, part) for key, part in lines.groupby("protocol", sort=False)}
+    blocks = {
+        key: _blocks(options, table, part) for key, part in lines.groupby("protocol", sort=False)
+    }
     printed = lines[lines["protocol"] == protocol]
     return {
         "name": name,
@@ -45,21 +48,26 @@ def table_section(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]
     }
 
 
-def _blocks(options: ReportOptions, lines: pd.DataFrame) -> list[dict[str, Any]]:
+def _blocks(
+    options: ReportOptions, table: TableOptions | None, lines: pd.DataFrame
+) -> list[dict[str, Any]]:
     """The lines of one protocol as blocks that fit the page."""
     if len(lines[["metric", "benchmark"]].drop_duplicates()) > COLUMNS:
-        return [_block(options, part) for _, part in lines.groupby("metric", sort=False)]
-    return [_block(options, lines)]
+        return [_block(options, table, part) for _, part in lines.groupby("metric", sort=False)]
+    return [_block(options, table, lines)]
 
 
-def _block(options: ReportOptions, lines: pd.DataFrame) -> dict[str, Any]:
-    """Groups of columns, and rows of label, variant of CT-3M, and cells."""
+def _block(
+    options: ReportOptions, table: TableOptions | None, lines: pd.DataFrame
+) -> dict[str, Any]:
+    """Groups of columns, and rows of label, mark, variant of CT-3M, and cells."""
     units = lines.groupby("metric", sort=False)["unit"].first()
     pairs = lines[["metric", "benchmark"]].drop_duplicates().values.tolist()
     columns = [column_cells(lines, benchmark, metric) for metric, benchmark in pairs]
     rows = [
         {
             "label": row["row"],
+            "mark": mark(table, row["method"]) if table else "",
             "data": row["data"],
             "cells": [column[row["method"]] for column in columns],
         }
