@@ -281,6 +281,6 @@ def test_the_report_gets_the_numbers_of_the_csv(files: dict[str, Any]) -> None:
 
 def test_estimates_are_written_with_what_is_known() -> None:
     line = {"drop": 3.456, "drop_low": -1.0, "drop_high": 7.9, "p": 0.0004}
-    assert Estimate.of(line, "drop", "p").plain() == "3.46 [-1.0 to 7.9], p < 0.001"
-    assert Estimate.of(line, "drop").plain(signed=True) == "+3.46 [-1.0 to +7.9]"
+    assert Estimate.of(line, "drop", "p").plain() == "3.46 [-1.0, 7.9], p < 0.001"
+    assert Estimate.of(line, "drop").plain(signed=True) == "+3.46 [-1.0, +7.9]"
     assert Estimate.of(dict.fromkeys(line, float("nan")), "drop", "p").plain() == "-"
