@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import report_data
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import write_json
@@ -281,6 +282,37 @@ def test_the_report_gets_the_numbers_of_the_csv(files: dict[str, Any]) -> None:
 
 def test_estimates_are_written_with_what_is_known() -> None:
     line = {"drop": 3.456, "drop_low": -1.0, "drop_high": 7.9, "p": 0.0004}
-    assert Estimate.of(line, "drop", "p").plain() == "3.46 [-1.0 to 7.9], p < 0.001"
-    assert Estimate.of(line, "drop").plain(signed=True) == "+3.46 [-1.0 to +7.9]"
+    assert Estimate.of(line, "drop", "p").plain() == "3.46 [-1.0, 7.9], p < 0.001"
+    assert Estimate.of(line, "drop").plain(signed=True) == "+3.46 [-1.0, +7.9]"
     assert Estimate.of(dict.fromkeys(line, float("nan")), "drop", "p").plain() == "-"
+
+
+def test_the_page_has_a_section_where_there_is_transfer(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = pair(train_label=report_data.SCRIPT)
+    transfer.run(options(hostile, pair(train="lits", in_domain=False)), **_of_lits(files))
+    study = report_data.study(tmp_path / "study")
+    report_data.draw(study)
+    plain = report_data.report(study).read_text()
+    assert 'id="transfer"' not in plain and "#transfer" not in plain
+    with_section = report_data.report(study, transfer=files["output"].with_suffix(".json"))
+    text = with_section.read_text()
+    assert text.count('id="transfer"') == 1 and 'href="#transfer"' in text
+    assert report_data.SCRIPT not in text
+    section = re.search(r'<section aria-labelledby="transfer">.*?</section>', text, re.DOTALL)
+    assert section is not None
+    assert section[0].count("<caption>") == 2 * 4 + 2 * 2, "by protocol and metric, and structures"
+    charts = re.findall(r'data-chart="(transfer/[^"]+)"', section[0])
+    assert len(charts) == len(set(charts)) == 8
+
+
+def _of_lits(files: dict[str, Any]) -> dict[str, Any]:
+    """The files of a table, with scores of models of a second benchmark."""
+    folder = files["splits"][0].parents[1]
+    second = pd.read_parquet(files["scores"][0]).assign(origin="lits")
+    second.to_parquet(folder / "second.parquet")
+    split = folder / "Dataset704_lits/splits_final.json"
+    write_json(split, [{"train": ["l1"], "val": []}])
+    scores = [*files["scores"], folder / "second.parquet"]
+    return {**files, "scores": scores, "splits": [*files["splits"], split]}

@@ -33,10 +33,10 @@ class Estimate(NamedTuple):
 
     def texts(self, *, signed: bool = False) -> tuple[str, str, str]:
         """The value, its interval, and what follows the letter p; each empty where it is absent."""
-        sign = "+" if signed else ""
-        ends = [f"{end:{sign}.1f}" for end in (self.low, self.high) if end is not None]
+        sign = "+" if signed else "-"
+        ends = [f"{end:{sign}z.1f}" for end in (self.low, self.high) if end is not None]
         return (
-            "" if self.value is None else f"{self.value:{sign}.2f}",
+            "" if self.value is None else f"{self.value:{sign}z.2f}",
             " to ".join(ends) if len(ends) == 2 else "",
             "" if self.p is None else "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}",
         )
@@ -44,7 +44,8 @@ class Estimate(NamedTuple):
     def plain(self, *, signed: bool = False) -> str:
         """All of it in one line."""
         value, interval, p = self.texts(signed=signed)
-        return f"{value or '-'}{f' [{interval}]' if interval else ''}{f', p {p}' if p else ''}"
+        ends = f" [{interval.replace(' to ', ', ')}]" if interval else ""
+        return f"{value or '-'}{ends}{f', p {p}' if p else ''}"
 
 
 def columns(pair: TransferPair | Mapping[str, Any], base: str | None) -> list[tuple[str, str, str]]:
@@ -90,7 +91,10 @@ def markdown(
             means = _part(options, structures, pair, metric)
             blocks.append(_structures(options, pair, means, metric))
         blocks.append("\n".join(f"- {sentence}" for sentence in sentences))
-    blocks.append("\n".join(f"- {note}" for note in notes(options, lines)))
+    arrow = ["Of structures: the in-domain mean → the transferred one."]
+    drops = any(pair.in_domain for pair in options.pairs)
+    sentences = [*notes(options, lines), *(arrow if drops else [])]
+    blocks.append("\n".join(f"- {sentence}" for sentence in sentences))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -154,7 +158,7 @@ def _structures(
         cells = [
             f"{own}{_text(line['transferred'])}"
             for line in part.to_dict("records")
-            for own in [f"{_text(line['in_domain'])} to " if pair.in_domain else ""]
+            for own in [f"{_text(line['in_domain'])} → " if pair.in_domain else ""]
         ]
         rows.append(Row([str(name)], [(cell, False) for cell in cells]))
     heads = [f"{metric}, {label}" for label in (options.method_labels[m] for m in options.methods)]

@@ -15,6 +15,8 @@ from meddino.report.page.charts.chart import (
 
 SERIES = ("in-domain", "transferred")
 """Models that were trained on the tested benchmark, and on the other one."""
+APART = 5
+"""How far the two models of a row with intervals are drawn from its middle (px)."""
 
 
 def dumbbells(rows: Sequence[Row], heads: tuple[str, str], domain: list[float]) -> Chart:
@@ -43,12 +45,13 @@ def dumbbells(rows: Sequence[Row], heads: tuple[str, str], domain: list[float]) 
     base = alt.Chart().encode(
         y=y, color=colour_of("series", names), opacity=picked_opacity("series")
     )
+    has_ends = any(point["low"] is not None for point in points)
     # Intervals of the two models would hide each other on one line.
-    offset = alt.YOffset("series:N", sort=names, scale=alt.Scale(range=[-5, 5]))
-    interval = base.mark_rule(strokeWidth=2).encode(
+    apart = alt.expr(f"datum.series === '{SERIES[0]}' ? -{APART} : {APART}") if has_ends else 0
+    interval = base.mark_rule(strokeWidth=2, yOffset=apart).encode(
         x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"
     )
-    marks = base.mark_point(filled=True, size=90, opacity=1).encode(
+    marks = base.mark_point(filled=True, size=90, opacity=1, yOffset=apart).encode(
         x=x,
         shape=shape_of("series", names),
         tooltip=[
@@ -57,9 +60,8 @@ def dumbbells(rows: Sequence[Row], heads: tuple[str, str], domain: list[float]) 
             alt.Tooltip("value:Q", title=title, format=".2f"),
         ],
     )
-    has_ends = any(point["low"] is not None for point in points)
-    layers = [interval.encode(yOffset=offset), marks.encode(yOffset=offset)]
-    chart = alt.layer(*(layers if has_ends else [way, marks]), data=alt.InlineData(values=points))
+    layers = [interval, marks] if has_ends else [way, marks]
+    chart = alt.layer(*layers, data=alt.InlineData(values=points))
     chart = chart.properties(width="container", height=(34 if has_ends else 22) * len(order))
     columns = [("row", what), ("series", "Model"), ("value", title)]
     columns += [("low", "95 % from"), ("high", "to")] if has_ends else []

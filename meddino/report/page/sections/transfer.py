@@ -115,13 +115,14 @@ def charts(content: dict[str, Any] | None) -> dict[str, Chart]:
 
 
 def _row(line: Row, name: str) -> Row:
-    """A row of a chart, with intervals where the line has some."""
-    row = {"row": line[name]}
+    """A row of a chart, with intervals where the line has some; of two digits."""
+    row = {}
     for series in SERIES:
         field = FIELDS[series]
         ends = {f"{series} {end}": line.get(f"{field}_{end}") for end in ("low", "high")}
         row |= {series: line[field], **ends}
-    return row
+    rounded = {key: None if value is None else round(value, 2) for key, value in row.items()}
+    return {"row": line[name], **rounded}
 
 
 def _domain(rows: Iterable[Row], metric: str) -> list[float]:
