@@ -14,6 +14,7 @@ from meddino.finetune.settings import Settings, write_settings
 from meddino.report.cards import model_card
 from meddino.study import jobs
 from meddino.study.model import Study, load
+from meddino.study.sections import Seeds
 
 DINOV3 = "DINOv3 License"
 
@@ -132,3 +133,12 @@ def test_missing_files_are_told(study: Study, tmp_path: Path) -> None:
             scores=tmp_path / "scores.parquet",
             output=tmp_path / "README.md",
         )
+
+
+def test_a_card_says_of_how_many_trainings_it_is_one(root: Path, tmp_path: Path) -> None:
+    paper = load([root / "config.yaml"])
+    assert "- One fold and one seed were trained. The scores" in write(paper, tmp_path, "nnunet")
+    several = paper.model_copy(update={"seeds": Seeds(values=(0, 4))})
+    text = write(several, tmp_path, "nnunet")
+    assert "- This is one of 2 trainings, with seeds 0, 4; the table of the study has" in text
+    assert "One fold and one seed" not in text

@@ -114,3 +114,13 @@ def test_a_part_that_is_none_is_one_clear_line(part: str) -> None:
     with pytest.raises(MeddinoError, match="such as 0-seed1"):
         targets.fold_and_seed(part)
     assert targets.fold_and_seed("3-seed12") == (3, 12)
+
+
+def test_the_study_with_seeds_keeps_the_papers_trainings(root: Path) -> None:
+    paper, study = (
+        load([root / "config.yaml"]),
+        load([root / "config.yaml", root / "config.seeds.yaml"]),
+    )
+    assert len(targets.runs(study)) == 3 * 5 * len(targets.runs(paper)) == 330
+    assert set(targets.runs(paper)) <= set(targets.runs(study))
+    assert targets.used_stages(study) == targets.used_stages(paper)
