@@ -288,6 +288,7 @@ def test_every_verb_cuts_its_slice(root: Path) -> None:
     some = {"dataset": "btcv", "chunk": "0", "size": "64", "stage": "stage2", "method": "nnunet"}
     some |= {"fold": "0", "benchmark": "lits", "configuration": "2d", "table": "table1"}
     some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
+    some |= {"kind": "nnUNetPlans_3d"}
     for name, verb in VERBS.items():
         if verb.options is not None:
             chosen = {key: some[key] for key in selectors(name)}
