@@ -31,7 +31,6 @@ OTHER_STUDIES = {
     "resources/raw/lits.incoming": "put there by hand",
     "results/figures/predictions_spleen.png": "of docs/real-scans.md",
     "results/tables/released.md": "with config.released.yaml",
-    "results/tables/nnunet_3d.md": "with config.3d.yaml",
     "results/spleen_gpu/tables/table2.md": "of docs/real-scans.md",
     "results/finetune/.../README.md": "tested by its whole name",
     "logs/check/<benchmark>.log": "of a folder of yours",
