@@ -19,7 +19,7 @@ from meddino.__main__ import main
 from meddino.core import receipts
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
-from meddino.finetune import arrays, plan, predict, preprocess, replan
+from meddino.finetune import arrays, by_hand, plan, predict, preprocess, replan
 from meddino.finetune import finetune as finetune_verb
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import (
@@ -399,3 +399,11 @@ def test_jobs_of_the_papers_methods_are_told_nothing_new() -> None:
     told = method(configuration=SLICES).model_dump()
     assert "preset" not in told and "volumes" not in Planning().model_dump()
     assert method("resenc_l").model_dump()["preset"] == "resenc_l"
+
+
+def test_nnunets_command_refuses_volumes_for_a_network_of_slices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MEDDINO_CONFIG", raising=False)
+    with pytest.raises(MeddinoError, match="network primus sees slices, not 3d_fullres"):
+        by_hand._configured("meddinov3", VOLUMES)

@@ -37,8 +37,6 @@ OTHER_STUDIES = {
     "results/tables/transfer.{csv,md,tex}": "with config.transfer.yaml",
     "results/tables/transfer.structures.csv": "with config.transfer.yaml",
     "results/transfer/": "with config.transfer.yaml",
-    "results/tables/nnunet_3d.md": "with config.3d.yaml",
-    "results/tables/three_d.md": "with config.3d.yaml",
     "results/spleen_gpu/tables/table2.md": "of docs/real-scans.md",
     "results/finetune/.../README.md": "tested by its whole name",
     "logs/check/<benchmark>.log": "of a folder of yours",

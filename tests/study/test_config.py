@@ -425,7 +425,8 @@ def test_every_verb_cuts_its_slice(root: Path) -> None:
         "configuration": "2d",
         "table": "table2",
     }
-    some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2", "kind": "nnUNetPlans_3d"}
+    some |= {"weights": "dinov3", "variant": "leak-free", "source": "stage2"}
+    some |= {"kind": "nnUNetPlans_3d"}
     for name, verb in VERBS.items():
         if verb.options is not None:
             chosen = {key: some[key] for key in selectors(name)}

@@ -80,6 +80,7 @@ def render(
         fold=model["fold"],
         channel=model["dataset_json"]["channel_names"]["0"],
         labels=labels,
+        volumetric=read_settings(model["plans"]).method.volumetric,
         configuration=_configuration(model),
         heads=list(METRICS.values()),
         rows=_rows(scored, list(labels)),
