@@ -13,8 +13,10 @@ import torch
 from meddino.core.files import write_json
 from meddino.ct3m import duplicates, index
 from meddino.ct3m.options import DuplicatesOptions, IndexOptions
+from meddino.evaluate.failures import failures, lesions
+from meddino.evaluate.failures.options import Failures, FailuresOptions, LesionsOptions
 from meddino.report.cards import card, provenance
-from meddino.report.figures import figures, overlays
+from meddino.report.figures import figures, overlays, worst_cases
 from meddino.report.options import (
     CardOptions,
     FigureOptions,
@@ -24,6 +26,7 @@ from meddino.report.options import (
     ReportOptions,
     Table,
     TableOptions,
+    WorstOptions,
 )
 from meddino.report.page import report as page
 
@@ -249,6 +252,55 @@ def draw(study: dict[str, Any]) -> None:
     overlays.run(look(), **study["overlays"], output=root / "overlays/lits/index.json")
     study["report"]["figures"] = [root / "figures/figures.json"]
     study["report"]["overlays"] = [root / "overlays/lits/index.json"]
+
+
+def failing(study: dict[str, Any]) -> dict[str, Any]:
+    """Look at where the runs of a small study fail; give the files that the report shows of it."""
+    root, files = study["root"], study["overlays"]
+    scores = pd.read_parquet(root / "scores.parquet")
+    listed, softmax = [], []
+    for method, done in zip(METHODS, files["predictions"], strict=True):
+        names = {"benchmark": "lits", "method": method, "fold": 0}
+        options = LesionsOptions(**names, structures=(LESION,), iou=0.1)
+        listed.append(root / f"lesions/lits/{method}/fold0.parquet")
+        lesions.run(options, predictions=done, dataset=files["dataset"], output=listed[-1])
+        softmax.append(root / f"confidence/lits/{method}/fold0.parquet")
+        softmax[-1].parent.mkdir(parents=True)
+        softmax_rows(scores[scores["method"] == method]).to_parquet(softmax[-1])
+    section = Failures(lesions={"lits": (LESION,)}, sources={"lits": {"<b>ours": "c2"}})
+    failures.run(
+        FailuresOptions(failures=section),
+        scores=[root / "scores.parquet"],
+        datasets=[files["dataset"]],
+        lesions=listed,
+        confidence=softmax,
+        metadata=[],
+        output=root / "failures/failures.json",
+    )
+    appearance = FigureOptions()
+    worst_cases.run(
+        WorstOptions(
+            worst=1, size_px=64, window_hu=appearance.window_hu, colours=appearance.colours
+        ),
+        dataset=files["dataset"],
+        predictions=files["predictions"],
+        scores=files["scores"],
+        output=root / "failures/lits/worst.json",
+    )
+    return {
+        "failures": root / "failures/failures.json",
+        "worst": (root / "failures/lits/worst.json",),
+    }
+
+
+def softmax_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `confidence` for these scores."""
+    return pd.DataFrame(
+        {"case": row["case"], "label": row["label"], "structure": row["structure"]}
+        | {"count": [10, 10], "correct": [2, 8], "confidence": [3.0, 9.0], "mass": 10.0}
+        | {"predicted_mass": 8.0 + row["label"], "predicted_voxels": 11, "changed_voxels": 0}
+        for row in scores.to_dict("records")
+    )
 
 
 def report(study: dict[str, Any], name: str = "report.html", **changes: Any) -> Path:

@@ -14,59 +14,15 @@ import SimpleITK as sitk
 from PIL import Image
 
 from meddino.core.files import read_json
-from meddino.evaluate.failures import failures, lesions
-from meddino.evaluate.failures.options import Failures, FailuresOptions, LesionsOptions
 from meddino.report.figures import worst_cases
 from meddino.report.options import FigureOptions, WorstOptions
 
 
-def softmax_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"case": row["case"], "label": row["label"], "structure": row["structure"]}
-        | {"count": [10, 10], "correct": [2, 8], "confidence": [3.0, 9.0], "mass": 10.0}
-        | {"predicted_mass": 8.0 + row["label"], "predicted_voxels": 11, "changed_voxels": 0}
-        for row in scores.to_dict("records")
-    )
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small study with names from strangers' files, and where it fails."""
     content = made.study(tmp_path_factory.mktemp("failing"))
     made.draw(content)
-    root, files = content["root"], content["overlays"]
-    scores = pd.read_parquet(root / "scores.parquet")
-    listed, softmax = [], []
-    for method, done in zip(made.METHODS, files["predictions"], strict=True):
-        names = {"benchmark": "lits", "method": method, "fold": 0}
-        options = LesionsOptions(**names, structures=(made.LESION,), iou=0.1)
-        listed.append(root / f"lesions/lits/{method}/fold0.parquet")
-        lesions.run(options, predictions=done, dataset=files["dataset"], output=listed[-1])
-        softmax.append(root / f"confidence/lits/{method}/fold0.parquet")
-        softmax[-1].parent.mkdir(parents=True)
-        softmax_rows(scores[scores["method"] == method]).to_parquet(softmax[-1])
-    section = Failures(lesions={"lits": (made.LESION,)}, sources={"lits": {"<b>ours": "c2"}})
-    failures.run(
-        FailuresOptions(failures=section),
-        scores=[root / "scores.parquet"],
-        datasets=[files["dataset"]],
-        lesions=listed,
-        confidence=softmax,
-        metadata=[],
-        output=root / "failures/failures.json",
-    )
-    look = FigureOptions()
-    worst_cases.run(
-        WorstOptions(worst=1, size_px=64, window_hu=look.window_hu, colours=look.colours),
-        dataset=files["dataset"],
-        predictions=files["predictions"],
-        scores=files["scores"],
-        output=root / "failures/lits/worst.json",
-    )
-    content["failing"] = {
-        "failures": root / "failures/failures.json",
-        "worst": (root / "failures/lits/worst.json",),
-    }
+    content["failing"] = made.failing(content)
     return content
 
 

@@ -63,7 +63,7 @@ return found;
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     study = made.study(tmp_path_factory.mktemp("browser"))
     made.draw(study)
-    return made.report(study).as_uri()
+    return made.report(study, **made.failing(study)).as_uri()
 
 
 def browser_options() -> webdriver.ChromeOptions:
@@ -240,6 +240,16 @@ return [...colours].sort();
 """
 LIVER, TUMOUR = "0,114,178", "213,94,0"
 REFERENCE, SHIFTED, EXACT = 1, 2, 3
+
+
+def test_a_worst_case_opens_and_escape_returns_to_it(opened: Open) -> None:
+    driver = opened()
+    button = shown(driver, one(driver, "button[data-case]"))
+    button.click()
+    title = one(driver, "#case-title").get_property("textContent")
+    assert title == f"{button.get_attribute('data-case')}, LiTS"
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    until(driver, lambda: driver.switch_to.active_element == button)
 
 
 def test_a_slider_goes_through_the_slices_of_a_case(opened: Open) -> None:
