@@ -348,6 +348,18 @@ def test_labels_are_those_of_nnunets_predictor(
     assert shares == sorted(shares) and shares[-1][0] == shares[-1][1]
 
 
+def test_the_softmax_of_volumes_has_their_labels(made: Made, volume_model: Path) -> None:
+    segmenter = Segmenter(volume_model, Prediction(tta=False, device="cpu"))
+    image = sitk.ReadImage(str(made.dataset.parent / "imagesTr" / "case_0_0000.nii.gz"))
+    voxels, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+    boxes: list[tuple[tuple[slice, ...], torch.Tensor]] = []
+    labels = segmenter.segment(voxels, spacing, watch=lambda *box: boxes.append(box))
+    (place, logits), = boxes  # fmt: skip
+    assert labels[place].shape == voxels.shape == logits.shape[1:]
+    assert np.array_equal(logits.softmax(0).argmax(0).numpy(), labels)
+    assert np.array_equal(segmenter.segment(voxels, spacing), labels)
+
+
 def test_the_verbs_predict_and_segment_volumes(
     made: Made, volume_model: Path, tmp_path: Path
 ) -> None:
