@@ -279,7 +279,8 @@ def whole_and_resumed(team: Team, preprocessed: Path, folder: Path) -> None:  # 
     )
     for name, stopped in (("a", False), ("b", True), ("b", False)):
         output = folder / name / "model.safetensors"
-        job = (options, preprocessed, None, folder / name / "state", output)
+        plan = preprocessed.with_name("nnUNetPlans.json")
+        job = (options, preprocessed, plan, None, folder / name / "state", output)
         if stopped:
             with pytest.raises(MeddinoError, match="after epoch 0; a checkpoint is kept"):
                 finetune._train(team, *job)
@@ -297,4 +298,4 @@ def test_more_processes_than_slices_are_refused(
         folders(preprocessed=folder.parent, results=tmp_path),
         pytest.raises(MeddinoError, match=r"3 processes cannot share.*planning\.batch_size"),
     ):
-        finetune._trainer(options, folder, Team(CPU, 0, 3))
+        finetune._trainer(options, folder / "nnUNetPlans.json", Team(CPU, 0, 3))
