@@ -30,9 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     origin = bundle.trace(flags.model)
     accepted = tuple(flags.accept_licence)
     judgements = bundle.permitted(origin, accepted)
-    options = bundle.BundleOptions(
-        authors=flags.authors, version=flags.release, accepted=accepted
-    )
+    options = bundle.BundleOptions(authors=flags.authors, version=flags.release, accepted=accepted)
     texts = dict(map(_named_file, flags.licence_text))
     inputs = {"model": origin.weights, "scores": origin.scores, "output": output / bundle.CARD}
     try:
