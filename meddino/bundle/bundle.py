@@ -1,5 +1,6 @@
 """Make a bundle of a finetuned model: everything that others need to use it and to pass it on."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from meddino.evaluate.statistics import interval, mean
 from meddino.finetune.model import DESCRIPTION, WEIGHTS, find, load
 from meddino.finetune.settings import read_settings
 from meddino.report.cards import model_card, provenance
-from meddino.report.options import ModelCardOptions
+from meddino.report.options import ModelCardOptions, ProvenanceOptions
 
 HERE = Path(__file__).parent
 CARD = "README.md"
@@ -158,9 +159,10 @@ def render_notice(judgements: list[Judgement]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    terms = [term for judgement in judgements for term in judgement.terms]
+    terms = list(dict.fromkeys(term for judgement in judgements for term in judgement.terms))
     return environment.get_template("notice.md.j2").render(
         judgements=judgements,
+        terms=[term for term in terms if term.conditions],
         acknowledgements=list(dict.fromkeys(t.acknowledgement for t in terms if t.acknowledgement)),
         alike=sorted({term.alike for term in terms if term.alike}),
     )
@@ -223,11 +225,17 @@ def add_provenance(origin: Origin, folder: Path) -> None:
     lineage = _without_names(_lineage(origin) | lineage)
     path = folder / "provenance.json"
     content = {"summary": provenance.summary(lineage, without), "without": without}
-    write_json(path, {**content, "records": lineage})
     title = f"{origin.options.method} on {origin.options.benchmark}"
-    options = provenance.ProvenanceOptions(title=title)
-    write_json(folder / "ro-crate-metadata.json", provenance.crate(options, lineage, folder, path))
+    crate = provenance.crate(ProvenanceOptions(title=title), lineage, folder, path)
+    inside = f"{records.located(folder)}/"
+    write_json(path, _shortened({**content, "records": lineage}, inside))
+    write_json(folder / "ro-crate-metadata.json", _shortened(crate, inside))
     records.record_path(card).unlink()
+
+
+def _shortened(content: Any, folder: str) -> Any:
+    """Paths below a folder without its name, which says where somebody keeps files."""
+    return json.loads(json.dumps(content).replace(json.dumps(folder)[1:-1], ""))
 
 
 def _without_names(lineage: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

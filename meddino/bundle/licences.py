@@ -80,11 +80,6 @@ class Judgement:
         return self.source.title or self.source.name
 
     @property
-    def conditions(self) -> list[str]:
-        """What has to be kept to, each once."""
-        return list(dict.fromkeys(line for term in self.terms for line in term.conditions))
-
-    @property
     def texts(self) -> list[str]:
         """Names of licences of which a copy must go with the model."""
         return [term.name for term in self.terms if term.text]

@@ -25,6 +25,8 @@ MONAI = "1.6.1"
 """The version that the bundle is tested with; `envs/lock.txt` has it."""
 AXES = "SPL"
 """Where the axes of nnU-Net's arrays (z, y, x) of volumes in LPS lead to."""
+ENDS = [["L", "R"], ["P", "A"], ["I", "S"]]
+"""Where the axes of a NIfTI begin and end; MONAI's former default."""
 SIGMA = 0.125
 """Width of the Gaussian that weights a window, relative to the window (nnU-Net)."""
 DIFFERENCES = (
@@ -151,7 +153,7 @@ def _preprocessing(model: Model) -> list[dict[str, Any]]:
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "CopyItemsd", "keys": "image", "names": "source"},
-        {"_target_": "Orientationd", "keys": "image", "axcodes": axes},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": axes, "labels": ENDS},
         {
             "_target_": "CropForegroundd",
             "keys": "image",
