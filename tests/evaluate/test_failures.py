@@ -441,6 +441,21 @@ def test_calibration_and_abstention_are_put_together(study: dict[str, Any]) -> N
     assert len(table["cases"]) == 18 and table["cases"][0]["slice_distance_mm"] == 5
 
 
+def test_tables_without_rows_have_their_columns(study: dict[str, Any]) -> None:
+    failures.run(options(), **study)
+    columns = {
+        name: list(pd.read_csv(study["output"].with_name(f"{name}.csv")))
+        for name in failures.COLUMNS
+    }
+    assert columns == failures.COLUMNS
+    scores = score_rows()
+    scores[scores["structure"] == "kidney"].to_parquet(study["scores"][0])
+    failures.run(FailuresOptions(failures=Failures()), **study)
+    for name, expected in columns.items():
+        empty = pd.read_csv(study["output"].with_name(f"{name}.csv"))
+        assert empty.empty and list(empty) == expected
+
+
 def test_edges_that_are_set_take_the_place_of_tertiles() -> None:
     volumes = pd.DataFrame({"tumour": [0.0, 1.0, 4.0, 5.0, 90.0]}, index=list("abcde"))
     way = groups.by_size(volumes, {"tumour": (4.0, 50.0)})

@@ -10,6 +10,15 @@ from meddino.evaluate.failures import strata
 from meddino.evaluate.failures.options import Failures
 from meddino.evaluate.failures.summaries import RUN, Row
 
+FALSE_POSITIVES = [*RUN, "structure", "cases", "predicted_in", "mean_ml", "largest_ml", "few"]
+"""Columns of the table of what is predicted where there is nothing."""
+LESIONS = [
+    *(*RUN, "structure", "criterion", "place", "size", "dsc", "lesions", "hits", "cases_with"),
+    *("sensitivity", "low", "high", "few", "false_positives", "cases"),
+    *("per_case", "per_case_low", "per_case_high"),
+]
+"""Columns of the table of lesions."""
+
 
 def false_positives(scores: pd.DataFrame) -> Iterator[Row]:
     """What is predicted of a structure in cases that lack it; what all have is left out."""

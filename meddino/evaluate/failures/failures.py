@@ -14,6 +14,9 @@ from meddino.evaluate.failures.options import FailuresOptions
 from meddino.evaluate.failures.summaries import Row
 from meddino.evaluate.scores import read_scores
 
+COLUMNS = {"false_positives": counts.FALSE_POSITIVES, "lesions": counts.LESIONS}
+"""Columns of the tables that may have no rows, so that their files have a head all the same."""
+
 
 def run(
     options: FailuresOptions,
@@ -60,7 +63,8 @@ def run(
     tables |= certainty.abstention_rows(tables["cases"])
     for name, rows in tables.items():
         with atomic(output.with_name(f"{name}.csv")) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False)
+            columns = COLUMNS.get(name) if not rows else None
+            pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
     known = {key: [_without_nan(row) for row in rows] for key, rows in tables.items()}
     criteria = {"iou": options.failures.iou, "least_softmax": calibration.LEAST}
     write_json(output, {**known, **criteria, "fewest_cases": statistics.FEWEST_CASES})
