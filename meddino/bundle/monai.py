@@ -30,10 +30,11 @@ ENDS = [["L", "R"], ["P", "A"], ["I", "S"]]
 SIGMA = 0.125
 """Width of the Gaussian that weights a window, relative to the window (nnU-Net)."""
 DIFFERENCES = (
-    "Windows of the sliding window begin at other places where the overlap does not divide the image.",
+    "Windows of the sliding window begin elsewhere where the overlap does not divide the image.",
     "Splines treat the border of the image a little differently.",
     "Logits are resampled in 3-D at once, and those of the whole volume are held in memory.",
-    "Files are read as they are: no repair of HU, and no refusal of what is not CT. DICOM needs pydicom.",
+    "Files are read as they are: HU are not repaired, and what is not CT is not refused. DICOM"
+    " needs pydicom.",
 )
 """What the MONAI configuration does otherwise than nnU-Net and `segment`; the card prints it."""
 

@@ -33,7 +33,7 @@ def program(network: nn.Module, patch_px: tuple[int, int]) -> Any:
     """Compile a network for images of one size, on any device and in batches of any size.
 
     Args:
-        network: from images (B, 1, H, W) to logits (B, classes, H, W); on a CPU, in evaluation mode.
+        network: from images (B, 1, H, W) to logits (B, classes, H, W); on a CPU, to evaluate.
         patch_px: height and width of the images.
 
     Returns:
@@ -46,7 +46,7 @@ def program(network: nn.Module, patch_px: tuple[int, int]) -> Any:
     image, others = (torch.randn(n, 1, *patch_px, generator=generator) for n in (1, 2))
     with torch.no_grad(), warnings.catch_warnings():
         # What a trace takes for constant is constant here: sizes and positions of one input size.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(network, image, check_trace=False)
         _follow_input(traced)

@@ -1,4 +1,4 @@
-"""Bundles: each library loads its own part, without ours where it can, and segments as `segment`."""
+"""Bundles: each library loads its part, without ours where it can, and segments as `segment`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from meddino.report.options import Attribution, ModelCardOptions
 
 TRAINERS = Path(finetune.__file__).parent / "trainers"
 AGREEMENT = 0.97
-"""DSC of each structure between MONAI's labels and ours; see docs/bundle.md for what was measured."""
+"""DSC of each structure between MONAI's labels and ours; docs/bundle.md has what was measured."""
 FREE = Attribution(name="blobs", title="Blobs", home="", licence="Apache-2.0", phantom=True)
 LEARNS = {
     "unet": {"lr": 0.1},
@@ -134,7 +134,7 @@ def without_meddino(code: str, *arguments: Path | str, **environment: str) -> st
     return done.stdout
 
 
-# ---- MONAI ----------------------------------------------------------------------------------------
+# ---- MONAI --------------------------------------------------------------------------------------
 
 MONAI_RUN = """
 import warnings; warnings.simplefilter("ignore")
@@ -210,7 +210,7 @@ def test_metadata_is_valid_by_monais_schema(study: Path, name: str) -> None:
     assert outputs["channel_def"] == {"0": "background", "1": "liver", "2": "spleen"}
 
 
-# ---- the program ----------------------------------------------------------------------------------
+# ---- the program --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_programs_run_on_a_gpu(networks: dict[str, model.Model], name: str) -> N
     assert torch.allclose(result, expected, rtol=1e-2, atol=1e-2)
 
 
-# ---- nnU-Net --------------------------------------------------------------------------------------
+# ---- nnU-Net ------------------------------------------------------------------------------------
 
 NNUNET = """
 import numpy as np, torch
@@ -282,7 +282,7 @@ def test_nnunet_segments_with_our_trainer(study: Path, ct: Path, tmp_path: Path)
     assert checkpoint["trainer_name"] == "MedDINOv3Trainer"
 
 
-# ---- card, terms, provenance ----------------------------------------------------------------------
+# ---- card, terms, provenance --------------------------------------------------------------------
 
 
 def test_the_card_has_scores_with_intervals_and_what_each_library_needs(study: Path) -> None:
