@@ -75,9 +75,9 @@ def trace(model: Path) -> Origin:
             f" record of the model card; let the study make {card}"
         )
     record = records.read(record_path)
-    (said,), (scored,) = record["inputs"]["description"], record["inputs"]["scores"]
+    (described,), (scored,) = record["inputs"]["description"], record["inputs"]["scores"]
     description = weights.with_name(DESCRIPTION)
-    for path, entry in ((description, said), (Path(scored["path"]), scored)):
+    for path, entry in ((description, described), (Path(scored["path"]), scored)):
         if not path.is_file():
             raise MeddinoError(
                 f"{path} does not exist; start this command in the folder of the study, where"
@@ -95,8 +95,8 @@ def permitted(origin: Origin, accepted: tuple[str, ...]) -> list[Judgement]:
     Raises:
         MeddinoError: one of them forbids to give the model away, or may do so.
     """
-    said = origin.options
-    return licences.permit((said.data, *said.pretraining, *said.weights), accepted)
+    names = origin.options
+    return licences.permit((names.data, *names.pretraining, *names.weights), accepted)
 
 
 def write(
@@ -290,12 +290,12 @@ def _front(origin: Origin, scored: pd.DataFrame) -> dict[str, Any]:
             name = f"{head} (%), mean of structures; 95 % interval {_ends(values)}"
             entry = {"type": metric.partition("_")[0], "name": name}
             metrics.append({**entry, "value": round(mean(values), 2)})
-    said = origin.options
-    dataset = {"name": said.benchmark, "type": said.data.name, "split": "validation"}
+    names = origin.options
+    dataset = {"name": names.benchmark, "type": names.data.name, "split": "validation"}
     result = {"task": {"type": "image-segmentation"}, "dataset": dataset, "metrics": metrics}
     return {
         "tags": ["medical", "ct", "segmentation", "nnunet", "monai", "meddino"],
-        "model-index": [{"name": f"{said.method} on {said.benchmark}", "results": [result]}],
+        "model-index": [{"name": f"{names.method} on {names.benchmark}", "results": [result]}],
     }
 
 
@@ -303,7 +303,7 @@ def _about(
     options: BundleOptions, origin: Origin, judgements: list[Judgement], scored: pd.DataFrame
 ) -> dict[str, Any]:
     """What MONAI's metadata says of the model and its makers."""
-    said, structures = origin.options, list(model_card.structures(origin.description))
+    names, structures = origin.options, list(model_card.structures(origin.description))
     network = read_settings(origin.description["plans"]).method.network
     metrics = {
         head: round(mean(values), 2)
@@ -314,13 +314,13 @@ def _about(
         "version": options.version,
         "changelog": {options.version: "made by meddino bundle"},
         "task": f"Segmentation of {', '.join(structures)}",
-        "description": f"{said.method} ({network}) on {said.benchmark}, slice by slice. README.md"
+        "description": f"{names.method} ({network}) on {names.benchmark}, slice by slice. README.md"
         " has training data, licences, limits and scores.",
         "authors": options.authors,
         "copyright": "; ".join(
             f"{j.title}: {j.source.licence or 'not stated'}" for j in judgements
         ),
-        "data_source": "; ".join(filter(None, (said.data.title, said.data.home))),
+        "data_source": "; ".join(filter(None, (names.data.title, names.data.home))),
         "data_type": "nibabel",
         "intended_use": "Research. No medical device.",
         "eval_metrics": metrics,

@@ -102,8 +102,8 @@ def judge(source: Attribution) -> Judgement:
     rest = re.sub(table().filler, " ", rest, flags=re.IGNORECASE)
     strange = " ".join(re.findall(r"[\w.-]*\w[\w.-]*", rest))
     if not terms:
-        said = f"the table does not know {source.licence!r}" if strange else "it names no licence"
-        return Judgement(source, "unknown", (), said)
+        reason = f"the table does not know {source.licence!r}" if strange else "it names no licence"
+        return Judgement(source, "unknown", (), reason)
     verdicts = {term.verdict for term in terms}
     verdict = max(verdicts, key=ORDER.index)
     reasons = [f"{term.name}: {term.reason}" for term in terms if term.verdict == verdict]

@@ -50,6 +50,11 @@ def write_bundle(model: Model, about: dict[str, Any], folder: Path) -> None:
     Raises:
         MeddinoError: the network or its preprocessing cannot be expressed.
     """
+    if model.volumetric:
+        raise MeddinoError(
+            "this network sees volumes, and bundles are of networks that see slices; nnU-Net's own"
+            " commands run it (docs/nnunet.md)"
+        )
     contents = {"metadata": metadata(model, about), "inference": inference(model)}
     for name, content in contents.items():
         write_json(folder / "configs" / f"{name}.json", content)

@@ -16,11 +16,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from pydantic import ValidationError
 
 from meddino.__main__ import main
+from meddino.bundle import monai
 from meddino.core import receipts
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json, write_json
 from meddino.finetune import arrays, by_hand, plan, predict, preprocess, replan
 from meddino.finetune import finetune as finetune_verb
+from meddino.finetune.model import load
 from meddino.finetune.nnunet import folders, quiet
 from meddino.finetune.options import (
     Configuration,
@@ -376,6 +378,14 @@ def test_the_verbs_predict_and_segment_volumes(
     assert segmented.GetSize() == sitk.ReadImage(str(scan)).GetSize()
     assert segmented.GetSpacing() == pytest.approx(sitk.ReadImage(str(scan)).GetSpacing())
     assert np.array_equal(*(sitk.GetArrayFromImage(image) for image in (predicted, segmented)))
+
+
+def test_no_bundle_is_made_of_a_network_that_sees_volumes(
+    volume_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MeddinoError, match="bundles are of networks that see slices"):
+        monai.write_bundle(load(volume_model), {}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_of_volumes_is_complete(volume_model: Path) -> None:
