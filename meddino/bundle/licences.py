@@ -1,7 +1,7 @@
 """Whether the licences of data and weights let a derived model be given away.
 
-The table is licences.yaml. It is read strictly: what a licence says and the table does not know makes
-the verdict `unknown`.
+The table is licences.yaml. It is read strictly: what a licence says and the table does not know
+makes the verdict `unknown`.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The `bundle` verb: a finetuned model as a folder to give away.
 
 The folder holds the weights and a model card for Hugging Face, a MONAI bundle, nnU-Net's folder of
-results, the records of all jobs behind the model, and the terms under which it may be passed on. Start
-the command in the folder of the study, whose records say what the model was made of.
+results, the records of all jobs behind the model, and the terms under which it may be passed on.
+Start the command in the folder of the study, whose records say what the model was made of.
 """
 
 import argparse
@@ -18,8 +18,8 @@ def main(arguments: Sequence[str]) -> None:
     """Make a bundle from the command line.
 
     Raises:
-        MeddinoError: the licences do not permit it or may not, the model or its records are missing,
-            or the folder exists.
+        MeddinoError: the licences do not permit it or may not, the model or its records are
+            missing, or the folder exists.
     """
     flags = _parser().parse_args(arguments)
     output: Path = flags.output
