@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from meddino.bundle.program import program
+from meddino.bundle.program import program, save
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, write_json
 from meddino.finetune.model import Model
@@ -30,11 +30,10 @@ ENDS = [["L", "R"], ["P", "A"], ["I", "S"]]
 SIGMA = 0.125
 """Width of the Gaussian that weights a window, relative to the window (nnU-Net)."""
 DIFFERENCES = (
-    "Windows of the sliding window begin elsewhere where the overlap does not divide the image.",
+    "Windows begin at other places where the overlap does not divide the image.",
     "Splines treat the border of the image a little differently.",
     "Logits are resampled in 3-D at once, and those of the whole volume are held in memory.",
-    "Files are read as they are: HU are not repaired, and what is not CT is not refused. DICOM"
-    " needs pydicom.",
+    "Files are read as they are: no repair of HU, and no refusal of what is not CT.",
 )
 """What the MONAI configuration does otherwise than nnU-Net and `segment`; the card prints it."""
 
@@ -62,7 +61,7 @@ def write_bundle(model: Model, about: dict[str, Any], folder: Path) -> None:
     # `load_net_with_metadata` reads them from the program, should that travel alone.
     extra = {f"{n}.json": (folder / f"configs/{n}.json").read_bytes() for n in contents}
     with atomic(folder / "models" / "model.ts") as temporary:
-        torch.jit.save(script, str(temporary), _extra_files=extra)
+        save(script, temporary, extra)
     with atomic(folder / "models" / "model.pt") as temporary:
         torch.save(dict(script.state_dict()), temporary)
 

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ def program(network: nn.Module, patch_px: tuple[int, int]) -> Any:
     """Compile a network for images of one size, on any device and in batches of any size.
 
     Args:
-        network: from images (B, 1, H, W) to logits (B, classes, H, W); on a CPU, to evaluate.
+        network: from images (B, 1, H, W) to logits (B, classes, H, W); on a CPU, set to evaluate.
         patch_px: height and width of the images.
 
     Returns:
@@ -53,6 +55,14 @@ def program(network: nn.Module, patch_px: tuple[int, int]) -> Any:
         script = torch.jit.script(OneByOne(traced))
         _compare(_reloaded(script)(others), network(others))
     return script
+
+
+def save(script: Any, path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a program, with further files in its archive."""
+    with warnings.catch_warnings():
+        # torch points to torch.export, whose programs MONAI cannot load.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(script, str(path), _extra_files=dict(files))
 
 
 def _follow_input(traced: Any) -> None:
@@ -92,10 +102,7 @@ def _move(graph: Any, constant: Any, device: Any) -> None:
 
 def _reloaded(script: Any) -> Any:
     """The program as others will load it."""
-    stored = io.BytesIO()
-    torch.jit.save(script, stored)
-    stored.seek(0)
-    return torch.jit.load(stored)
+    return torch.jit.load(io.BytesIO(script.save_to_buffer()))
 
 
 def _compare(ours: Tensor, expected: Tensor) -> None:

@@ -28,6 +28,8 @@ NEIGHBOURS = 500
 """Voxels around each element that are searched for the other surface before a KD-tree is built."""
 SHARE = 0.95
 """Share of a surface within its 95th percentile."""
+ROUNDING = 1e-9
+"""More than sums of shares are rounded by."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def hd95(reference: Surface, predicted: Surface) -> float:
 
 def _percentile(surface: Surface) -> float:
     share = np.cumsum(surface.area) / surface.total
-    # Rounding may leave the last share below SHARE.
-    return float(surface.distance[min(int(np.searchsorted(share, SHARE)), len(share) - 1)])
+    # Sums in another order round otherwise, which must not decide where a share is just SHARE.
+    place = int(np.searchsorted(share, SHARE - ROUNDING))
+    return float(surface.distance[min(place, len(share) - 1)])
 
 
 class Pair:

@@ -63,7 +63,7 @@ VERBS: dict[str, Verb] = {
     ),
     "bundle": Verb(
         module="meddino.cli.bundle",
-        summary="make a folder of a finetuned model to give away: card, MONAI, nnU-Net, terms",
+        summary="make a folder of a finetuned model for others, with card and terms",
         beside=("**/*",),
         group="use",
     ),
@@ -212,7 +212,7 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb(
         module="meddino.evaluate.evaluate",
-        revision=3,
+        revision=4,
         summary="score predictions per case and structure: DSC, NSD, HD95, volumes",
         options=report.evaluate_options,
     ),
@@ -246,7 +246,7 @@ VERBS: dict[str, Verb] = {
     ),
     "label_curve": Verb(
         module="meddino.report.label_curve.label_curve",
-        summary="score methods by the number of labelled cases that they were trained on",
+        summary="score methods by the number of cases they were trained on",
         options=label_curve.label_curve_options,
         beside=("points.csv", "needed.csv"),
     ),
@@ -275,7 +275,7 @@ VERBS: dict[str, Verb] = {
     ),
     "backbones": Verb(
         module="meddino.report.tables.backbones",
-        summary="put pretrained ViTs beside each other: scores, probes, sizes, licences",
+        summary="compare pretrained ViTs: scores, probes, sizes, licences",
         options=backbones.backbones_options,
         beside=("{stem}.csv", "{stem}.md", "figures.json", "*.png", "*.pdf"),
     ),

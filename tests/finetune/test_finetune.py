@@ -361,7 +361,7 @@ def test_a_librarys_vit_trains_and_predicts_without_what_it_came_from(
 
 
 def test_few_cases_are_nested_and_those_that_validate_stay(
-    preprocessed: Path, tmp_path: Path
+    preprocessed: Path, plans: Path, tmp_path: Path
 ) -> None:
     folder = preprocessed.parent
     (fold, *_) = json.loads((folder / "splits_final.json").read_text())
@@ -370,7 +370,7 @@ def test_few_cases_are_nested_and_those_that_validate_stay(
         row = method("unet", cases_percent=percent)
         options = FinetuneOptions(method=row, training=training(), fold=0)
         with folders(1, preprocessed=folder.parent, results=tmp_path):
-            trainer = finetune_verb._trainer(options, folder, Team(torch.device("cpu")))
+            trainer = finetune_verb._trainer(options, plans, Team(torch.device("cpu")))
             drawn[percent], validation = trainer.do_split()
         assert validation == fold["val"]
     assert drawn[100] == fold["train"] and len(fold["train"]) == 7

@@ -66,7 +66,7 @@ def run(
         finetuning: `finetune/<benchmark>/<method>/fold<k>/history.jsonl`.
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
-        provenance: `provenance.json`, the records of all jobs before this one.
+        provenance: `provenance.json`, the records of all jobs.
         label_curve: `label_curve.json`; none where the study asks for no label curve.
         transfer: `transfer.json`; none where nothing is transferred.
         ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
@@ -83,8 +83,7 @@ def run(
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     charts = _result_charts(options, lines, over_trainings(all_scores), data)
-    charts |= _training_charts(options, pretraining, finetuning, probes)
-    charts |= beyond.charts(options)
+    charts |= _training_charts(options, pretraining, finetuning, probes) | beyond.charts(options)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
     files = [*tables, *beyond.files(), *figures, *([card] if card else []), scores, *overlays]
@@ -98,12 +97,25 @@ def run(
         **_cases(options, overlays),
         **beyond.sections(options),
         **_verified(records, files),
-        "badges": opening.checks(options, lines, data, reports, pretraining),
-        "snapshots": checkpoints.snapshots(options, pretraining),
+        **_state(options, lines, data, reports, pretraining),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
     with atomic(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
+
+
+def _state(
+    options: ReportOptions,
+    lines: pd.DataFrame,
+    card: dict[str, Any] | None,
+    reports: list[dict[str, Any]],
+    pretraining: list[Path],
+) -> dict[str, Any]:
+    """Badges of what was checked, and the checkpoints that are there."""
+    return {
+        "badges": opening.checks(options, lines, card, reports, pretraining),
+        "snapshots": checkpoints.snapshots(options, pretraining),
+    }
 
 
 def _study(options: ReportOptions) -> dict[str, Any]:
