@@ -116,7 +116,7 @@ def charts(content: dict[str, Any] | None) -> dict[str, Chart]:
 
 def _row(line: Row, name: str) -> Row:
     """A row of a chart, with intervals where the line has some; of two digits."""
-    row: Row = {}
+    row: dict[str, float | None] = {}
     for series in SERIES:
         field = FIELDS[series]
         ends = {f"{series} {end}": line.get(f"{field}_{end}") for end in ("low", "high")}
