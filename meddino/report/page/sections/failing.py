@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from meddino.evaluate.statistics import FEWEST_CASES
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts import failures as draw
 from meddino.report.page.charts.chart import Chart, Row
@@ -251,7 +252,7 @@ def _lesion_charts(
         if rows := _rows(options, hit, "sensitivity", "low", "high"):
             name = f"failures/sensitivity/{key}"
             charts[name] = draw.binned(rows, series, "diameter", "Lesions that are hit (%)", 100)
-        wrong = part.assign(few=False)
+        wrong = part.assign(few=part["cases"] < FEWEST_CASES)
         rows = _rows(options, wrong, "per_case", "per_case_low", "per_case_high")
         name = f"failures/false/{key}"
         charts[name] = draw.binned(rows, series, "diameter", "False positives a case", None)
