@@ -288,8 +288,7 @@ def failing(study: dict[str, Any]) -> dict[str, Any]:
         output=root / "failures/lits/worst.json",
     )
     return {
-        "failures": root / "failures/failures.json",
-        "worst": (root / "failures/lits/worst.json",),
+        "beyond": [root / "failures/failures.json", root / "failures/lits/worst.json"],
     }
 
 

@@ -165,8 +165,7 @@ def _remove(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as sorted, indented JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path, vouched_by: Path | str = "") -> Any:
@@ -191,10 +190,15 @@ def read_json(path: Path, vouched_by: Path | str = "") -> Any:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write one line of JSON a value, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text("".join(f"{json.dumps(v)}\n" for v in values), encoding="utf-8")
+    write_text(path, "".join(f"{json.dumps(v)}\n" for v in values))
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -176,7 +176,7 @@ def test_the_report_has_a_section_only_where_there_is_a_comparison(
     study = made.study(tmp_path)
     made.draw(study)
     without = made.report(study).read_text()
-    page = made.report(study, "with.html", backbones=comparison).read_text()
+    page = made.report(study, "with.html", beyond=[comparison]).read_text()
     assert 'id="backbones"' not in without and '"backbones/' not in without
     assert '<h2 id="backbones">Backbones</h2>' in page and 'href="#backbones"' in page
     assert 'data-chart="backbones/lits/gflop"' in page

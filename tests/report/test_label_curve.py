@@ -128,7 +128,7 @@ def test_the_report_shows_the_curve(tmp_path: Path, files: dict[str, Any]) -> No
     output = tmp_path / "label_curve.json"
     hostile = OPTIONS.model_copy(update={"method_labels": {"nnunet": made.SCRIPT, "mine": "Mine"}})
     label_curve.run(hostile, **files, output=output)
-    text = made.report(study, "with.html", label_curve=output).read_text()
+    text = made.report(study, "with.html", beyond=[output]).read_text()
     assert 'data-chart="label_curve/lits"' in text and '<a href="#label-curve">' in text
     assert "not reached" in text and "7.9 (20 %)" in text and made.SCRIPT not in text
     charts = text.split('id="charts">')[1].split("</script>")[0]

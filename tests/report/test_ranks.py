@@ -249,7 +249,7 @@ def test_the_whole_report_shows_seeds_and_ranks(files: list[Path], tmp_path: Pat
     ranked, table = tmp_path / "table9.ranks.csv", tmp_path / "table9.csv"
     ranks.run(rank_options(), scores=files, output=ranked)
     tables.run(table_options(), scores=files, output=table)
-    changes = {"scores": tmp_path / "all.parquet", "tables": [table], "ranks": (ranked,)}
+    changes = {"scores": tmp_path / "all.parquet", "tables": [table], "beyond": (ranked,)}
     output = tmp_path / "report.html"
     options = made.report_options(tables=(table_options(),), seed=0)
     page.run(options, **{**study["report"], **changes}, output=output)

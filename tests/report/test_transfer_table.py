@@ -296,7 +296,7 @@ def test_the_page_has_a_section_where_there_is_transfer(
     report_data.draw(study)
     plain = report_data.report(study).read_text()
     assert 'id="transfer"' not in plain and "#transfer" not in plain
-    with_section = report_data.report(study, transfer=files["output"].with_suffix(".json"))
+    with_section = report_data.report(study, beyond=[files["output"].with_suffix(".json")])
     text = with_section.read_text()
     assert text.count('id="transfer"') == 1 and 'href="#transfer"' in text
     assert report_data.SCRIPT not in text

@@ -74,7 +74,7 @@ def test_files_are_those_of_the_table_and_of_one_fold(config: dict[str, Any]) ->
     assert files["table"] == paths.table(study, "which")
     assert len(files["models"]) == 12 and all("fold0" in path for path in files["models"])
     report = jobs.report.report_inputs(study)
-    assert report["backbones"] == "results/backbones/backbones.json"
+    assert report["beyond"] == ["results/backbones/backbones.json"]
     assert not set(files["probes"]) <= set(report["probes"]), "these are the chain's alone"
 
 
@@ -89,7 +89,7 @@ def test_a_study_without_the_section_asks_for_nothing_more(root: Path) -> None:
     study = load([root / "config.yaml"])
     assert targets.compared(study) == [] and targets.probed_backbones(study) == {}
     assert jobs.backbones.backbones_inputs(study) == {}
-    assert "backbones" not in jobs.report.report_inputs(study)
+    assert "beyond" not in jobs.report.report_inputs(study)
     assert "backbones" not in options_json(study, "report")
     with pytest.raises(MeddinoError, match="no section `backbones`"):
         jobs.backbones.backbones_options(study)

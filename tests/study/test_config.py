@@ -230,7 +230,7 @@ def test_the_label_curve_adds_methods_on_few_cases_and_changes_no_other(config: 
         ("btcv", "nnunet_cases10"),
     }, "at 100 % it is the run of Table 2"
     assert len(jobs.label_curve.label_curve_inputs(study)["scores"]) == 4
-    assert "label_curve" in jobs.report.report_inputs(study)
+    assert jobs.report.report_inputs(study)["beyond"] == [paths.label_curve(study)]
     with pytest.raises(MeddinoError, match="there is no section `label_curve`"):
         jobs.label_curve.label_curve_options(plain)
 

@@ -22,8 +22,8 @@ def study(section: Any) -> Study:
 
 def test_a_study_that_does_not_ask_looks_at_nothing() -> None:
     plain = load([CONFIG])
-    assert plain.failures is None and failures.runs(plain) == [] and failures.files(plain) == []
-    assert not {"failures", "worst"} & set(report.report_inputs(plain))
+    assert plain.failures is None and failures.runs(plain) == [] and failures.shown(plain) == []
+    assert "beyond" not in report.report_inputs(plain)
 
 
 def test_the_overlay_asks_for_the_rows_of_table_2() -> None:
@@ -34,7 +34,7 @@ def test_the_overlay_asks_for_the_rows_of_table_2() -> None:
     inputs = failures.failures_inputs(asked)
     assert len(inputs["confidence"]) == 16 and len(inputs["lesions"]) == 8
     shown = failures.shown(asked)
-    assert shown["failures"] == paths.failures(asked) and len(shown["worst"]) == 4
+    assert shown[0] == paths.failures(asked) and len(shown[1:]) == 4
     chosen = failures.failures_options(asked).mr_cases
     assert chosen["amos22"] == asked.dataset("amos22").mr_cases and chosen["lits"] is None
 

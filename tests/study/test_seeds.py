@@ -71,7 +71,7 @@ def test_a_study_with_one_seed_has_neither_seeds_nor_ranks_in_its_jobs(root: Pat
     ):
         text = options_json(study, verb, **names)
         assert '"seed"' not in text and '"seeds"' not in text, verb
-    assert "ranks" not in jobs.report.report_inputs(study)
+    assert "beyond" not in jobs.report.report_inputs(study)
     alone = Study.parse(yaml.safe_load((root / "config.yaml").read_text()) | {"seeds": [0]})
     assert targets.runs(alone) == targets.runs(study)
     assert jobs.report.tables_options(alone, "table2").seed is None
@@ -105,7 +105,7 @@ def test_ranks_are_a_switch_or_a_section(config: dict[str, Any]) -> None:
     fewer = Study.parse(config | {"ranks": {"resamples": 200}})
     assert jobs.report.ranks_options(fewer, "table1").ranks.resamples == 200
     files = [f"results/tables/table{number}.ranks.csv" for number in (1, 2, 3)]
-    assert jobs.report.report_inputs(asked)["ranks"] == files
+    assert jobs.report.report_inputs(asked)["beyond"] == files
     assert set(files) <= set(jobs.report.provenance_inputs(asked)["results"])
 
 

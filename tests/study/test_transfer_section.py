@@ -82,7 +82,7 @@ def test_without_the_section_nothing_runs_for_it(root: Path) -> None:
     study = load([root / "config.yaml"])
     assert targets.transferred(study) == targets.transfer_runs(study) == []
     assert jobs.transfer.tables(study) == []
-    assert "transfer" not in jobs.report.report_inputs(study)
+    assert "beyond" not in jobs.report.report_inputs(study)
     with pytest.raises(MeddinoError, match="no section `transfer`"):
         jobs.transfer.table_options(study)
 

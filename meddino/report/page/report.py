@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from meddino.core.files import atomic
+from meddino.core.files import write_text
 from meddino.evaluate.scores import over_trainings
 from meddino.report.options import ReportOptions
 from meddino.report.page import inputs
@@ -45,12 +45,7 @@ def run(
     probes: list[Path],
     quarantine: list[Path],
     provenance: Path,
-    label_curve: Path | None = None,
-    transfer: Path | None = None,
-    ranks: tuple[Path, ...] = (),
-    backbones: Path | None = None,
-    failures: Path | None = None,
-    worst: tuple[Path, ...] = (),
+    beyond: tuple[Path, ...] = (),
     output: Path,
 ) -> None:
     """Write the report; equal results and equal records give equal files.
@@ -67,41 +62,35 @@ def run(
         probes: results of `probe`, along the chain of stages.
         quarantine: reports of curation and of conversion: what was left out, and why.
         provenance: `provenance.json`, the records of all jobs.
-        label_curve: `label_curve.json`; none where the study asks for no label curve.
-        transfer: `transfer.json`; none where nothing is transferred.
-        ranks: `<table>.ranks.csv` of the tables, where ranks are reported.
-        backbones: the comparison of backbones; none where the study does not ask for it.
-        failures: `failures.json`; none where the study does not look at failures.
-        worst: `failures/<benchmark>/worst.json`, beside the pictures of the worst cases.
+        beyond: files of the sections that a study asks for beyond the paper (`Beyond`).
         output: `report.html`.
 
     Raises:
         MeddinoError: a file is missing or damaged.
     """
-    beyond = Beyond(label_curve, transfer, ranks, backbones, failures, worst)
+    sections = Beyond.of(beyond)
     data = card if card is None else inputs.read_object(card, *DATA_CARD)
     lines = pd.concat(map(inputs.read_table, tables), ignore_index=True)
     all_scores = inputs.read_all_scores(scores)
     charts = _result_charts(options, lines, over_trainings(all_scores), data)
-    charts |= _training_charts(options, pretraining, finetuning, probes) | beyond.charts(options)
+    charts |= _training_charts(options, pretraining, finetuning, probes) | sections.charts(options)
     records = inputs.read_object(provenance, "summary", "without", "records")
     reports = [inputs.read_object(path, "quarantined") for path in quarantine]
-    files = [*tables, *beyond.files(), *figures, *([card] if card else []), scores, *overlays]
+    files = [*tables, *beyond, *figures, *filter(None, [card]), scores, *overlays]
     files += [*quarantine, *pretraining, *finetuning, *probes]
     page = {
         **_study(options),
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
-        **_drawn([*curation.figures(card), *beyond.figures(), *figures], charts),
+        **_drawn([*curation.figures(card), *sections.figures(), *figures], charts),
         **_cases(options, overlays),
-        **beyond.sections(options),
+        **sections.contents(options),
         **_verified(records, files),
         **_state(options, lines, data, reports, pretraining),
     }
     page["steps"] = glance.steps(records["summary"], data, page["counts"], page["has_paper"])
-    with atomic(output) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+    write_text(output, render(page))
 
 
 def _state(

@@ -101,18 +101,8 @@ def worst_cases_inputs(study: Study, benchmark: str) -> Files:
     }
 
 
-def shown(study: Study) -> Files:
-    """What the report shows of failures, by the flag that takes it; empty where it shows none."""
+def shown(study: Study) -> list[str]:
+    """What the report shows of failures; empty where it shows none."""
     if study.failures is None:
-        return {}
-    pictures = [paths.worst_cases(study, name) for name in benchmarks(study)]
-    return {"failures": paths.failures(study), "worst": pictures}
-
-
-def files(study: Study) -> list[str]:
-    """The same as one list."""
-    return [
-        file
-        for value in shown(study).values()
-        for file in ([value] if isinstance(value, str) else value)
-    ]
+        return []
+    return [paths.failures(study), *(paths.worst_cases(study, name) for name in benchmarks(study))]

@@ -191,18 +191,18 @@ def provenance_inputs(study: Study) -> Files:
     return {
         "results": [
             *(paths.table(study, name) for name in study.tables),
-            *_transfer(study, "csv").values(),
+            *_transfer(study, "csv"),
             *_ranks(study),
             paths.figures(study),
             *_overlays(study),
             *_feature_figures(study),
-            *_label_curve(study).values(),
+            *_label_curve(study),
             *_data_card(study).values(),
             *(paths.model_card(study, run) for run in runs),
-            *_backbones(study).values(),
+            *_backbones(study),
             *(paths.quarantine(study, benchmark) for benchmark in benchmarks),
             *(paths.quarantine(study, benchmark) for benchmark in targets.tested_alone(study)),
-            *failures.files(study),
+            *failures.shown(study),
         ]
     }
 
@@ -305,20 +305,27 @@ def report_inputs(study: Study) -> Files:
     quarantines = [paths.quarantine(study, benchmark) for benchmark in benchmarks]
     return {
         "tables": [paths.table(study, name) for name in study.tables],
-        **_transfer(study, "json"),
         "figures": [paths.figures(study), *_feature_figures(study)],
         **_data_card(study),
-        **_label_curve(study),
         "scores": paths.all_scores(study),
         "overlays": _overlays(study),
         **_histories(study),
         "probes": _probes(study),
         "quarantine": [*paths.chunk_reports(study, targets.curated_datasets(study)), *quarantines],
         "provenance": paths.provenance(study),
-        **({"ranks": ranks} if (ranks := _ranks(study)) else {}),
-        **_backbones(study),
-        **failures.shown(study),
+        **({"beyond": beyond} if (beyond := _beyond(study)) else {}),
     }
+
+
+def _beyond(study: Study) -> list[str]:
+    """Files of the sections that the study asks for beyond the paper's tables."""
+    return [
+        *_label_curve(study),
+        *_transfer(study, "json"),
+        *_ranks(study),
+        *_backbones(study),
+        *failures.shown(study),
+    ]
 
 
 def _histories(study: Study) -> dict[str, list[str]]:
@@ -338,9 +345,9 @@ def _overlays(study: Study) -> list[str]:
     return [paths.overlays(study, benchmark) for benchmark in targets.used_benchmarks(study)]
 
 
-def _transfer(study: Study, suffix: str) -> dict[str, str]:
+def _transfer(study: Study, suffix: str) -> list[str]:
     """The table of transfer in one format, where the study asks for one."""
-    return {} if study.transfer is None else {"transfer": paths.transfer_table(study, suffix)}
+    return [] if study.transfer is None else [paths.transfer_table(study, suffix)]
 
 
 def _data_card(study: Study) -> dict[str, str]:
@@ -348,14 +355,14 @@ def _data_card(study: Study) -> dict[str, str]:
     return {"card": paths.data_card(study)} if targets.curated_datasets(study) else {}
 
 
-def _label_curve(study: Study) -> dict[str, str]:
+def _label_curve(study: Study) -> list[str]:
     """The label curve, where the study has one."""
-    return {"label_curve": paths.label_curve(study)} if study.label_curve else {}
+    return [] if study.label_curve is None else [paths.label_curve(study)]
 
 
-def _backbones(study: Study) -> dict[str, str]:
+def _backbones(study: Study) -> list[str]:
     """The comparison of backbones, where the study asks for one."""
-    return {} if study.backbones is None else {"backbones": paths.backbones(study)}
+    return [] if study.backbones is None else [paths.backbones(study)]
 
 
 def _feature_figures(study: Study) -> list[str]:

@@ -1,27 +1,49 @@
 """The sections of the page that a study has beyond the paper's tables, where it asks for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from meddino.core.errors import MeddinoError
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts.chart import Chart
 from meddino.report.page.sections import backbones, failing, labels, stability, transfer
+
+SINGLE = ("label_curve.json", "transfer.json", "backbones.json", "failures.json")
+"""Files of which there is one."""
+WORST = "worst.json"
+"""File of the worst cases of a benchmark, beside their pictures."""
+RANKS = ".ranks.csv"
+"""How the names of tables of ranks end."""
 
 
 class Beyond(NamedTuple):
     """The files of these sections; a section without its file is absent."""
 
-    label_curve: Path | None
-    transfer: Path | None
     ranks: tuple[Path, ...]
-    backbones: Path | None
-    failures: Path | None
     worst: tuple[Path, ...]
+    label_curve: Path | None = None
+    transfer: Path | None = None
+    backbones: Path | None = None
+    failures: Path | None = None
 
-    def files(self) -> list[Path]:
-        """All files that there are."""
-        single = (self.label_curve, self.transfer, self.backbones, self.failures)
-        return [*filter(None, single), *self.ranks, *self.worst]
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> "Beyond":
+        """Sort files by their names.
+
+        Raises:
+            MeddinoError: a file is of no section.
+        """
+        ranks = tuple(path for path in paths if path.name.endswith(RANKS))
+        worst = tuple(path for path in paths if path.name == WORST)
+        single = {path.stem: path for path in paths if path not in {*ranks, *worst}}
+        for path in single.values():
+            if path.name not in SINGLE:
+                raise MeddinoError(
+                    f"{path} is of no section of the report; give {', '.join(SINGLE)}, {WORST}"
+                    f" or <table>{RANKS} to --beyond"
+                )
+        return cls(ranks=ranks, worst=worst, **single)
 
     def figures(self) -> list[Path]:
         """Descriptions of figures, each beside its pictures."""
@@ -37,7 +59,7 @@ class Beyond(NamedTuple):
             **failing.charts(options, self.failures),
         }
 
-    def sections(self, options: ReportOptions) -> dict[str, Any]:
+    def contents(self, options: ReportOptions) -> dict[str, Any]:
         """What the templates show, by the name of the section."""
         return {
             "label_curve": labels.section(labels.read(self.label_curve)),
