@@ -48,7 +48,7 @@ def program(network: nn.Module, patch_px: tuple[int, int]) -> Any:
     image, others = (torch.randn(n, 1, *patch_px, generator=generator) for n in (1, 2))
     with torch.no_grad(), warnings.catch_warnings():
         # What a trace takes for constant is constant here: sizes and positions of one input size.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(network, image, check_trace=False)
         _follow_input(traced)
