@@ -125,6 +125,12 @@ def test_a_table_is_over_all_trainings_and_says_so(files: list[Path], tmp_path: 
     assert "whose own scatter is in no interval and no p (Third: LiTS)." in text
     assert "p: t-test of the difference over cases (paired) and trainings (not paired)" in text
     assert "permutation" not in text and "Intervals: over cases, by" not in text
+    alone = table_options(rows=("nnunet", "meddinov3", "third"), compare_with="third")
+    tables.run(alone, scores=[files[0], files[1], files[3], files[6]], output=output)
+    assert (
+        "but a paired permutation test where both rows have one training"
+        in (tmp_path / "table9.md").read_text()
+    ), "MedDINOv3 and Third"
 
 
 def test_trainings_that_differ_more_make_a_table_less_sure(tmp_path: Path) -> None:

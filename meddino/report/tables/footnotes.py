@@ -75,18 +75,23 @@ def _trainings(options: TableOptions, lines: pd.DataFrame) -> dict[str, bool]:
     run = lines[lines["cases"] > 0]
     seeds = " or ".join(f"{count}" for count in sorted(set(run["seeds"]), reverse=True))
     nested = f" in each of {folds} folds, whose trainings are independent" if folds > 1 else ""
+    once = run[run["seeds"] == 1]
     single: dict[str, list[str]] = {}
-    for line in run[run["seeds"] == 1].drop_duplicates(["method", "benchmark"]).to_dict("records"):
+    for line in once.drop_duplicates(["method", "benchmark"]).to_dict("records"):
         label = options.benchmark_labels[line["benchmark"]]
         single.setdefault(options.method_labels[line["method"]], []).append(label)
     names = "; ".join(f"{method}: {', '.join(where)}" for method, where in single.items())
+    of_base = once.loc[once["method"] == options.table.compare_with, "benchmark"]
+    pairs = once[once["benchmark"].isin(of_base) & (once["method"] != options.table.compare_with)]
+    test = "t-test of the difference over cases (paired) and trainings (not paired)"
+    if len(pairs):
+        test += ", but a paired permutation test where both rows have one training"
     return {
         f"Trainings: each row with {seeds} seeds{nested}; values are means over them.": True,
         "Intervals: over other cases and other trainings, by Student's t, each for itself.": shown,
         f"Rows with one training, whose own scatter is in no interval and no p ({names}).": shown
         and bool(names),
-        "p: t-test of the difference over cases (paired) and trainings (not paired), corrected"
-        f" (Holm) over the table's tests, {tests} in all.": tests > 0,
+        f"p: {test}, corrected (Holm) over the table's tests, {tests} in all.": tests > 0,
     }
 
 
