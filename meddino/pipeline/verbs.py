@@ -54,7 +54,7 @@ VERBS: dict[str, Verb] = {
     ),
     "bundle": Verb(
         module="meddino.cli.bundle",
-        summary="make a folder of a finetuned model to give away: card, MONAI, nnU-Net, terms",
+        summary="make a folder of a finetuned model to give away, with its terms",
         beside=("**/*",),
         group="use",
     ),
