@@ -63,7 +63,7 @@ VERBS: dict[str, Verb] = {
     ),
     "bundle": Verb(
         module="meddino.cli.bundle",
-        summary="make a folder of a finetuned model for others, with card and terms",
+        summary="make a folder of a finetuned model to give away, with its terms",
         beside=("**/*",),
         group="use",
     ),

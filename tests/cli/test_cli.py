@@ -150,7 +150,7 @@ USAGES = {
         "IMAGE --model ABSENT --at 0.4,0.6",
     ],
     "export": ["--weights ABSENT --format timm --output OUT"],
-    "bundle": ["--model ABSENT --output OUT --authors A --licence-text a=ABSENT"],
+    "bundle": ["--model ABSENT --output OUT --authors A --accept-licence a b --release 2.0.0"],
     "highres": ["--patch-px 896 --batch-size 2 ABSENT", "ABSENT --patch-px 896"],
     "watch": ["--results ABSENT --once"],
     "tensorboard": ["--output OUT ABSENT", "ABSENT --output OUT"],

@@ -147,7 +147,8 @@ wildcard_constraints:
     benchmark="|".join(STUDY.benchmarks),
     method="|".join(STUDY.methods),
     table="|".join(STUDY.tables),
-    source="|".join([*targets.probed(STUDY), *targets.probed_backbones(STUDY)]) or "none",
+    source="|".join([*targets.probed(STUDY), *targets.probed_backbones(STUDY)])
+    or "none",
     chunk=r"\d+",
     size=r"\d+",
     fold=r"\d(-seed\d+)?",  # a further seed goes beside: fold0, fold0-seed1
