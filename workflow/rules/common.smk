@@ -140,7 +140,8 @@ wildcard_constraints:
     benchmark="|".join(STUDY.benchmarks),
     method="|".join(STUDY.methods),
     table="|".join(STUDY.tables),
-    source="|".join([*targets.probed(STUDY), *targets.probed_backbones(STUDY)]) or "none",
+    source="|".join([*targets.probed(STUDY), *targets.probed_backbones(STUDY)])
+    or "none",
     chunk=r"\d+",
     size=r"\d+",
     fold=r"\d",
