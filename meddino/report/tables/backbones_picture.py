@@ -131,11 +131,21 @@ def draw(options: BackbonesOptions, rows: list[dict[str, Any]], folder: Path) ->
         yield Figure(path.name, "Backbones", f"{options.title}: {label}", caption)
 
 
+def _logarithmic(axis: Any) -> None:
+    """Make the axis of x logarithmic, with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _panel(axis: Any, key: str, rows: list[dict[str, Any]]) -> None:
     title, logarithmic = AXES[key]
     axis.set_xlabel(title)
     if logarithmic:
-        axis.set_xscale("log")
+        _logarithmic(axis)
     for row in rows:
         if row["low"] is not None:
             axis.plot([row[key]] * 2, [row["low"], row["high"]], color=MUTED, lw=1, zorder=1)
