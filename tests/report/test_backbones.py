@@ -186,7 +186,7 @@ def test_the_report_has_a_section_only_where_there_is_a_comparison(
 
 
 def test_charts_name_each_point_and_list_the_numbers(comparison: Path) -> None:
-    charts = section.charts(comparison)
+    charts = section.charts(section.read(comparison))
     assert set(charts) == {"backbones/lits/gflop", "backbones/lits/probe_linear"}
     chart = charts["backbones/lits/gflop"]
     names = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "text"]

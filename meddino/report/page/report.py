@@ -83,7 +83,7 @@ def run(
         **_jobs(options, records),
         **_results(options, lines, all_scores),
         **_curation(data, reports),
-        **_drawn([*curation.figures(card), *sections.figures(), *figures], charts),
+        **_drawn([*curation.figures(card), *sections.figures, *figures], charts),
         **_cases(options, overlays),
         **sections.contents(options),
         **_verified(records, files),

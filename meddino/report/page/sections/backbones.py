@@ -5,7 +5,7 @@ from typing import Any
 
 from meddino.report.page import inputs
 from meddino.report.page.charts.backbones import named_points
-from meddino.report.page.charts.chart import Chart
+from meddino.report.page.charts.chart import Chart, Row
 from meddino.report.tables.backbones_picture import AXES
 from meddino.report.tables.backbones_text import millions, text
 
@@ -13,36 +13,46 @@ KEYS = ("title", "benchmarks", "rows", "notes")
 """Keys of the comparison that the page shows."""
 
 
+def read(path: Path | None) -> dict[str, Any] | None:
+    """The content of `backbones.json`; None without a file.
+
+    Raises:
+        MeddinoError: the file is missing or damaged.
+    """
+    return None if path is None else inputs.read_object(path, *KEYS)
+
+
 def figures(path: Path | None) -> list[Path]:
     """The list of pictures beside the comparison, if there is one."""
     return [] if path is None else [path.with_name("figures.json")]
 
 
-def charts(path: Path | None) -> dict[str, Chart]:
+def charts(content: dict[str, Any] | None) -> dict[str, Chart]:
     """Charts by `backbones/<benchmark>/<field>`: DSC over a field of `AXES`."""
-    if path is None:
+    if content is None:
         return {}
-    content = inputs.read_object(path, *KEYS)
-    drawn = {}
-    for benchmark in content["benchmarks"]:
-        for field, (title, logarithmic) in AXES.items():
-            points = [
-                {key: row[key] for key in ("label", "dsc", "low", "high")} | {"x": row[field]}
-                for row in content["rows"]
-                if row["benchmark"] == benchmark and None not in (row["dsc"], row[field])
-            ]
-            if points:
-                drawn[f"backbones/{benchmark}/{field}"] = named_points(points, title, logarithmic)
-    return drawn
+    return {
+        f"backbones/{benchmark}/{field}": named_points(points, title, logarithmic)
+        for benchmark in content["benchmarks"]
+        for field, (title, logarithmic) in AXES.items()
+        if (points := _points(content["rows"], benchmark, field))
+    }
 
 
-def section(path: Path | None) -> dict[str, Any] | None:
+def _points(rows: list[dict[str, Any]], benchmark: str, field: str) -> list[Row]:
+    """DSC of a benchmark over a field, of the rows that have both."""
+    return [
+        {key: row[key] for key in ("label", "dsc", "low", "high")} | {"x": row[field]}
+        for row in rows
+        if row["benchmark"] == benchmark and None not in (row["dsc"], row[field])
+    ]
+
+
+def section(content: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the template shows: lines of each benchmark, and of licences and sources."""
-    if path is None:
+    if content is None:
         return None
-    content = inputs.read_object(path, *KEYS)
     rows = content["rows"]
-    drawn = charts(path)
     return {
         "title": content["title"],
         "benchmarks": [
@@ -50,9 +60,9 @@ def section(path: Path | None) -> dict[str, Any] | None:
                 "label": label,
                 "lines": [_line(row) for row in rows if row["benchmark"] == benchmark],
                 "charts": [
-                    (key, f"{label}: DSC over {AXES[field][0]}")
-                    for field in AXES
-                    if (key := f"backbones/{benchmark}/{field}") in drawn
+                    (f"backbones/{benchmark}/{field}", f"{label}: DSC over {title}")
+                    for field, (title, _) in AXES.items()
+                    if _points(rows, benchmark, field)
                 ],
             }
             for benchmark, label in content["benchmarks"].items()

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from meddino.core.errors import MeddinoError
 from meddino.report.options import ReportOptions
 from meddino.report.page.charts.chart import Chart
 from meddino.report.page.sections import backbones, failing, labels, stability, transfer
 
+Content = dict[str, Any] | None
 SINGLE = ("label_curve.json", "transfer.json", "backbones.json", "failures.json")
 """Files of which there is one."""
 WORST = "worst.json"
@@ -18,43 +21,55 @@ RANKS = ".ranks.csv"
 
 
 class Beyond(NamedTuple):
-    """The files of these sections; a section without its file is absent."""
+    """The contents of these sections, read once; a section without its file is absent.
 
-    ranks: tuple[Path, ...]
-    worst: tuple[Path, ...]
-    label_curve: Path | None = None
-    transfer: Path | None = None
-    backbones: Path | None = None
-    failures: Path | None = None
+    Attributes:
+        ranks: tables of ranks.
+        worst: files of worst cases, beside their pictures.
+        figures: descriptions of figures, each beside its pictures.
+    """
+
+    label_curve: Content
+    transfer: Content
+    ranks: list[pd.DataFrame]
+    backbones: Content
+    failures: Content
+    worst: list[Path]
+    figures: list[Path]
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> "Beyond":
-        """Sort files by their names.
+        """Read files, which their names tell apart.
 
         Raises:
-            MeddinoError: a file is of no section.
+            MeddinoError: a file is of no section, missing or damaged.
         """
-        ranks = tuple(path for path in paths if path.name.endswith(RANKS))
-        worst = tuple(path for path in paths if path.name == WORST)
-        single = {path.stem: path for path in paths if path not in {*ranks, *worst}}
-        for path in single.values():
-            if path.name not in SINGLE:
+        ranks = [path for path in paths if path.name.endswith(RANKS)]
+        worst = [path for path in paths if path.name == WORST]
+        single = {path.name: path for path in paths if path not in [*ranks, *worst]}
+        for name, path in single.items():
+            if name not in SINGLE:
                 raise MeddinoError(
                     f"{path} is of no section of the report; give {', '.join(SINGLE)}, {WORST}"
                     f" or <table>{RANKS} to --beyond"
                 )
-        return cls(ranks=ranks, worst=worst, **single)
-
-    def figures(self) -> list[Path]:
-        """Descriptions of figures, each beside its pictures."""
-        return backbones.figures(self.backbones)
+        curve, transferred, compared, failures = map(single.get, SINGLE)
+        return cls(
+            label_curve=labels.read(curve),
+            transfer=transfer.section(transferred),
+            ranks=[stability.read_ranks(path) for path in ranks],
+            backbones=backbones.read(compared),
+            failures=failing.read(failures),
+            worst=worst,
+            figures=backbones.figures(compared),
+        )
 
     def charts(self, options: ReportOptions) -> dict[str, Chart]:
         """Charts by name."""
         return {
-            **labels.charts(options, labels.read(self.label_curve)),
-            **transfer.charts(transfer.section(self.transfer)),
-            **stability.rank_charts(options, self._ranked()),
+            **labels.charts(options, self.label_curve),
+            **transfer.charts(self.transfer),
+            **stability.rank_charts(options, self.ranks),
             **backbones.charts(self.backbones),
             **failing.charts(options, self.failures),
         }
@@ -62,12 +77,9 @@ class Beyond(NamedTuple):
     def contents(self, options: ReportOptions) -> dict[str, Any]:
         """What the templates show, by the name of the section."""
         return {
-            "label_curve": labels.section(labels.read(self.label_curve)),
-            "transfer": transfer.section(self.transfer),
-            "ranks": stability.rank_sections(options, self._ranked()),
+            "label_curve": labels.section(self.label_curve),
+            "transfer": self.transfer,
+            "ranks": stability.rank_sections(options, self.ranks),
             "backbones": backbones.section(self.backbones),
             "failures": failing.section(options, self.failures, self.worst),
         }
-
-    def _ranked(self) -> list[Any]:
-        return [stability.read_ranks(path) for path in self.ranks]

@@ -30,27 +30,35 @@ FEW = " (n = {})"
 Chosen = tuple[str, str]
 
 
+def read(path: Path | None) -> dict[str, Any] | None:
+    """The content of `failures.json`; None without a file.
+
+    Raises:
+        MeddinoError: the file is missing or damaged.
+    """
+    return None if path is None else read_object(path, *TABLES, "iou", "least_softmax")
+
+
 def section(
-    options: ReportOptions, path: Path | None, worst: Iterable[Path]
+    options: ReportOptions, content: dict[str, Any] | None, worst: Iterable[Path]
 ) -> dict[str, Any] | None:
     """What the page shows beside the charts.
 
     Args:
         options: names.
-        path: `failures.json`; None where nothing is looked at.
+        content: as `read` gives it.
         worst: `failures/<benchmark>/worst.json`, beside the pictures.
 
     Returns:
         `benchmarks`, `structures`, `lesion_structures`, `criteria` (choices: key and name), `ways`
         (key and what cases are sorted by), `methods` (key and name), `unknown` (sentences), the
-        rows of the tables, and the worst cases by benchmark; None without a file.
+        rows of the tables, and the worst cases by benchmark; None without content.
 
     Raises:
-        MeddinoError: a file is missing or damaged.
+        MeddinoError: a file of worst cases is missing or damaged.
     """
-    if path is None:
+    if content is None:
         return None
-    content = read_object(path, *TABLES, "iou", "least_softmax")
     ways = _ways(content["dsc"])
     return {
         "benchmarks": [
@@ -172,15 +180,10 @@ def _worst(options: ReportOptions, path: Path) -> dict[str, Any]:
 # ---- charts -------------------------------------------------------------------------------------
 
 
-def charts(options: ReportOptions, path: Path | None) -> dict[str, Chart]:
-    """Charts by `failures/<kind>/...`, as the template asks for them; none without a file.
-
-    Raises:
-        MeddinoError: the file is missing or damaged.
-    """
-    if path is None:
+def charts(options: ReportOptions, content: dict[str, Any] | None) -> dict[str, Chart]:
+    """Charts by `failures/<kind>/...`, as the template asks for them; none without content."""
+    if content is None:
         return {}
-    content = read_object(path, *TABLES)
     series = _labels(options, content)
     structures = _keys(_structures(content["calibration"]))
     frames = {name: pd.DataFrame(content[name]) for name in TABLES}
