@@ -74,11 +74,11 @@ def load(path: Path) -> Model:
             that `model.json` describes.
     """
     path = find(path)
-    model = rebuild(path.parent / DESCRIPTION)
+    description = read_json(path.parent / DESCRIPTION)
+    model = _build(description, path.parent / DESCRIPTION)
     try:
         digest = sha256(path)
-        recorded = read_json(path.parent / DESCRIPTION).get("sha256", digest)
-        if recorded != digest:  # older models have none
+        if description.get("sha256", digest) != digest:  # older models have none
             raise safetensors.SafetensorError("its SHA-256 is not that of model.json")
         safetensors.torch.load_model(model.network, str(path))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -95,7 +95,11 @@ def rebuild(path: Path) -> Model:
     Raises:
         MeddinoError: the file does not describe a model that can be built.
     """
-    description = read_json(path)
+    return _build(read_json(path), path)
+
+
+def _build(description: dict[str, Any], path: Path) -> Model:
+    """The network that `description` describes, which `path` holds."""
     try:
         plans = PlansManager(description["plans"])
         configuration = plans.get_configuration(description["configuration"])

@@ -179,17 +179,22 @@ def model_card(study: Study, run: Run) -> str:
 
 
 def _model_folder(study: Study, run: Run) -> str:
-    return f"{study.results}/finetune/{run.benchmark}/{run.method}/fold{run.part}"
+    return f"{study.results}/finetune/{_run(run)}"
+
+
+def _run(run: Run) -> str:
+    """What all files of a run have in their names."""
+    return f"{run.benchmark}/{run.method}/fold{run.part}"
 
 
 def predictions(study: Study, run: Run) -> str:
     """List of the predicted cases of a run."""
-    return f"{study.results}/predictions/{run.benchmark}/{run.method}/fold{run.part}/done.json"
+    return f"{study.results}/predictions/{_run(run)}/done.json"
 
 
 def scores(study: Study, run: Run) -> str:
     """Scores of one run."""
-    return f"{study.results}/scores/{run.benchmark}/{run.method}/fold{run.part}.parquet"
+    return f"{study.results}/scores/{_run(run)}.parquet"
 
 
 def transferred_predictions(study: Study, run: Transferred) -> str:
@@ -264,12 +269,12 @@ def provenance(study: Study) -> str:
 
 def confidence(study: Study, run: Run) -> str:
     """Sums over the softmax of a run."""
-    return f"{study.results}/confidence/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+    return f"{study.results}/confidence/{_run(run)}.parquet"
 
 
 def lesions(study: Study, run: Run) -> str:
     """Lesions of a run."""
-    return f"{study.results}/lesions/{run.benchmark}/{run.method}/fold{run.fold}.parquet"
+    return f"{study.results}/lesions/{_run(run)}.parquet"
 
 
 def failures(study: Study) -> str:
