@@ -11,6 +11,7 @@ import pandas as pd
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import read_json
+from meddino.core.nnunet import benchmark_of
 from meddino.core.subsets import nested_subset
 from meddino.ct3m.options import IndexOptions
 from meddino.datasets.cases import case_of
@@ -113,7 +114,7 @@ def validation_cases(options: IndexOptions, splits: Sequence[Path]) -> dict[Case
     """Cases that benchmarks validate on, each with the reason to leave it out."""
     reasons: dict[CaseKey, str] = {}
     for path in splits:
-        benchmark = path.parent.name.partition("_")[2]
+        benchmark = benchmark_of(path)
         folds = read_json(path)
         if benchmark not in options.benchmarks:
             names = ", ".join(options.benchmarks)

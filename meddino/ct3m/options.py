@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from meddino.core.options import Options
+from meddino.core.options import Options, absent
 from meddino.datasets.options import FolderLayout
 
 MAX_CHUNKS = 64
@@ -189,7 +189,7 @@ class IndexOptions(Options):
     """Folds whose validation cases stay out, where splits are given."""
     benchmarks: dict[str, str] = {}
     """Dataset of each benchmark whose validation cases stay out."""
-    variant: str | None = Field(None, exclude_if=lambda value: value is None)
+    variant: str | None = Field(None, exclude_if=absent)
     """Name of the variant of `ct3m.variants`, for the index's card; None: of none of these."""
     percent: int = Field(100, ge=1, le=100, exclude_if=lambda value: value == 100)
     """Share of the volumes of each dataset that is drawn (%)."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from meddino.core.options import Options
+from meddino.core.options import Options, absent
 
 Tolerance = Annotated[float, Field(gt=0)]
 
@@ -54,10 +54,6 @@ class ProbeOptions(Options):
     """How it is done."""
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
 class EvaluateOptions(Options):
     """What `evaluate` needs of one run."""
 
@@ -67,7 +63,7 @@ class EvaluateOptions(Options):
     """Key of the method."""
     fold: int = Field(ge=0)
     """Validation fold."""
-    seed: int | None = Field(None, ge=0, exclude_if=_absent)
+    seed: int | None = Field(None, ge=0, exclude_if=absent)
     """Seed of the training, where it is another one than `training.seed`."""
     evaluation: Evaluation
     """How predictions are scored."""
@@ -78,7 +74,7 @@ class EvaluateOptions(Options):
 class ScoresOptions(Options):
     """What `scores` needs beside its inputs."""
 
-    seed: int | None = Field(None, ge=0, exclude_if=_absent)
+    seed: int | None = Field(None, ge=0, exclude_if=absent)
     """Seed of the scores that name none, where others name theirs."""
 
 

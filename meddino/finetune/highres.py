@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json
+from meddino.core.files import read_json, write_text
 from meddino.finetune.options import Configuration
 from meddino.finetune.plan import finer, summary
 
@@ -38,8 +38,7 @@ def add(plans: Path, patch_px: int = 896, batch_size: int | None = None) -> str:
         )
     configurations[name] = added
     # As nnU-Net writes it, with its order of keys, so that people find what they look for.
-    with atomic(plans) as temporary:
-        temporary.write_text(json.dumps(content, indent=4), encoding="utf-8")
+    write_text(plans, json.dumps(content, indent=4))
     print(f"{name}: {summary(added)}", file=sys.stderr)
     return name
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from meddino.core import layers
 from meddino.core.explain import explain
-from meddino.core.options import Options, Recipe
+from meddino.core.options import Options, Recipe, absent
 from meddino.datasets.options import FolderLayout
 from meddino.finetune.presets import PAPER_PLANS, SLICES, VOLUMES, Preset, plans_name
 from meddino.models.architectures import library_of
@@ -18,11 +18,6 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Millimetres = Annotated[float, Field(gt=0)]
 REST = "rest"
 """In a label map, all values but 0 that no other structure has."""
-
-
-def _absent(value: object) -> bool:
-    """Whether an option is left out of what jobs are told, which was all that they were told."""
-    return value is None
 
 
 def _values(labels: object) -> object:
@@ -179,7 +174,7 @@ class Planning(Options):
     """Voxels drawn from all cases for the statistics of intensities (nnU-Net's default)."""
     num_processes: Positive = 1
     """Processes that read and resample volumes; with 1 no process is started."""
-    volumes: Volumes | None = Field(None, exclude_if=_absent)
+    volumes: Volumes | None = Field(None, exclude_if=absent)
     """What differs from nnU-Net's own plan of volumes; null is nothing. Presets of `methods` plan
     for their own GPU memory, whatever `gpu_memory_gb` says."""
 
@@ -278,7 +273,7 @@ class Method(Options):
     """nnU-Net's own U-Net, SegFormer, DINO U-Net, or ViT with Primus decoder (section 3.1)."""
     configuration: str = "2d"
     """nnU-Net configuration: `2d`, `3d_fullres`, or one of `planning.configurations`."""
-    preset: Preset | None = Field(None, exclude_if=_absent)
+    preset: Preset | None = Field(None, exclude_if=absent)
     """nnU-Net's ResEnc preset (M, L or XL) in place of its default U-Net, for `2d` or `3d_fullres`;
     not in the paper."""
     backbone: str | None = None

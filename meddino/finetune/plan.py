@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meddino.core.files import atomic, read_json, scratch, write_json
+from meddino.core.nnunet import benchmark_of
 from meddino.finetune.nnunet import check_raw, folders, quiet
 from meddino.finetune.options import Configuration, Planning, PlanOptions
 from meddino.finetune.presets import PAPER_PLANS, SLICES
@@ -41,7 +42,7 @@ def run(options: PlanOptions, *, dataset: Path, output: Path) -> None:
     write_json(output, plans)
     for name, configuration in plans["configurations"].items():
         print(f"{name}: {summary(configuration)}", file=sys.stderr)
-    benchmark = target.name.partition("_")[2]  # of Dataset701_amos22
+    benchmark = benchmark_of(output)
     remark = other_input(benchmark, plans, options.planning)
     if remark is not None:
         print(remark, file=sys.stderr)

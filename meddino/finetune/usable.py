@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic
+from meddino.core.files import write_text
 from meddino.core.parallel import granted
 from meddino.core.progress import track
 from meddino.datasets.cases import EXCLUDE, Case, by_identity
@@ -60,9 +60,7 @@ def check(options: ConvertOptions, root: Path, name: str, log: Path) -> list[Rej
     with ThreadPoolExecutor(min(THREADS, granted())) as pool:
         problems = pool.map(lambda case: _problem(case, options.benchmark), cases)
         rejected = [p for p in track(problems, f"checking labels of {name}", len(cases)) if p]
-    with atomic(log) as temporary:
-        lines = (f"{p.case}: {p.path}: {p.reason}\n" for p in rejected)
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(log, "".join(f"{p.case}: {p.path}: {p.reason}\n" for p in rejected))
     refuse_too_few(options, root, name, len(cases) - len(rejected), rejected)
     return rejected
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from meddino.core.options import Options, Recipe
+from meddino.core.options import Options, Recipe, absent
 from meddino.report import corpus as names
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
@@ -30,11 +30,7 @@ class Table(Options):
     permutation test, corrected over all tests of the table."""
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
-FirstSeed = Annotated[int | None, Field(ge=0, exclude_if=_absent)]
+FirstSeed = Annotated[int | None, Field(ge=0, exclude_if=absent)]
 """Seed of the scores that name none, where others name theirs; None where there is one seed."""
 
 

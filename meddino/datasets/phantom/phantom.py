@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from meddino.core.files import atomic, sha256
+from meddino.core.files import atomic, sha256, write_text
 from meddino.core.progress import track
 from meddino.datasets.phantom.options import LayoutName, PhantomOptions
 from meddino.datasets.phantom.raw_layouts import (
@@ -56,9 +56,8 @@ def run(options: PhantomOptions, *, output: Path) -> None:
             _make_case(options, rank, number, stores, scratch)
         for store in stores.values():
             store.close()
-    with atomic(output) as temporary:
-        lines = (f"{sha256(output.parent / name)}  {name}\n" for name in sorted(names))
-        temporary.write_text("".join(lines), encoding="utf-8")
+    lines = (f"{sha256(output.parent / name)}  {name}\n" for name in sorted(names))
+    write_text(output, "".join(lines))
     seconds = time.monotonic() - start
     print(f"phantom {options.dataset}: {len(ids)} cases in {seconds:.1f} s", file=sys.stderr)
 

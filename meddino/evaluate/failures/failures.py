@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from meddino.core.files import atomic, write_json
+from meddino.core.nnunet import benchmark_of
 from meddino.core.parquet import read_frame
 from meddino.evaluate import statistics
 from meddino.evaluate.failures import calibration, cases, certainty, counts, groups
@@ -77,7 +78,7 @@ def _without_nan(row: Row) -> Row:
 def _facts(
     options: FailuresOptions, benchmark: str, datasets: Iterable[Path], scores: pd.DataFrame
 ) -> pd.DataFrame:
-    folders = {path.parent.name.partition("_")[2]: path for path in datasets}
+    folders = {benchmark_of(path): path for path in datasets}
     return cases.facts(options, benchmark, folders[benchmark], sorted(scores["case"].unique()))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import read_json, write_json, write_text
 from meddino.core.parquet import read_frame
 from meddino.ct3m import codec, shards
 from meddino.ct3m.index import COUNTED, quarantined
@@ -79,8 +79,7 @@ def run(
         overlap_matrix(look, matrix, folder / "overlap.png"),
     ]
     write_json(folder / "figures.json", [entry._asdict() for entry in entries])
-    with atomic(folder / "card.md") as temporary:
-        temporary.write_text(_markdown(card, entries), encoding="utf-8")
+    write_text(folder / "card.md", _markdown(card, entries))
     describe_shards(Path(os.path.commonpath([path.parent.parent for path in reports])), options)
     write_json(output, card)
 
@@ -105,8 +104,7 @@ def describe_shards(folder: Path, options: CardOptions) -> None:
         sizes=options.sizes_px,
         recipe=codec.RECIPE,
     )
-    with atomic(folder / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)
 
 
 def _matrix(overlap: Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from meddino import __version__
-from meddino.core.files import atomic, read_json
+from meddino.core.files import read_json, write_text
 from meddino.evaluate.scores import read_scores
 from meddino.finetune.settings import read_settings
 from meddino.report.options import ModelCardOptions
@@ -43,8 +43,7 @@ def run(options: ModelCardOptions, *, description: Path, scores: Path, output: P
     """
     model, scored = read_json(description), read_scores([scores])
     text = render(TEMPLATE, options, model, scored)
-    with atomic(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output, text)
 
 
 def render(

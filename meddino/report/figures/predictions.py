@@ -11,6 +11,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from meddino.core.files import read_json
+from meddino.core.nnunet import benchmark_of
 from meddino.report.figures import layers
 from meddino.report.figures.runs import by_benchmark
 from meddino.report.options import PlotOptions
@@ -67,7 +68,7 @@ def predicted(
     """
     runs = by_benchmark(predictions)
     for dataset in datasets:
-        benchmark = dataset.parent.name.partition("_")[2]
+        benchmark = benchmark_of(dataset)
         if benchmark in runs:
             shared = set.intersection(
                 *(set(read_json(path)["cases"]) for path in runs[benchmark].values())

@@ -10,6 +10,7 @@ import pandas as pd
 
 from meddino.core.errors import MeddinoError
 from meddino.core.files import atomic, read_json, write_json
+from meddino.core.nnunet import benchmark_of
 from meddino.core.subsets import share_of
 from meddino.evaluate import statistics
 from meddino.evaluate.scores import read_scores
@@ -69,7 +70,7 @@ def training_cases(options: LabelCurveOptions, split: list[dict[str, list[str]]]
 
 def _split(splits: list[Path], benchmark: str) -> list[dict[str, list[str]]]:
     for path in splits:
-        if path.parent.name.partition("_")[2] == benchmark:
+        if benchmark_of(path) == benchmark:
             split: list[dict[str, list[str]]] = read_json(path)
             return split
     raise MeddinoError(f"there is no split of {benchmark}; give its splits_final.json to --splits")

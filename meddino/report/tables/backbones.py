@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import read_json, write_json, write_text
 from meddino.finetune import model
 from meddino.models.size import size_of
 from meddino.report.tables.backbones_picture import draw
@@ -68,14 +68,12 @@ def _write(options: BackbonesOptions, rows: list[dict[str, Any]], output: Path) 
     """All files; the JSON, by which the workflow knows that they are there, comes last."""
     pictures = list(draw(options, rows, output.parent))
     write_json(output.with_name("figures.json"), [figure._asdict() for figure in pictures])
-    with atomic(output.with_suffix(".csv")) as temporary:
-        flat = pd.DataFrame(rows).assign(
-            **{key: [json.dumps(row[key]) for row in rows] for key in ("input_px", "homes")},
-            licences=["; ".join(row["licences"]) for row in rows],
-        )
-        temporary.write_text(flat.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
-    with atomic(output.with_suffix(".md")) as temporary:
-        temporary.write_text(markdown(options, rows), encoding="utf-8")
+    flat = pd.DataFrame(rows).assign(
+        **{key: [json.dumps(row[key]) for row in rows] for key in ("input_px", "homes")},
+        licences=["; ".join(row["licences"]) for row in rows],
+    )
+    write_text(output.with_suffix(".csv"), flat.to_csv(index=False, float_format="%.6g"))
+    write_text(output.with_suffix(".md"), markdown(options, rows))
     content = {"title": options.title, "benchmarks": options.benchmarks, "rows": rows}
     write_json(output, {**content, "notes": notes(options, rows)})
 

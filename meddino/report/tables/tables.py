@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json
+from meddino.core.files import read_json, write_text
+from meddino.core.nnunet import benchmark_of
 from meddino.evaluate.scores import read_scores
 from meddino.report.options import TableOptions
 from meddino.report.tables.formats import latex, markdown
@@ -41,8 +42,7 @@ def run(
         (".md", markdown(options, printed)),
         (".tex", latex(options, printed)),
     ):
-        with atomic(output.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(output.with_suffix(suffix), text)
 
 
 def _planned(path: Path) -> tuple[str, str]:
@@ -51,7 +51,7 @@ def _planned(path: Path) -> tuple[str, str]:
         height, width = read_json(path)["configurations"]["2d"]["patch_size"]
     except (KeyError, TypeError, ValueError) as error:
         raise MeddinoError(f"{path} holds no plan of 2d; delete it and rerun") from error
-    return path.parent.name.partition("_")[2], f"{height} x {width}"
+    return benchmark_of(path), f"{height} x {width}"
 
 
 def _check(options: TableOptions, scores: pd.DataFrame) -> None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from meddino.core.errors import MeddinoError
-from meddino.core.files import atomic, read_json, write_json
+from meddino.core.files import read_json, write_json, write_text
+from meddino.core.nnunet import benchmark_of
 from meddino.core.parquet import read_frame
 from meddino.evaluate.scores import KEYS, read_scores
 from meddino.report.options import TransferOptions, TransferPair
@@ -73,7 +74,7 @@ def run(
     read = Read(
         transferred,
         read_scores([*in_domain]) if in_domain else transferred.iloc[:0],
-        {path.parent.name.partition("_")[2]: read_json(path) for path in splits},
+        {benchmark_of(path): read_json(path) for path in splits},
         None if duplicates is None else read_frame(duplicates, COLUMNS),
     )
     kept, left = zip(*(_pair(options, pair, read) for pair in options.pairs), strict=True)
@@ -89,8 +90,7 @@ def run(
         (".tex", latex(options, lines, remarks)),
         (".csv", lines.to_csv(index=False, float_format="%.6g")),
     ):
-        with atomic(output.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(output.with_suffix(suffix), text)
     write_json(output.with_suffix(".json"), _page(options, lines, structures, remarks))
 
 
